@@ -1,0 +1,199 @@
+"""What travels between a worker and the store: arguments and results of units, as msgspec structs.
+
+Every struct is plain (ints, text, bytes, lists of structs), encoded as msgpack arrays on the store's socket.
+Times are microseconds since 1970, sizes are octets, ids are 63-bit (`values.ids`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True):
+    """Common shape: immutable, positional on the wire."""
+
+
+# -- acceptance ------------------------------------------------------------------------------------------------------
+
+KIND_SMTP: Final = 0
+"""A delivery to another host."""
+KIND_LOCAL: Final = 1
+"""A delivery into a mailbox that could not be made inside the accepting transaction."""
+
+INLINE_BODY_MAX: Final = 64 * 1024
+"""Bodies up to here stand in the database, larger ones in a file: the measured crossover is 50-100 kB."""
+
+HEADER_MAX: Final = 256 * 1024
+"""A header block above this is refused (row M23): it is always held in the database and edited in memory."""
+
+
+class Copy(Record):
+    """One copy of a message for one local mailbox, to be filed inside the accepting transaction."""
+
+    recipient: str
+    """The address as accepted, for the journal."""
+    account: int
+    prefix: bytes = b""
+    """Header lines of this copy alone (Return-Path, Delivered-To), each ending in CRLF."""
+    mailbox: str = "INBOX"
+
+
+class Leg(Record):
+    """One open delivery: one recipient of one message that still has to go somewhere."""
+
+    id: int
+    recipient: str
+    domain: str
+    """A-label domain in lower case: what routes and lanes are looked up by."""
+    kind: int = KIND_SMTP
+    due_us: int = 0
+    """When the next attempt may start. For a born-leased leg this is already the time of the second attempt."""
+    owner: int = 0
+    """Incarnation that owns the first attempt; 0 leaves it to whoever claims it."""
+    account: int = 0
+    """Account of a KIND_LOCAL leg."""
+    prefix: bytes = b""
+    notify: str = ""
+    orcpt: str = ""
+
+
+class Accept(Record):
+    """A whole message with everything that becomes durable in its accepting transaction."""
+
+    id: int
+    received_us: int
+    sender: str
+    """Reverse-path without brackets; empty for the null sender."""
+    header: bytes
+    body: bytes | None
+    """The body, when it stands in the database."""
+    body_file: str
+    """Name of the body's file below the spool folder, already durable; empty when inline."""
+    size: int
+    """Octets of header and body together."""
+    copies: list[Copy]
+    legs: list[Leg]
+    expires_us: int
+    """When open deliveries end undelivered."""
+    keys: str
+    """What `why` finds this message by: lines of Message-ID, sender and recipients, lower case."""
+    events: bytes
+    """Packed events (`values.event.pack`) of this transaction."""
+    smtputf8: bool = False
+    eightbit: bool = False
+    ret: str = ""
+    envid: str = ""
+    login: str = ""
+    """Who submitted it; empty for mail from the world."""
+
+
+FILED: Final = 0
+NO_MAILBOX: Final = 1
+OVER_QUOTA: Final = 2
+
+
+class Accepted(Record):
+    """Per copy, in order, whether it was filed; a copy that was not became an open KIND_LOCAL delivery
+    with the id given in the same place of `legs`."""
+
+    copies: list[int]
+    legs: list[int]
+
+
+# -- the queue -------------------------------------------------------------------------------------------------------
+
+
+class Due(Record):
+    """One claimed delivery, with what an attempt needs to know before it reads the message."""
+
+    id: int
+    message: int
+    recipient: str
+    domain: str
+    kind: int
+    attempts: int
+    """Attempts begun before this one."""
+    due_us: int
+    """The next time already written for it."""
+    received_us: int
+    expires_us: int
+    sender: str
+    size: int
+    account: int
+    prefix: bytes
+    notify: str
+    orcpt: str
+    smtputf8: bool
+    eightbit: bool
+    ret: str
+    envid: str
+    body_file: str
+    last_reply: str = ""
+
+
+class Claim(Record):
+    """Ask for due deliveries that nobody living owns.
+
+    `delays_s` is the retry schedule in seconds: a claimed delivery's next time is written as
+    now + delays_s[min(attempts, last)] before its attempt starts.
+    """
+
+    owner: int
+    limit: int
+    delays_s: list[float]
+    domains_not: list[str] = []
+    """Lanes that are full right now: leave their mail."""
+
+
+class Claimed(Record):
+    """What was claimed, and when to ask again (0: nothing is waiting)."""
+
+    deliveries: list[Due]
+    next_due_us: int
+
+
+class Done(Record):
+    """One delivery's end: delivered, bounced (its report is in `reports`), discarded or dropped."""
+
+    delivery: int
+
+
+class Later(Record):
+    """One delivery's failed attempt: tried again at `due_us`."""
+
+    delivery: int
+    due_us: int
+    last_reply: str
+
+
+class Noted(Record):
+    """Packed events of one message, to be journaled in this transaction."""
+
+    message: int
+    events: bytes
+
+
+class Recorded(Record):
+    """The results of attempts, of one or several messages, with the reports they cause: one transaction."""
+
+    owner: int
+    done: list[Done]
+    later: list[Later]
+    notes: list[Noted]
+    reports: list[Accept] = []
+    """Delivery status notifications; a report and the end it reports stand or fall together."""
+
+
+class Refusal(Record):
+    """One refused command or session, for the refusals file."""
+
+    reference: int
+    """An id of the same kind as a message's, shown to the peer."""
+    at_us: int
+    source: str
+    """IP address of the peer."""
+    why: str
+    keys: str
+    events: bytes

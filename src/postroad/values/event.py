@@ -1,0 +1,63 @@
+"""Journal events: the steps of a message's life, in the words every surface uses.
+
+All events of one message and one transaction are packed together (msgspec JSON) into one journal row.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+#: Words an event may have, with what each says; documents and tests read this table.
+KINDS: Final = {
+    "received": "a session handed the message over and it was taken",
+    "refused": "a command or a message was turned away; nothing was stored",
+    "queued": "the message is durable and one or more deliveries are open",
+    "attempted": "a delivery was tried",
+    "deferred": "an attempt failed for now; a next time is set",
+    "delivered": "the next host or the mailbox took responsibility",
+    "bounced": "a delivery ended undelivered",
+    "reported": "a delivery status notification was made",
+    "discarded": "a delivery ended without a report, by the rule named",
+    "expanded": "an alias or catch-all turned one recipient into others",
+    "retried": "somebody asked for an immediate attempt",
+    "dropped": "somebody removed the delivery from the queue",
+    "fetched": "a mailbox client deleted the message after reading it",
+}
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One step in the life of a message or of a refused session."""
+
+    kind: str
+    at_us: int
+    """Wall time in microseconds since 1970."""
+    recipient: str = ""
+    cause: str = ""
+    """What decided it, in plain words."""
+    evidence: str = ""
+    """The SMTP line or lines that show it, as said by the peer or by us."""
+    by: str = ""
+    """Who or what decided: a rule, a host, a login, the schedule."""
+    where: str = ""
+    """Host and address of the other side, and how the connection was protected."""
+    next_us: int = 0
+    """Wall time of the next step; 0 when there is none."""
+    attempt: int = 0
+    link: str = ""
+    """Queue id of a related message (the report's, the original's)."""
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(list[Event])
+
+
+def pack(events: list[Event]) -> bytes:
+    """The journal form of a list of events: one JSON array."""
+    return _encoder.encode(events)
+
+
+def unpack(raw: bytes) -> list[Event]:
+    """The events of a packed journal row, in order; raises `msgspec.DecodeError` on a damaged row."""
+    return _decoder.decode(raw)

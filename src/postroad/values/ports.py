@@ -1,0 +1,79 @@
+"""Ports: what the pure shelves ask of the world, so that a test can answer with a dict or a fake clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Two kinds of time: monotonic for intervals, wall time only for rows and headers."""
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start that never step back."""
+        ...
+
+    def wall_us(self) -> int:
+        """Microseconds since 1970, as people and rows count them."""
+        ...
+
+
+class LookupStatus(Enum):
+    """How a DNS question ended; only NXDOMAIN and NODATA are facts, the rest is "could not tell"."""
+
+    FOUND = "found"
+    NODATA = "no such record"
+    NXDOMAIN = "no such domain"
+    FAILED = "could not tell"
+
+
+@dataclass(frozen=True, slots=True)
+class MxRecord:
+    """One mail exchanger as published: lower preference is tried first (RFC 5321 section 5.1)."""
+
+    preference: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Records of one question as text (addresses, host names, joined TXT strings), or why there are none."""
+
+    status: LookupStatus
+    records: tuple[str, ...] = ()
+    mx: tuple[MxRecord, ...] = ()
+    why: str = ""
+    """For people, when the status is FAILED: "SERVFAIL from 127.0.0.1", "timeout after 5 s"."""
+    authentic: bool = False
+    """The AD bit from a resolver trusted to validate."""
+
+
+class Lookup(Protocol):
+    """DNS questions that planners and checks may ask; an answer never raises."""
+
+    async def mx(self, domain: str) -> Answer:
+        """Mail exchangers of a domain, in `Answer.mx`; a null MX is one record with host "."."""
+        ...
+
+    async def addresses(self, host: str) -> Answer:
+        """IPv6 and IPv4 addresses of a host as text, in `Answer.records`."""
+        ...
+
+    async def txt(self, name: str) -> Answer:
+        """TXT strings of a name, each record's parts joined."""
+        ...
+
+    async def ptr(self, address: str) -> Answer:
+        """Host names of an IP address."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A host to try and the addresses found for it, in the order to try them."""
+
+    host: str
+    addresses: Sequence[str]
+    port: int
