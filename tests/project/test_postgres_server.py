@@ -1,0 +1,36 @@
+"""The PostgreSQL that the contract suite runs on: real, private, and gone afterwards."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests import postgres as server
+from tests.programs import needs_program
+
+
+@pytest.mark.slow
+def test_database_is_empty_utf8_and_sorted_by_bytes(postgres: str) -> None:
+    with psycopg.connect(postgres) as connection:
+        row = connection.execute(
+            "SELECT pg_encoding_to_char(encoding), datcollate, current_setting('listen_addresses'),"
+            " (SELECT count(*) FROM pg_tables WHERE schemaname = 'public')"
+            " FROM pg_database WHERE datname = current_database()"
+        ).fetchone()
+    assert row == ("UTF8", "C", "", 0)
+
+
+@pytest.mark.slow
+def test_server_does_not_run_as_root_and_ends_with_its_last_user(tmp_path: Path) -> None:
+    binaries = needs_program("initdb").resolve().parent
+    with server.shared_server(binaries, tmp_path) as first:
+        pid = int((first.socket_folder / "data" / "postmaster.pid").read_text().split()[0])
+        assert os.stat(f"/proc/{pid}").st_uid != 0
+        with server.shared_server(binaries, tmp_path) as second:
+            assert second == first
+        assert server.is_alive(pid)
+    assert not server.is_alive(pid)
+    assert not first.socket_folder.exists()
