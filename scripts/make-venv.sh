@@ -23,7 +23,7 @@ installed() {   # the extra asked for, or dev, which contains it, is there as wa
 }
 
 usable() {      # a venv that was broken off has no working pip, or a pip whose list of files was not written yet
-    [ -x $VENV/bin/python ] || return 1
+    [ -x $VENV/bin/python ] && [ -e $VENV/bin/pip ] || return 1
     for record in $VENV/lib/python3*/site-packages/pip-*.dist-info/RECORD; do [ -s "$record" ] || return 1; done
     $VENV/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || return 1
     $VENV/bin/python -m pip --version >/dev/null 2>&1 || return 1
