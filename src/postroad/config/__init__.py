@@ -1,4 +1,8 @@
-"""The configuration file as typed structs: every key, its default and its meaning stand here once."""
+"""The configuration file as typed structs: every key, its default and its meaning stand here once.
+
+`config.load` reads a file into them, `config.rules` and `config.machine` know what no type can say, and
+`docs/configuration.md` explains every key to the person who writes the file (a test compares).
+"""
 
 from __future__ import annotations
 
@@ -9,99 +13,100 @@ from msgspec import Meta
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Common shape of all sections: immutable, unknown keys are errors."""
 
 
-class Listen(Section):
+class Listen(Section, frozen=True):
     """Addresses ("host:port", "[::]:25", ":25" for all of both families) of every service; empty list: not offered."""
 
-    mx: list[str] = [":25"]
-    submission: list[str] = [":587"]
-    submissions: list[str] = [":465"]
-    imap: list[str] = [":143"]
-    imaps: list[str] = [":993"]
-    pop3: list[str] = [":110"]
-    pop3s: list[str] = [":995"]
+    mx: tuple[str, ...] = (":25",)
+    submission: tuple[str, ...] = (":587",)
+    submissions: tuple[str, ...] = (":465",)
+    imap: tuple[str, ...] = (":143",)
+    imaps: tuple[str, ...] = (":993",)
+    pop3: tuple[str, ...] = (":110",)
+    pop3s: tuple[str, ...] = (":995",)
     metrics: str = "127.0.0.1:9925"
     """Prometheus page; empty: not offered."""
 
 
-class Tls(Section):
+class Tls(Section, frozen=True):
     """Certificate of the listeners; without one a self-signed certificate is made at first start."""
 
     certificate: str = ""
     key: str = ""
 
 
-class Relay(Section):
+class Relay(Section, frozen=True):
     """How mail for other domains leaves, and who may hand it in without a login."""
 
-    relay_from: list[str] = []
+    relay_from: tuple[str, ...] = ()
     """Networks (CIDR) that may relay without a login."""
     port: Port = 25
     next_hop: str = ""
     """"host:port" that takes all mail for other domains; empty: MX by DNS."""
     routes: dict[str, str] = {}
     """Fixed next hop per recipient domain, before `next_hop`: {"example.org" = "10.0.0.7:2525"}."""
-    allow_private: list[str] = []
+    allow_private: tuple[str, ...] = ()
     """Private or loopback networks that an MX may lead to; without them such addresses are skipped."""
-    bind: list[str] = []
+    bind: tuple[str, ...] = ()
     """Source addresses for outgoing connections, one per family."""
     tls: bool = True
     """Opportunistic STARTTLS."""
     ca_file: str = ""
     """Extra CA bundle used only to say in the journal whether a certificate was verified."""
-    connections_per_lane: Annotated[int, Meta(ge=1)] = 20
-    messages_per_connection: Annotated[int, Meta(ge=1)] = 100
+    connections_per_lane: Count = 20
+    messages_per_connection: Count = 100
     idle_s: Seconds = 5.0
     """How long a connection without mail is kept for the next message."""
     connect_timeout_s: Seconds = 30.0
 
 
-class Retry(Section):
+class Retry(Section, frozen=True):
     """When a deferred delivery is tried again and when it ends."""
 
-    delays_s: list[Seconds] = [120, 300, 600, 1200, 2400, 3600, 7200, 14400]
+    delays_s: tuple[Seconds, ...] = (120, 300, 600, 1200, 2400, 3600, 7200, 14400)
     """Waiting time before the 2nd, 3rd, ... attempt; the last one repeats."""
     lifetime_s: Seconds = 5 * 86400.0
     """RFC 5321 section 4.5.4.1: "the give-up time generally needs to be at least 4-5 days"."""
 
 
-class Dns(Section):
+class Dns(Section, frozen=True):
     """Whom to ask; empty: the servers of /etc/resolv.conf."""
 
-    nameservers: list[str] = []
+    nameservers: tuple[str, ...] = ()
     """"address" or "address:port"."""
     timeout_s: Seconds = 5.0
 
 
-class Limits(Section):
+class Limits(Section, frozen=True):
     """Every limit a peer can meet; `docs/limits.md` says the reason of each."""
 
     message_size: Annotated[int, Meta(ge=1024)] = 52_428_800
     recipients: Annotated[int, Meta(ge=100)] = 1000
     """RFC 5321 section 4.5.3.1.8: at least 100 MUST be accepted."""
-    hops: int = 50
-    connections: int = 10_000
-    connections_per_address: int = 200
+    hops: Count = 50
+    connections: Count = 10_000
+    connections_per_address: Count = 200
     command_timeout_s: Seconds = 300
     """RFC 5321 section 4.5.3.2.7."""
     data_timeout_s: Seconds = 600
-    data_rate_min: int = 500
+    data_rate_min: Annotated[int, Meta(ge=0)] = 500
     """Octets per second; a body slower than this ends in 421."""
     session_s: Seconds = 3600
     idle_imap_s: Seconds = 1800
     """RFC 3501 section 5.4: at least 30 minutes."""
     idle_pop3_s: Seconds = 600
     """RFC 1939 section 3: at least 10 minutes."""
-    queue_messages: int = 5_000_000
-    free_space_share: float = 0.05
+    queue_messages: Count = 5_000_000
+    free_space_share: Annotated[float, Meta(ge=0, lt=1)] = 0.05
 
 
-class Log(Section):
+class Log(Section, frozen=True):
     """Where events go besides the journal."""
 
     format: str = "auto"
@@ -109,7 +114,7 @@ class Log(Section):
     events: bool = True
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """A whole configuration file."""
 
     hostname: str = ""

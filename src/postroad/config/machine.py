@@ -1,0 +1,261 @@
+"""Does a configuration fit this machine? Files, rights, ports and accounts, asked before anything is opened.
+
+Every question is answered as the account the server will run as: a key that only root can read works until the first
+restart after the privileges are gone, which is the worst moment to find out.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import resource
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from postroad.config import Config
+from postroad.config.endpoints import parse_endpoint
+from postroad.config.problems import Complaint
+from postroad.config.rules import SERVICES, complaints
+
+CAP_NET_BIND_SERVICE: Final = 10
+DAY_S: Final = 86400.0
+CERTIFICATE_SOON_S: Final = 14 * DAY_S
+"""A certificate that ends within two weeks is worth a word; renewals usually happen a month before."""
+SPARE_FILES: Final = 256
+"""File descriptors beside the connections: databases, sockets to the store, logs, body files."""
+CANNOT_ASK: Final = 2
+"""Exit code of the asking process when it could not become the account."""
+
+
+def machine_complaints(config: Config) -> Iterator[Complaint]:
+    """What stands in the way of running this configuration here and now."""
+    if any(one.fatal for one in complaints(config)):
+        return
+    account = _account(config.user)
+    if config.user and account is None:
+        fix = f"Make it (useradd --system --home-dir {config.data_dir} {config.user}), or name another"
+        yield Complaint(("user",), f'there is no account "{config.user}" on this machine', fix)
+        return
+    yield from _switch(config, account)
+    yield from _ports(config)
+    yield from _folder(config, account)
+    yield from _certificate(config, account)
+    yield from _ca_file(config, account)
+    yield from _open_files(config)
+
+
+def _account(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name) if name else None
+    except KeyError:
+        return None
+
+
+def _switch(config: Config, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    if account is not None and os.geteuid() not in (0, account.pw_uid):
+        what = f'only root can become "{config.user}"'
+        yield Complaint(("user",), what, "Start as root or as that account", fatal=False)
+    elif account is None and os.geteuid() == 0:
+        what = "the server would run as root"
+        yield Complaint(("user",), what, 'Write user = "postroad" and make that account', fatal=False)
+
+
+def _ports(config: Config) -> Iterator[Complaint]:
+    """Ports below the system's limit need root, a capability, or sockets handed over by systemd."""
+    first_free = _first_unprivileged_port()
+    if os.geteuid() == 0 or _may_bind_any() or os.environ.get("LISTEN_FDS"):
+        return
+    for service in SERVICES:
+        for text in getattr(config.listen, service):
+            port = parse_endpoint(text, every_host=True, port_zero=True).port
+            if 0 < port < first_free:
+                what = f"port {port} is for root: ports below {first_free} need privileges"
+                fix = f'Start as root with user set, by systemd, or listen on ":{port + 2500}"'
+                yield Complaint(("listen", service), what, fix, fatal=False)
+
+
+def _first_unprivileged_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    except (OSError, ValueError):
+        return 1024
+
+
+def _may_bind_any() -> bool:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return False
+    effective = next((line.split()[1] for line in status.split("\n") if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> CAP_NET_BIND_SERVICE & 1)
+
+
+def _folder(config: Config, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    """The data folder exists and is private, or can be made."""
+    path, folder = ("data_dir",), Path(config.data_dir)
+    try:
+        status = folder.stat()
+    except FileNotFoundError:
+        yield from _creatable(folder, account)
+        return
+    except OSError as error:
+        yield Complaint(path, f"{folder} cannot be looked at ({error.strerror})", "Check the folders above it")
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        yield Complaint(path, f"{folder} is not a folder", "Name a folder, or move that file away")
+    elif status.st_mode & stat.S_IRWXO:
+        what = f"every account of this machine can look into {folder}, where the mail is kept"
+        yield Complaint(path, what, f"chmod 750 {folder}")
+    elif not _can(account, folder, os.R_OK | os.W_OK | os.X_OK):
+        what = f"{_who(account)} may not write to {folder}"
+        yield Complaint(path, what, f"chown {_who(account)} {folder}")
+
+
+def _creatable(folder: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    above = next(parent for parent in folder.parents if parent.exists())
+    if os.geteuid() == 0 or _can(account, above, os.W_OK | os.X_OK):
+        return
+    fix = f"Make it as root: install -d -m 750 -o {_who(account)} {folder}"
+    yield Complaint(("data_dir",), f"{folder} does not exist, and {_who(account)} may not make it in {above}", fix)
+
+
+def _certificate(config: Config, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    """Certificate and key exist, can be read by the service, belong together and have not ended."""
+    tls = config.tls
+    if not tls.certificate:
+        return
+    unreadable = False
+    for name, file in (("certificate", tls.certificate), ("key", tls.key)):
+        for complaint in _readable(("tls", name), Path(file), account):
+            unreadable = True
+            yield complaint
+    if Path(tls.key).exists() and Path(tls.key).stat().st_mode & stat.S_IRWXO:
+        yield Complaint(("tls", "key"), f"every account can read the private key {tls.key}", f"chmod 640 {tls.key}")
+    if not unreadable:
+        yield from _pair(config)
+
+
+def _pair(config: Config) -> Iterator[Complaint]:
+    """Reads both files; the library is imported here because only a checked certificate needs it."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    try:
+        chain = x509.load_pem_x509_certificates(Path(config.tls.certificate).read_bytes())
+    except (ValueError, OSError):
+        what = f"{config.tls.certificate} holds no certificate in PEM form"
+        yield Complaint(("tls", "certificate"), what, 'Name the file that has "BEGIN CERTIFICATE" lines')
+        return
+    try:
+        key = serialization.load_pem_private_key(Path(config.tls.key).read_bytes(), password=None)
+    except (ValueError, TypeError, OSError):
+        what = f"{config.tls.key} holds no private key in PEM form without a password"
+        yield Complaint(("tls", "key"), what, "Name the key of the certificate; remove its password with: openssl pkey")
+        return
+    mine = key.public_key().public_bytes(encoding, form)
+    if mine != chain[0].public_key().public_bytes(encoding, form):
+        what = f"{config.tls.key} is not the key of the first certificate in {config.tls.certificate}"
+        yield Complaint(("tls", "key"), what, "Name the pair that was issued together, the server's certificate first")
+    yield from _dates(chain[0])
+    if config.hostname:
+        yield from _names(chain[0], config.hostname)
+
+
+def _dates(certificate: object) -> Iterator[Complaint]:
+    from cryptography import x509
+
+    assert isinstance(certificate, x509.Certificate)
+    path, now = ("tls", "certificate"), time.time()
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if ends.timestamp() <= now:
+        yield Complaint(path, f"the certificate ended on {ends:%Y-%m-%d %H:%M} UTC", "Renew it")
+    elif begins.timestamp() > now:
+        yield Complaint(
+            path, f"the certificate begins on {begins:%Y-%m-%d %H:%M} UTC", "Check the clock of this machine"
+        )
+    elif ends.timestamp() - now < CERTIFICATE_SOON_S:
+        yield Complaint(path, f"the certificate ends on {ends:%Y-%m-%d}", "Renew it soon", fatal=False)
+
+
+def _names(certificate: object, hostname: str) -> Iterator[Complaint]:
+    from cryptography import x509
+
+    assert isinstance(certificate, x509.Certificate)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        found = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
+    except x509.ExtensionNotFound:
+        found = []
+    wildcard = "*." + hostname.lower().partition(".")[2]
+    if hostname.lower() not in found and wildcard not in found:
+        what = f"the certificate is for {', '.join(found[:4]) or 'no name'}, not for {hostname}"
+        yield Complaint(("tls", "certificate"), what, "Mail programs will warn; get one for the hostname", fatal=False)
+
+
+def _ca_file(config: Config, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    if config.relay.ca_file:
+        yield from _readable(("relay", "ca_file"), Path(config.relay.ca_file), account)
+
+
+def _open_files(config: Config) -> Iterator[Complaint]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = config.limits.connections + SPARE_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        what = f"{config.limits.connections} connections need {needed} open files, and this account may have {hard}"
+        fix = f"Set LimitNOFILE={needed} in the unit (or ulimit -n), or lower the limit"
+        yield Complaint(("limits", "connections"), what, fix, fatal=False)
+
+
+def _readable(path: tuple[str, ...], file: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    try:
+        is_file = stat.S_ISREG(file.stat().st_mode)
+    except FileNotFoundError:
+        yield Complaint(path, f"there is no file {file}", "Check the path")
+        return
+    except PermissionError:
+        is_file = True
+    if not is_file:
+        yield Complaint(path, f"{file} is not a file", "Name the file itself")
+    elif not _can(account, file, os.R_OK):
+        who = _who(account)
+        fix = f"Let its group read it (chgrp {who} {file}; chmod 640 {file}) and the folders above be entered"
+        yield Complaint(path, f"{who} may not read {file}", fix)
+
+
+def _who(account: pwd.struct_passwd | None) -> str:
+    if account is not None:
+        return account.pw_name
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _can(account: pwd.struct_passwd | None, path: Path, mode: int) -> bool:
+    """Whether the service's account may do this; as root the question is asked by a process of that account.
+
+    Without root nobody can act for another account, so the answer is then this account's own.
+    """
+    if account is None or os.geteuid() != 0 or account.pw_uid == 0:
+        return os.access(path, mode, effective_ids=True)
+    return _as_account(account, path, mode)
+
+
+def _as_account(account: pwd.struct_passwd, path: Path, mode: int) -> bool:
+    """Asks in a short-lived copy of this process; callers have no other thread and no event loop yet."""
+    groups = os.getgrouplist(account.pw_name, account.pw_gid)
+    child = os.fork()
+    if child == 0:
+        answer = CANNOT_ASK
+        try:
+            os.setgroups(groups)
+            os.setgid(account.pw_gid)
+            os.setuid(account.pw_uid)
+            answer = 0 if os.access(path, mode) else 1
+        finally:
+            os._exit(answer)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,0 +1,322 @@
+"""What a usable configuration must fulfil beyond its types; pure, so that any machine can judge any file.
+
+`RULES` is read top to bottom: each rule looks at one group of keys and yields what is wrong. A complaint that is not
+fatal is a hint: the server runs, but somebody will wonder.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from postroad.config import Config
+from postroad.config.endpoints import (
+    Endpoint,
+    is_address,
+    is_hostname,
+    parse_endpoint,
+    parse_nameserver,
+)
+from postroad.config.problems import Complaint, closest
+
+SERVICES: Final = {
+    "mx": 25,
+    "submission": 587,
+    "submissions": 465,
+    "imap": 143,
+    "imaps": 993,
+    "pop3": 110,
+    "pop3s": 995,
+}
+"""Services people connect to, with their usual ports."""
+LOGIN_SERVICES: Final = ("submission", "imap", "pop3")
+"""Services that meet passwords before TLS, when `insecure_auth` lets them."""
+
+LOG_FORMATS: Final = ("auto", "text", "json")
+DELIMITERS: Final = "+-_=.#~"
+DAY_S: Final = 86400.0
+
+Rule = Callable[[Config], Iterator[Complaint]]
+
+
+def complaints(config: Config) -> Iterator[Complaint]:
+    """What every rule says of a configuration, in the order of the rules."""
+    for rule in RULES:
+        yield from rule(config)
+
+
+def _hostname(config: Config) -> Iterator[Complaint]:
+    name = config.hostname
+    if not name:
+        return
+    if is_address(name):
+        yield Complaint(("hostname",), f'"{name}" is an address, not a name', "Write the name that points to it")
+    elif not name.isascii():
+        yield Complaint(("hostname",), f'"{name}" has letters outside ASCII', f'Write "{_idna(name)}"')
+    elif not is_hostname(name):
+        yield Complaint(("hostname",), f'"{name}" is not a host name', 'Write it as "mail.example.org"')
+    elif "." not in name:
+        yield Complaint(
+            ("hostname",),
+            f'"{name}" has no domain, and other servers distrust such a greeting',
+            f'Write it as "{name}.example.org"',
+            fatal=False,
+        )
+
+
+def _idna(name: str) -> str:
+    try:
+        return name.encode("idna").decode()
+    except UnicodeError:
+        return "mail.example.org"
+
+
+def _data_dir(config: Config) -> Iterator[Complaint]:
+    folder = config.data_dir
+    if not folder.startswith("/") or "\0" in folder:
+        yield Complaint(("data_dir",), f'"{folder}" is not an absolute path', 'Write it as "/var/lib/postroad"')
+    elif not folder.strip("/"):
+        yield Complaint(("data_dir",), "the root folder cannot hold the mail", 'Write it as "/var/lib/postroad"')
+
+
+def _listen(config: Config) -> Iterator[Complaint]:
+    """Every address parses and no two services want the same one."""
+    taken: dict[Endpoint, str] = {}
+    for service in (*SERVICES, "metrics"):
+        written = getattr(config.listen, service)
+        for text in (written,) if isinstance(written, str) else written:
+            if not text and service == "metrics":
+                continue
+            yield from _one_listener(service, text, taken)
+    if not any(getattr(config.listen, service) for service in SERVICES):
+        yield Complaint(("listen",), "no service is offered at all", 'Give at least one an address: mx = [":25"]')
+
+
+def _one_listener(service: str, text: str, taken: dict[Endpoint, str]) -> Iterator[Complaint]:
+    path = ("listen", service)
+    try:
+        place = parse_endpoint(text, every_host=True, port_zero=True, example=SERVICES.get(service, 9925))
+    except ValueError as error:
+        yield _said(path, error)
+        return
+    if place.host not in ("", "localhost") and not is_address(place.host):
+        fix = f'Write an address of this machine, or ":{place.port}" for all'
+        yield Complaint(path, f'"{place.host}" is a name, and listening needs an address', fix)
+        return
+    for other, owner in taken.items() if place.port else ():
+        if other.port == place.port and (other.host == place.host or not other.host or not place.host):
+            what = f"{text} is already taken by listen.{owner}"
+            yield Complaint(path, what, "Give each service a port of its own")
+            return
+    taken[place] = service
+    if service == "metrics" and not _loopback(place.host):
+        what = f"{text} shows the figures of this server to the network"
+        yield Complaint(path, what, f'Write "127.0.0.1:{place.port}" unless a firewall stands before it', fatal=False)
+
+
+def _passwords(config: Config) -> Iterator[Complaint]:
+    """`insecure_auth` only where nobody can listen."""
+    if not config.insecure_auth:
+        return
+    for service in LOGIN_SERVICES:
+        for text in getattr(config.listen, service):
+            if _loopback(_host(text)):
+                continue
+            what = f"passwords would cross the network unprotected on listen.{service} ({text})"
+            yield Complaint(("insecure_auth",), what, f'Remove it, or let {service} listen on "127.0.0.1" only')
+
+
+def _tls(config: Config) -> Iterator[Complaint]:
+    for have, lack in (("certificate", "key"), ("key", "certificate")):
+        if getattr(config.tls, have) and not getattr(config.tls, lack):
+            yield Complaint(
+                ("tls", have), f"tls.{lack} is missing", "Name both files, or neither for a self-signed one"
+            )
+    for name in ("certificate", "key"):
+        path = getattr(config.tls, name)
+        if path and not path.startswith("/"):
+            yield Complaint(("tls", name), f'"{path}" is not an absolute path', f'Write it as "/etc/postroad/{path}"')
+
+
+def _who_may_relay(config: Config) -> Iterator[Complaint]:
+    path = ("relay", "relay_from")
+    for text in config.relay.relay_from:
+        wrong = _network(path, text)
+        if wrong:
+            yield wrong
+            continue
+        network = ipaddress.ip_network(text)
+        if network.prefixlen == 0:
+            what = f'"{text}" lets the whole world send through this server'
+            yield Complaint(path, what, "Name your own networks; such a server is abused within hours")
+        elif not network.is_private and network.prefixlen < (16 if network.version == 4 else 32):
+            what = f'"{text}" is a large public network, and all of it may send through this server'
+            yield Complaint(path, what, "Name only the addresses that are yours", fatal=False)
+
+
+def _next_hops(config: Config) -> Iterator[Complaint]:
+    relay = config.relay
+    if relay.next_hop:
+        yield from _hop(("relay", "next_hop"), relay.next_hop)
+    for domain, hop in relay.routes.items():
+        path = ("relay", "routes", domain)
+        if not is_hostname(domain) or domain != domain.lower():
+            fix = f'Write "{domain.lower()}"' if is_hostname(domain) else 'Write the part after the @: "example.org"'
+            yield Complaint(path, f'"{domain}" is not a domain in small letters', fix)
+        yield from _hop(path, hop)
+
+
+def _hop(path: tuple[str, ...], text: str) -> Iterator[Complaint]:
+    try:
+        parse_endpoint(text)
+    except ValueError as error:
+        yield _said(path, error)
+
+
+def _private(config: Config) -> Iterator[Complaint]:
+    for text in config.relay.allow_private:
+        wrong = _network(("relay", "allow_private"), text)
+        if wrong:
+            yield wrong
+
+
+def _bind(config: Config) -> Iterator[Complaint]:
+    path = ("relay", "bind")
+    seen: dict[int, str] = {}
+    for text in config.relay.bind:
+        if not is_address(text):
+            yield Complaint(path, f'"{text}" is not an IP address', "Write an address of this machine, without a port")
+            continue
+        version = ipaddress.ip_address(text).version
+        if version in seen:
+            what = f'"{seen[version]}" and "{text}" are both IPv{version}'
+            yield Complaint(path, what, "Keep one source address per family")
+        seen[version] = text
+
+
+def _retry(config: Config) -> Iterator[Complaint]:
+    delays, path = config.retry.delays_s, ("retry", "delays_s")
+    if not delays:
+        yield Complaint(path, "the list is empty", "Write at least one waiting time in seconds: [300]")
+        return
+    for before, after in itertools.pairwise(delays):
+        if after < before:
+            yield Complaint(path, f"{after:g} follows {before:g}", "Let waiting times grow, or stay the same")
+            break
+    life = config.retry.lifetime_s
+    if delays[0] >= life:
+        what = f"the first retry after {delays[0]:g} s comes after the mail's end ({life:g} s)"
+        yield Complaint(path, what, "Make the first waiting time shorter than retry.lifetime_s")
+    if life < 4 * DAY_S:
+        # RFC 5321 section 4.5.4.1: "the give-up time generally needs to be at least 4-5 days"
+        what = f"mail ends after {_span(life)}; RFC 5321 asks for 4 to 5 days"
+        yield Complaint(("retry", "lifetime_s"), what, f"Write {5 * DAY_S:.0f} unless you mean it", fatal=False)
+
+
+def _dns(config: Config) -> Iterator[Complaint]:
+    for text in config.dns.nameservers:
+        try:
+            parse_nameserver(text)
+        except ValueError as error:
+            yield _said(("dns", "nameservers"), error)
+
+
+def _limits(config: Config) -> Iterator[Complaint]:
+    """Limits that contradict each other, and those below what the protocols ask for."""
+    limits = config.limits
+    if limits.connections_per_address > limits.connections:
+        what = f"{limits.connections_per_address} is more than limits.connections ({limits.connections})"
+        yield Complaint(("limits", "connections_per_address"), what, f"Write {limits.connections} or less")
+    if limits.session_s < limits.data_timeout_s:
+        what = f"a session would end after {limits.session_s:g} s, before one message may ({limits.data_timeout_s:g} s)"
+        yield Complaint(("limits", "session_s"), what, f"Write {limits.data_timeout_s:g} or more")
+    for name, least, source in _ASKED:
+        value = getattr(limits, name)
+        if value < least:
+            what = f"{value:g} is less than the {least} that {source} asks for"
+            yield Complaint(("limits", name), what, f"Write {least} or more unless you mean it", fatal=False)
+    if limits.free_space_share > 0.5:
+        what = f"{limits.free_space_share:g} keeps more than half of the disk empty"
+        yield Complaint(("limits", "free_space_share"), what, "Write a share such as 0.05", fatal=False)
+
+
+_ASKED: Final = (
+    ("message_size", 65_536, "RFC 5321 section 4.5.3.1.7"),
+    ("command_timeout_s", 300, "RFC 5321 section 4.5.3.2.7"),
+    ("data_timeout_s", 600, "RFC 5321 section 4.5.3.2.6"),
+    ("idle_imap_s", 1800, "RFC 3501 section 5.4"),
+    ("idle_pop3_s", 600, "RFC 1939 section 3"),
+    ("hops", 20, "experience with forwarded mail"),
+)
+
+
+def _log(config: Config) -> Iterator[Complaint]:
+    if config.log.format not in LOG_FORMATS:
+        meant = closest(config.log.format, LOG_FORMATS)
+        fix = f'Did you mean "{meant}"?' if meant else 'Write "auto", "text" or "json"'
+        yield Complaint(("log", "format"), f'"{config.log.format}" is no format of log lines', fix)
+
+
+def _delimiter(config: Config) -> Iterator[Complaint]:
+    mark = config.recipient_delimiter
+    if mark and (len(mark) > 1 or mark not in DELIMITERS):
+        what = f'"{mark}" cannot separate a mailbox from its tag'
+        yield Complaint(("recipient_delimiter",), what, f'Write one of {" ".join(DELIMITERS)}, or "" for none')
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    _hostname,
+    _data_dir,
+    _delimiter,
+    _passwords,
+    _listen,
+    _tls,
+    _who_may_relay,
+    _next_hops,
+    _private,
+    _bind,
+    _retry,
+    _dns,
+    _limits,
+    _log,
+)
+
+
+def _said(path: tuple[str, ...], error: ValueError) -> Complaint:
+    """A complaint from a parser's text "what. fix"."""
+    what, _, fix = str(error).partition(". ")
+    return Complaint(path, what, fix)
+
+
+def _network(path: tuple[str, ...], text: str) -> Complaint | None:
+    """What is wrong with a network in CIDR form, or None."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        try:
+            meant = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            return Complaint(path, f'"{text}" is not a network', 'Write it as "192.0.2.0/24" or "2001:db8::/32"')
+        return Complaint(
+            path,
+            f'"{text}" is an address inside a network',
+            f'Write "{meant}", or one address as "/{meant.max_prefixlen}"',
+        )
+    return None
+
+
+def _host(text: str) -> str:
+    try:
+        return parse_endpoint(text, every_host=True, port_zero=True).host
+    except ValueError:
+        return "localhost"
+
+
+def _loopback(host: str) -> bool:
+    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / DAY_S:.3g} days" if seconds >= DAY_S else f"{seconds:g} s"
