@@ -29,7 +29,7 @@ HEADER_MAX: Final = 256 * 1024
 """A header block above this is refused (row M23): it is always held in the database and edited in memory."""
 
 
-class Copy(Record):
+class Copy(Record, frozen=True):
     """One copy of a message for one local mailbox, to be filed inside the accepting transaction."""
 
     recipient: str
@@ -40,7 +40,7 @@ class Copy(Record):
     mailbox: str = "INBOX"
 
 
-class Leg(Record):
+class Leg(Record, frozen=True):
     """One open delivery: one recipient of one message that still has to go somewhere."""
 
     id: int
@@ -59,7 +59,7 @@ class Leg(Record):
     orcpt: str = ""
 
 
-class Accept(Record):
+class Accept(Record, frozen=True):
     """A whole message with everything that becomes durable in its accepting transaction."""
 
     id: int
@@ -94,7 +94,7 @@ NO_MAILBOX: Final = 1
 OVER_QUOTA: Final = 2
 
 
-class Accepted(Record):
+class Accepted(Record, frozen=True):
     """Per copy, in order, whether it was filed; a copy that was not became an open KIND_LOCAL delivery
     with the id given in the same place of `legs`."""
 
@@ -105,7 +105,7 @@ class Accepted(Record):
 # -- the queue -------------------------------------------------------------------------------------------------------
 
 
-class Due(Record):
+class Due(Record, frozen=True):
     """One claimed delivery, with what an attempt needs to know before it reads the message."""
 
     id: int
@@ -133,7 +133,7 @@ class Due(Record):
     last_reply: str = ""
 
 
-class Claim(Record):
+class Claim(Record, frozen=True):
     """Ask for due deliveries that nobody living owns.
 
     `delays_s` is the retry schedule in seconds: a claimed delivery's next time is written as
@@ -147,20 +147,20 @@ class Claim(Record):
     """Lanes that are full right now: leave their mail."""
 
 
-class Claimed(Record):
+class Claimed(Record, frozen=True):
     """What was claimed, and when to ask again (0: nothing is waiting)."""
 
     deliveries: list[Due]
     next_due_us: int
 
 
-class Done(Record):
+class Done(Record, frozen=True):
     """One delivery's end: delivered, bounced (its report is in `reports`), discarded or dropped."""
 
     delivery: int
 
 
-class Later(Record):
+class Later(Record, frozen=True):
     """One delivery's failed attempt: tried again at `due_us`."""
 
     delivery: int
@@ -168,14 +168,14 @@ class Later(Record):
     last_reply: str
 
 
-class Noted(Record):
+class Noted(Record, frozen=True):
     """Packed events of one message, to be journaled in this transaction."""
 
     message: int
     events: bytes
 
 
-class Recorded(Record):
+class Recorded(Record, frozen=True):
     """The results of attempts, of one or several messages, with the reports they cause: one transaction."""
 
     owner: int
@@ -186,7 +186,26 @@ class Recorded(Record):
     """Delivery status notifications; a report and the end it reports stand or fall together."""
 
 
-class Refusal(Record):
+class Unrecorded(Record, frozen=True):
+    """Deliveries for which nothing was recorded because they are not the caller's any more; empty: all is recorded.
+
+    When it is not empty, none of the call was recorded: take these out, with their notes and reports, and call again.
+    """
+
+    deliveries: list[int]
+
+
+class FileLocal(Record, frozen=True):
+    """Another try of an open KIND_LOCAL delivery: file its copy and end it, in one transaction."""
+
+    owner: int
+    delivery: int
+    copy: Copy
+    events: bytes
+    """Packed events of success; journaled only then."""
+
+
+class Refusal(Record, frozen=True):
     """One refused command or session, for the refusals file."""
 
     reference: int

@@ -28,6 +28,7 @@ from typing import Any, Final, TypeVar, get_type_hints
 import msgspec
 
 from postroad.store.engine import Connection, Params, Row
+from postroad.values.ids import IdMaker
 
 ROWS_PER_UNIT: Final = 500
 """What one unit may touch: about 5 ms of the writer's time. Accepting one message with more recipients is exempt."""
@@ -37,6 +38,18 @@ MODULES: Final = ["queue", "journal", "register", "accounts", "mailbox", "pop"]
 
 A = TypeVar("A")
 R = TypeVar("R")
+
+
+class Withdrawn(Exception):
+    """Raised by a unit that finds, after it began, that nothing of it may happen: a guard said no.
+
+    The transaction is rolled back and the rest of the batch runs again; `result` goes to the unit's caller as a normal
+    result. For guards that rarely fail: a unit that can look first should look first.
+    """
+
+    def __init__(self, result: Any) -> None:
+        super().__init__("withdrawn")
+        self.result = result
 
 
 class Table:
@@ -77,9 +90,22 @@ class Tx:
     batch appended calls `flush` first. `owner` is the caller of the unit that runs now.
     """
 
-    __slots__ = ("_after", "_connection", "_hints", "_next_position", "_released", "_rows", "live", "now_us", "owner")
+    __slots__ = (
+        "_after",
+        "_connection",
+        "_hints",
+        "_ids",
+        "_next_position",
+        "_released",
+        "_rows",
+        "live",
+        "now_us",
+        "owner",
+    )
 
-    def __init__(self, connection: Connection, now_us: int, live: frozenset[int], first_position: int = 0) -> None:
+    def __init__(
+        self, connection: Connection, now_us: int, live: frozenset[int], ids: IdMaker, first_position: int = 0
+    ) -> None:
         self._connection = connection
         self.now_us = now_us
         """Wall time of the batch."""
@@ -92,6 +118,7 @@ class Tx:
         self._after: list[Callable[[], None]] = []
         self._released: set[int] = set()
         self._next_position = first_position
+        self._ids = ids
 
     @property
     def skip_locked(self) -> str:
@@ -147,6 +174,10 @@ class Tx:
         position = self._next_position
         self._next_position = position + 1
         return position
+
+    def make_id(self) -> int:
+        """A fresh id of the writer's own, for rows that no worker named."""
+        return self._ids.make(self.now_us)
 
     # -- for the writer ----------------------------------------------------------------------------------------------
 

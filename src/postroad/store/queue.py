@@ -1,0 +1,227 @@
+"""The queue's units: accepting a message, claiming what is due, recording what became of an attempt.
+
+Invariant (rows S3 to S5 of docs/internals/states.md): a message row stands exactly as long as a delivery or a mailbox
+message refers to it, decided by NOT EXISTS at the end of the transaction that removed such a row. A delivery is removed
+only together with the journal row that tells its end and, when one is due, the report of that end.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from postroad.store.journal import note, remember
+from postroad.store.records import (
+    FILED,
+    KIND_LOCAL,
+    NO_MAILBOX,
+    OVER_QUOTA,
+    Accept,
+    Accepted,
+    Claim,
+    Claimed,
+    Copy,
+    Due,
+    FileLocal,
+    Recorded,
+    Unrecorded,
+)
+from postroad.store.units import Table, Tx, Withdrawn, unit
+from postroad.values.event import Event, pack, unpack
+
+MESSAGES: Final = Table(
+    "messages",
+    "id received_us expires_us size smtputf8 eightbit sender ret envid login body_file header body",
+    order=0,
+)
+DELIVERIES: Final = Table(
+    "deliveries",
+    "id message due_us owner attempts kind account domain recipient notify orcpt prefix last_reply",
+    order=10,
+    holds="message",
+)
+
+WHY_NOT_FILED: Final = {OVER_QUOTA: "the mailbox is full"}
+
+
+@unit
+def accept(tx: Tx, args: Accept) -> Accepted:
+    """The one door into the queue: when its transaction is committed the message is ours (S3 or S3m).
+
+    A copy whose mailbox is gone or full becomes an open local delivery that is due at once.
+    """
+    tx.append(
+        MESSAGES,
+        (
+            args.id,
+            args.received_us,
+            args.expires_us,
+            args.size,
+            args.smtputf8,
+            args.eightbit,
+            args.sender,
+            args.ret,
+            args.envid,
+            args.login,
+            args.body_file,
+            args.header,
+            args.body,
+        ),
+    )
+    for leg in args.legs:
+        tx.append(
+            DELIVERIES,
+            (
+                leg.id,
+                args.id,
+                leg.due_us,
+                leg.owner,
+                1 if leg.owner else 0,
+                leg.kind,
+                leg.account,
+                leg.domain,
+                leg.recipient,
+                leg.notify,
+                leg.orcpt,
+                leg.prefix,
+                "",
+            ),
+        )
+    remember(tx, args.id, args.keys)
+    if not args.copies:
+        note(tx, args.id, args.events)
+        return Accepted([], [])
+    return _file_copies(tx, args)
+
+
+def _file_copies(tx: Tx, args: Accept) -> Accepted:
+    # Imported late: mailboxes stand on the queue's message rows, and only this call looks the other way.
+    from postroad.store.mailbox import file_copy
+
+    outcomes = [file_copy(tx, args.id, args.received_us, args.size, copy) for copy in args.copies]
+    if not any(outcomes):
+        note(tx, args.id, args.events)
+        return Accepted(outcomes, [0] * len(outcomes))
+    legs = [
+        0 if filed == FILED else _leave_open(tx, args, copy) for filed, copy in zip(outcomes, args.copies, strict=True)
+    ]
+    note(tx, args.id, _corrected(args, outcomes, tx.now_us))
+    tx.hint("queue")
+    return Accepted(outcomes, legs)
+
+
+def _leave_open(tx: Tx, args: Accept, copy: Copy) -> int:
+    ident = tx.make_id()
+    domain = copy.recipient.rpartition("@")[2]
+    row = (ident, args.id, tx.now_us, 0, 0, KIND_LOCAL, copy.account, domain, copy.recipient, "", "", copy.prefix, "")
+    tx.append(DELIVERIES, row)
+    return ident
+
+
+def _corrected(args: Accept, outcomes: list[int], now_us: int) -> bytes:
+    """The events as they really went: what the worker foretold of a copy that was not filed is replaced."""
+    unfiled = {copy.recipient: outcome for copy, outcome in zip(args.copies, outcomes, strict=True) if outcome != FILED}
+    events = [event for event in unpack(args.events) if event.kind != "delivered" or event.recipient not in unfiled]
+    for recipient, outcome in unfiled.items():
+        cause = WHY_NOT_FILED.get(outcome, "the mailbox does not exist any more")
+        events.append(Event(kind="deferred", at_us=now_us, recipient=recipient, cause=cause, next_us=now_us))
+    return pack(events)
+
+
+_ATTEMPTS: Final = Due.__struct_fields__.index("attempts")
+_ATTEMPT_DUE: Final = Due.__struct_fields__.index("due_us")
+_FLAGS: Final = [Due.__struct_fields__.index(name) for name in ("smtputf8", "eightbit")]
+_CLAIM: Final = (  # in the order of the fields of `Due`
+    "SELECT d.id, d.message, d.recipient, d.domain, d.kind, d.attempts, d.due_us, m.received_us, m.expires_us,"
+    " m.sender, m.size, d.account, d.prefix, d.notify, d.orcpt, m.smtputf8, m.eightbit, m.ret, m.envid, m.body_file,"
+    " d.last_reply FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
+)
+
+
+@unit
+def claim(tx: Tx, args: Claim) -> Claimed:
+    """Gives due deliveries to a worker, the longest waiting first, each with its next time already written.
+
+    A delivery is due for anybody when its time has come and its owner is not alive.
+    """
+    tx.flush()
+    sql = _CLAIM
+    params: list[Any] = [tx.now_us]
+    for column, values in (("owner", sorted(tx.live)), ("domain", args.domains_not)):
+        if values:
+            sql += f" AND d.{column} NOT IN ({', '.join('?' * len(values))})"
+            params += values
+    sql += " ORDER BY d.due_us LIMIT ?" + tx.skip_locked
+    rows = tx.execute(sql, [*params, args.limit])
+    last = len(args.delays_s) - 1
+    claimed = []
+    for row in rows:
+        due = list(row)
+        due[_ATTEMPT_DUE] = tx.now_us + int(args.delays_s[min(due[_ATTEMPTS], last)] * 1_000_000)
+        for flag in _FLAGS:
+            due[flag] = due[flag] == 1
+        claimed.append(Due(*due))
+    tx.executemany(
+        "UPDATE deliveries SET owner = ?, due_us = ?, attempts = attempts + 1 WHERE id = ?",
+        [(args.owner, due.due_us, due.id) for due in claimed],
+    )
+    if len(rows) == args.limit:
+        return Claimed(claimed, tx.now_us)
+    following = tx.execute("SELECT min(due_us) FROM deliveries WHERE due_us > ?", (tx.now_us,))
+    return Claimed(claimed, following[0][0] or 0)
+
+
+@unit
+def record(tx: Tx, args: Recorded) -> Unrecorded:
+    """Ends or defers deliveries of the caller, with their journal rows and the reports they cause.
+
+    All or nothing: when any of the deliveries is not the caller's any more (its lease ended, somebody dropped it),
+    nothing is recorded and the result names those deliveries.
+    """
+    ended: list[int] = []
+    missed: list[int] = []
+    for done in args.done:
+        rows = tx.execute(
+            "DELETE FROM deliveries WHERE id = ? AND owner = ? RETURNING message", (done.delivery, args.owner)
+        )
+        if rows:
+            ended.append(rows[0][0])
+        else:
+            missed.append(done.delivery)
+    for later in args.later:
+        if not tx.execute(
+            "UPDATE deliveries SET owner = 0, due_us = ?, last_reply = ? WHERE id = ? AND owner = ? RETURNING id",
+            (later.due_us, later.last_reply, later.delivery, args.owner),
+        ):
+            missed.append(later.delivery)
+    if missed:
+        raise Withdrawn(Unrecorded(missed))
+    for noted in args.notes:
+        note(tx, noted.message, noted.events)
+    for report in args.reports:
+        accept(tx, report)
+    for message in ended:
+        tx.release(message)
+    return Unrecorded([])
+
+
+@unit
+def deliver_local(tx: Tx, args: FileLocal) -> int:
+    """Files the copy of an open local delivery; ends the delivery and returns FILED, or changes nothing and returns why
+    not. NO_MAILBOX too when the delivery is not the caller's any more."""
+    from postroad.store.mailbox import file_copy
+
+    tx.flush()
+    rows = tx.execute(
+        "SELECT m.id, m.received_us, m.size FROM deliveries d JOIN messages m ON m.id = d.message"
+        " WHERE d.id = ? AND d.owner = ?",
+        (args.delivery, args.owner),
+    )
+    if not rows:
+        return NO_MAILBOX
+    message, received_us, size = rows[0]
+    outcome: int = file_copy(tx, message, received_us, size, args.copy)
+    if outcome == FILED:
+        tx.execute("DELETE FROM deliveries WHERE id = ?", (args.delivery,))
+        note(tx, message, args.events)
+        tx.release(message)
+    return outcome
