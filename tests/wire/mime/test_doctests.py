@@ -1,0 +1,23 @@
+"""The examples in the docstrings of the MIME modules, and of POP3, are true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+import postroad.wire.mime
+
+MODULES = [
+    f"postroad.wire.mime.{path.stem}"
+    for path in sorted(Path(postroad.wire.mime.__path__[0]).glob("*.py"))
+    if path.stem != "__init__"
+]
+
+
+@pytest.mark.parametrize("name", [*MODULES, "postroad.wire.pop3"])
+def test_the_examples_in_a_module_are_true(name: str) -> None:
+    flags = doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(importlib.import_module(name), optionflags=flags).failed == 0
