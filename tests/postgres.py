@@ -1,10 +1,12 @@
 """One real PostgreSQL server for the tests of this session: Debian's binaries, a private folder, no TCP port, not root.
 
-It is started at most once per run: the workers of pytest-xdist share one server through a lock file in their common
+It is started at most once per run: the workers of pytest-xdist share one server through files in their common
 temporary folder, and each gets a database of its own. Nothing is durable (fsync off); what the tests prove about the
-disk they prove on SQLite and in `tests/crash`. The server ends with the last process of the run that uses it.
+disk they prove on SQLite and in `tests/crash`.
 
-Invariant: a data folder has one server, started by the holder of `lock`, and `users` counts the live workers below it.
+Invariant: whoever uses the server holds a shared lock on the file `postgres.users`, which the kernel takes back however
+that process ends. The server's parent waits for the exclusive lock: when it gets it nobody is left, and it ends the
+server and removes its folder. A run that is killed leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
-import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -31,6 +31,16 @@ START_LIMIT_S = 30.0
 
 PORT = 5432
 """Only a part of the socket's file name: with listen_addresses empty nothing listens on TCP."""
+
+SERVE_UNTIL_UNUSED = """
+note=$1 folder=$2; shift 2
+"$@" & server=$!
+exec 9>>"$0"
+flock --exclusive 9
+kill -QUIT $server 2>/dev/null; wait $server
+rm -rf "$folder" "$note"
+"""
+"""Run by sh with the path of `postgres.users` as $0. SIGQUIT: nothing in there is worth an orderly shutdown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,45 +69,30 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterat
 
 @contextmanager
 def shared_server(binaries: Path, common: Path) -> Iterator[Server]:
-    """The one server of this run: started by the first process that asks, stopped by the last that leaves."""
-    note = common / "postgres.folder"
-    with locked(common / "postgres.lock"):
-        users = read_users(common)
-        if users == 0:
+    """The one server of this run: started by the first process that asks, gone soon after the last one left."""
+    folder_note = common / "postgres.folder"
+    with locked(common / "postgres.start", fcntl.LOCK_EX), (common / "postgres.users").open("a") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)  # waits while a server of before is being removed
+        if not folder_note.exists():
             # Not below pytest's folder, which only its owner may enter; and a socket's path must stay under 108 bytes.
             folder = Path(tempfile.mkdtemp(prefix="postroad-pg-"))
-            note.write_text(str(folder))
-            start(binaries, folder)
-        folder = Path(note.read_text())
-        write_users(common, users + 1)
+            start(binaries, folder, users.name, folder_note)
+            folder_note.write_text(str(folder))
+        still_used = os.dup(users.fileno())
     try:
-        yield Server(folder, "postroad")
+        yield Server(Path(folder_note.read_text()), "postroad")
     finally:
-        with locked(common / "postgres.lock"):
-            users = read_users(common) - 1
-            write_users(common, users)
-            if users == 0:
-                stop(folder)
+        os.close(still_used)
 
 
-def start(binaries: Path, folder: Path) -> None:
+def start(binaries: Path, folder: Path, users: str, folder_note: Path) -> None:
     """Makes the data folder and starts the server below it; returns when it answers."""
     owner = unprivileged()
     if owner:
         os.chown(folder, owner.pw_uid, owner.pw_gid)
     cluster = folder / "data"
-    initdb: list[str | Path] = [
-        binaries / "initdb",
-        "-D",
-        cluster,
-        "-U",
-        "postroad",
-        "-A",
-        "trust",
-        "--no-sync",
-        "--no-locale",
-    ]
-    run_as(owner, [*initdb, "-E", "UTF8"], folder)
+    choices = ["-U", "postroad", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+    run_as(owner, [binaries / "initdb", "-D", cluster, *choices], folder)
     settings = {
         "listen_addresses": "",
         "unix_socket_directories": str(folder),
@@ -109,47 +104,24 @@ def start(binaries: Path, folder: Path) -> None:
         "shared_buffers": "32MB",
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    command = [*drop_to(owner), str(binaries / "postgres"), "-D", str(cluster), "-p", str(PORT), *options]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            [*drop_to(owner), str(binaries / "postgres"), "-D", str(cluster), "-p", str(PORT), *options],
+            ["/bin/sh", "-c", SERVE_UNTIL_UNUSED, users, str(folder_note), str(folder), *command],
             cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     wait_until_ready(binaries, folder, server)
 
 
 def wait_until_ready(binaries: Path, folder: Path, server: subprocess.Popen[bytes]) -> None:
-    """Returns when the server accepts connections; fails with its log when it ended or never does."""
+    """Returns when the server accepts connections; fails with its log when it never does."""
     deadline = time.monotonic() + START_LIMIT_S
     ask: list[str | Path] = [binaries / "pg_isready", "-q", "-h", folder, "-p", str(PORT)]
     while subprocess.run(ask, check=False).returncode != 0:
-        if server.poll() is not None or time.monotonic() > deadline:
-            server.kill()
+        if time.monotonic() > deadline:
             pytest.fail("PostgreSQL did not start:\n" + (folder / "log").read_text(), pytrace=False)
         time.sleep(0.05)
     server.returncode = 0  # it outlives this worker on purpose; Popen would warn about a child still running
-
-
-def stop(folder: Path) -> None:
-    """Ends the server and removes everything it wrote."""
-    pid_file = folder / "data" / "postmaster.pid"
-    try:
-        pid = int(pid_file.read_text().split()[0])
-        os.kill(pid, signal.SIGQUIT)  # immediate shutdown: nothing in there is worth keeping
-    except (FileNotFoundError, ProcessLookupError):
-        pid = 0
-    deadline = time.monotonic() + START_LIMIT_S
-    while pid and is_alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def is_alive(pid: int) -> bool:
-    """True while the process runs; a dead child of ours is collected on the way."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
-    return Path(f"/proc/{pid}").exists()
 
 
 def psql(binaries: Path, server: Server, statement: str) -> None:
@@ -195,19 +167,8 @@ def run_as(owner: pwd.struct_passwd | None, command: Sequence[str | Path], folde
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Only one process at a time between the two ends of this block."""
+def locked(path: Path, how: int) -> Iterator[None]:
+    """Holds a lock on that file between the two ends of this block."""
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, how)
         yield
-
-
-def read_users(common: Path) -> int:
-    """How many workers use the server now."""
-    count = common / "postgres.users"
-    return int(count.read_text()) if count.exists() else 0
-
-
-def write_users(common: Path, users: int) -> None:
-    """Remembers how many workers use the server now."""
-    (common / "postgres.users").write_text(str(users))
