@@ -45,7 +45,7 @@ TTL_MAX_S: Final = 86_400
 NEGATIVE_MAX_S: Final = 3_600
 """RFC 2308 section 5 allows 1-3 hours for the memory that a name does not exist."""
 FAILED_S: Final = 2
-"""How long "could not tell" is remembered, so that an outage is not asked about at every message (RFC 2308 section 7)."""
+"""How long "could not tell" is remembered, so that an outage costs few questions (RFC 2308 section 7)."""
 CACHE_MAX: Final = 50_000
 """Answers kept, about 500 octets each; the oldest goes first."""
 DNS_PORT: Final = 53

@@ -1,0 +1,149 @@
+"""What an answer means: whom it is about, whether it is final, and what to do next. The one place that knows.
+
+Mail bounces only by an answer about its sender, recipient or content, given by a host that took part in a mail
+transaction. Whatever is about the host - a greeting of 554, a refused HELO, a lost connection, a 421 - sends us to
+another host or to another time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from postroad.values.outcome import About, Fate, Outcome
+from postroad.values.reply import Reply
+from postroad.wire.smtp.events import TransactionResult
+
+
+class Step(Enum):
+    """What becomes of the connection and of the recipient next."""
+
+    GO_ON = "go on"
+    """The recipient's attempt has ended; the connection may take more mail."""
+    REST = "rest"
+    """The host takes no more recipients in this transaction: the rest goes in another one, now."""
+    OTHER_HOST = "other host"
+    """This host will not do; another of the plan may."""
+    IN_THE_CLEAR = "in the clear"
+    """TLS did not come to be, and policy allows the same host again without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """How one answer is understood."""
+
+    fate: Fate
+    about: About
+    step: Step
+    cause: str
+
+
+SESSION_STAGES: Final = frozenset({"connect", "greeting", "hello", "starttls", "tls", "auth", "ready", "reset", "quit"})
+"""Before and between mail transactions: whatever is said there is about the host."""
+
+ASKS_FOR_MORE: Final = frozenset({530, 534, 535, 538})
+"""RFC 4954 section 6, RFC 3207 section 4: the host wants a login or TLS first; the mail itself was not judged."""
+
+TOO_MANY: Final = frozenset({452, 552})
+"""RFC 5321 section 4.5.3.1.10: "the proper reply code is 452 [...] a client SHOULD treat a 552 as a 452"."""
+
+_FULL: Final = ".2.2"
+"""RFC 3463 X.2.2, mailbox full: says 552 too, and means this recipient only."""
+
+_ABOUT: Final = {
+    "mail": About.SENDER,
+    "rcpt": About.RECIPIENT,
+    "data": About.BODY,
+    "content": About.BODY,
+    "final": About.BODY,
+}
+
+
+def judge(stage: str, reply: Reply) -> Meaning:
+    """The meaning of a refusal at a stage of the dialog ("greeting", "mail", "rcpt", "data", "final", ...)."""
+    code = reply.code
+    cause = f"{_PLACES.get(stage, stage)} was answered {code}"
+    # RFC 5321 section 3.8: 421 "may be a reply to any command" - the host is closing, the command was not judged.
+    if stage in SESSION_STAGES or code == 421 or code in ASKS_FOR_MORE:
+        return Meaning(Fate.DEFERRED, About.HOST, Step.OTHER_HOST, cause)
+    about = _ABOUT.get(stage, About.HOST)
+    if stage == "rcpt" and code in TOO_MANY and _means_too_many(reply):
+        return Meaning(Fate.DEFERRED, About.RECIPIENT, Step.REST, "too many recipients at once")
+    # RFC 1870 section 6.1: MAIL with SIZE= is refused for the message's size, not for the sender.
+    if stage == "mail" and (code == 552 or reply.enhanced.endswith(".3.4")):
+        about = About.BODY
+    if reply.permanent:
+        return Meaning(Fate.FAILED, about, Step.GO_ON, cause)
+    return Meaning(Fate.DEFERRED, about, Step.GO_ON, cause)
+
+
+_PLACES: Final = {
+    "connect": "the connection",
+    "greeting": "the connection",
+    "hello": "EHLO",
+    "starttls": "STARTTLS",
+    "auth": "AUTH",
+    "mail": "the sender",
+    "rcpt": "the recipient",
+    "data": "the message",
+    "content": "the message",
+    "final": "the message",
+    "reset": "RSET",
+}
+
+
+def _means_too_many(reply: Reply) -> bool:
+    enhanced = reply.enhanced
+    return enhanced.endswith(".5.3") or (not enhanced and reply.code == 552 and "quota" not in reply.text.lower())
+
+
+def judge_transaction(result: TransactionResult, index: int, where: str, tls: str) -> tuple[Outcome, Step]:
+    """One recipient's outcome of a transaction that came to its end, and the step after it."""
+    reply = result.recipients[index]
+    if reply.positive:
+        return Outcome(Fate.DELIVERED, About.HOST, "", reply, where, tls), Step.GO_ON
+    if result.mail is None or not result.mail.positive:
+        stage = "mail"
+    elif result.final is not None and reply == result.final:
+        stage = "final"
+    else:
+        stage = "rcpt"
+    meaning = judge(stage, reply)
+    return Outcome(meaning.fate, meaning.about, meaning.cause, reply, where, tls), meaning.step
+
+
+def judge_loss(stage: str, why: str, reply: Reply | None, where: str, tls: str) -> Outcome:
+    """The outcome of an attempt whose connection was lost: always about the host, never final."""
+    place = _STAGES_AS_PLACES.get(stage, stage)
+    # Whether the message arrived is unknown after the final dot; it is sent again (RFC 1047).
+    doubt = "; it may have arrived" if stage == "final" else ""
+    said = reply or Reply(451, "4.4.2", f"{why} {place}{doubt}")
+    return Outcome(Fate.DEFERRED, About.HOST, f"{why} {place}{doubt}", said, where if reply else "", tls)
+
+
+_STAGES_AS_PLACES: Final = {
+    "greeting": "before the greeting",
+    "hello": "at EHLO",
+    "starttls": "at STARTTLS",
+    "tls": "in the TLS handshake",
+    "auth": "at AUTH",
+    "ready": "between messages",
+    "mail": "at MAIL",
+    "rcpt": "at RCPT",
+    "data": "at DATA",
+    "content": "while the message was sent",
+    "final": "after the message was sent",
+    "reset": "at RSET",
+    "quit": "at QUIT",
+}
+
+
+def judge_connect(why: str, where: str) -> Outcome:
+    """The outcome of a connection that never came to be."""
+    return Outcome(Fate.DEFERRED, About.HOST, f"{why} ({where})" if where else why, Reply(451, "4.4.1", why), "")
+
+
+def unsendable(status: str, cause: str, where: str, tls: str = "") -> Outcome:
+    """The end of mail that this host's extensions cannot carry (RFC 6531 section 3.2, RFC 6152 section 3)."""
+    return Outcome(Fate.FAILED, About.BODY, cause, Reply(554, status, cause), where, tls)

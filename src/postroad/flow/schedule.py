@@ -1,0 +1,42 @@
+"""When a deferred delivery is tried again and when it ends: pure arithmetic on wall times.
+
+RFC 5321 section 4.5.4.1: "the sender MUST delay retrying a particular destination after one attempt has failed".
+A delivery never ends without an attempt made after its time was up, so a clock that jumped forward ends nothing alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Final
+
+JITTER: Final = 0.1
+"""Share of a delay that chance may add: what failed together does not come back together."""
+
+MAX_DELAY_S: Final = 86_400.0
+"""No delivery waits longer, whatever was configured: it would look lost."""
+
+
+def delay_s(attempts: int, delays_s: Sequence[float]) -> float:
+    """Seconds between attempt number `attempts` (1 is the first) and the next one; the last delay repeats."""
+    return min(delays_s[min(max(attempts, 1), len(delays_s)) - 1], MAX_DELAY_S)
+
+
+def next_time(attempts: int, now_us: int, expires_us: int, delays_s: Sequence[float], rng: Random) -> int:
+    """Wall time of the attempt after number `attempts`; the last one of all comes when the time is up, not later."""
+    wait_s = delay_s(attempts, delays_s) * (1 + JITTER * rng.random())
+    due_us = now_us + int(wait_s * 1_000_000)
+    if due_us > expires_us > now_us:
+        return expires_us
+    return due_us
+
+
+def is_over(now_us: int, expires_us: int) -> bool:
+    """Whether an attempt that failed just now was the last one."""
+    return now_us >= expires_us
+
+
+def count_hops(header: bytes) -> int:
+    """Received fields of a header block (RFC 5321 section 6.3: loops are found by counting them)."""
+    lowered = header.lower()
+    return lowered.count(b"\nreceived:") + lowered.startswith(b"received:")

@@ -1,0 +1,54 @@
+"""When mail is tried again and when it ends."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from postroad.flow.schedule import count_hops, delay_s, is_over, next_time
+
+DELAYS = (120.0, 300.0, 7200.0)
+DAY_US = 86_400_000_000
+NOW = 1_800_000_000_000_000
+
+
+@pytest.mark.parametrize("attempts, seconds", [(0, 120), (1, 120), (2, 300), (3, 7200), (4, 7200), (1000, 7200)])
+def test_the_last_delay_repeats(attempts: int, seconds: float) -> None:
+    assert delay_s(attempts, DELAYS) == seconds
+
+
+def test_chance_adds_a_tenth_at_most_and_takes_nothing() -> None:
+    waits = {next_time(1, NOW, NOW + DAY_US, DELAYS, Random(seed)) - NOW for seed in range(100)}
+    assert 120_000_000 <= min(waits) < max(waits) <= 132_000_000
+    assert len(waits) > 90
+
+
+def test_the_last_attempt_comes_when_the_time_is_up() -> None:
+    assert next_time(3, NOW, NOW + 60_000_000, DELAYS, Random(1)) == NOW + 60_000_000
+
+
+def test_row_d15_a_message_deferred_for_ever_is_tried_until_its_lifetime_and_then_over() -> None:
+    now, attempts, expires = NOW, 0, NOW + 5 * DAY_US
+    times = []
+    while True:
+        attempts += 1
+        times.append(now)
+        if is_over(now, expires):
+            break
+        now = next_time(attempts, now, expires, DELAYS, Random(attempts))
+    assert now == expires
+    assert times[1] - times[0] < 133_000_000
+    assert 50 < len(times) < 65
+
+
+@pytest.mark.parametrize(
+    "header, hops",
+    [
+        (b"", 0),
+        (b"Received: a\r\nreceived: b\r\nX-Received: c\r\nSubject: received: d\r\n", 2),
+        (b"Subject: x\r\nRECEIVED: by a\r\n\tReceived: folded\r\n", 1),
+    ],
+)
+def test_hops_are_received_fields(header: bytes, hops: int) -> None:
+    assert count_hops(header) == hops
