@@ -1,0 +1,60 @@
+"""A data folder opened for writing: lock, database, writer and housekeeping, for the store process and for the
+command line when no store process runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from postroad.store import folder
+from postroad.store.migrate import migrate
+from postroad.store.server import Chore
+from postroad.store.sqlite import SqliteConnection
+from postroad.store.units import load_units
+from postroad.store.writer import Writer
+from postroad.values.clock import SystemClock
+from postroad.values.ports import Clock
+
+log = logging.getLogger(__name__)
+
+
+class OpenStore:
+    """Everything that writes in one data folder. Raises `StoreLocked`, `WrongUser`, `StoreBroken` or OSError."""
+
+    def __init__(self, data_dir: Path, *, vfs: str | None = None, clock: Clock | None = None) -> None:
+        load_units()
+        clock = clock or SystemClock()
+        folder.prepare(data_dir)
+        self._data_dir = data_dir
+        self._lock = folder.lock(data_dir)
+        try:
+            self.connection = SqliteConnection(data_dir / folder.DATABASE, vfs=vfs)
+            migrate(self.connection, clock.wall_us())
+            self.writer = Writer(self.connection, remove_body=self.remove_body, clock=clock)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self.chores: list[Chore] = []
+        self.aside: dict[str, Callable[[Any], None]] = {}
+
+    def remove_body(self, name: str) -> None:
+        """Unlinks a body file after the commit that ended its message; one that stays is swept later."""
+        try:
+            os.unlink(self._data_dir / folder.SPOOL / name)
+        except OSError as error:
+            log.warning("body file %s was not removed: %s", name, error.strerror)
+
+    def tend(self, idle: bool) -> None:
+        """Between two batches: checkpoints when it is time."""
+        self.connection.tend(idle=idle)
+
+    def close(self) -> None:
+        """Empties the log into the main file and lets go of the folder."""
+        if not self.writer.broken:
+            self.connection.checkpoint(truncate=True)
+        self.connection.close()
+        os.close(self._lock)
