@@ -118,23 +118,25 @@ def test_one_line_says_what_to_install(clone: Clone, tmp_path: Path, python: str
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_second_run_installs_nothing_and_arguments_arrive(clone: Clone) -> None:
+def test_installs_once_again_when_pyproject_changes_and_cleans_up(clone: Clone) -> None:
+    before = {path.name for path in clone.folder.iterdir()}
     first = clone.make("run")
     assert (first.returncode, first.stdout) == (0, "started dev\n"), first.stderr
+
     second = clone.make("run", "ARGS=--once --port-offset 7")
-    assert second.stdout == "started dev --once --port-offset 7\n"
-    assert second.stderr == ""
+    assert (second.stdout, second.stderr) == ("started dev --once --port-offset 7\n", "")
     assert clone.builds == 1
 
-
-@pytest.mark.slow
-@pytest.mark.e2e
-def test_changed_pyproject_installs_again(clone: Clone) -> None:
-    clone.make("install")
     with (clone.folder / "pyproject.toml").open("a") as file:
         file.write("# changed\n")
     assert clone.make("run").stdout == "started dev\n"
     assert clone.builds == 2
+
+    for folder in ("src", "tests", "bench"):
+        (clone.folder / folder / "__pycache__").mkdir(parents=True)
+    assert clone.make("clean").returncode == 0
+    assert {path.name for path in clone.folder.iterdir()} - before == {"builds", "src", "tests", "bench", "__pycache__"}
+    assert not list(clone.folder.glob("*/__pycache__"))
 
 
 @pytest.mark.slow
@@ -186,14 +188,3 @@ def test_two_at_once_install_once(clone: Clone) -> None:
     assert [process.wait() for process in both] == [0, 0]
     assert clone.builds == 1
     assert clone.make("run").stdout == "started dev\n"
-
-
-@pytest.mark.slow
-@pytest.mark.e2e
-def test_clean_removes_what_was_made(clone: Clone) -> None:
-    before = {path.name for path in clone.folder.iterdir()}
-    clone.make("install")
-    for folder in ("src", "tests", "bench"):
-        (clone.folder / folder / "__pycache__").mkdir(parents=True)
-    assert clone.make("clean").returncode == 0
-    assert {path.name for path in clone.folder.iterdir()} - before == {"builds", "src", "tests", "bench", "__pycache__"}
