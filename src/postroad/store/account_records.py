@@ -1,0 +1,268 @@
+"""Domains, accounts, aliases and credentials as they travel to the store and back: arguments and results of units.
+
+Every unit here answers with one word of `WORDS`; the command line and the API print the text that stands beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from postroad.store.records import Record
+
+DONE: Final = "done"
+NOT_A_DOMAIN: Final = "not a domain"
+NOT_AN_ADDRESS: Final = "not an address"
+DOMAIN_EXISTS: Final = "domain exists"
+NO_DOMAIN: Final = "no such domain"
+DOMAIN_IN_USE: Final = "domain in use"
+ADDRESS_IN_USE: Final = "address in use"
+NO_ACCOUNT: Final = "no such account"
+NO_ALIAS: Final = "no such alias"
+NO_TARGET: Final = "no such target"
+TOO_MANY: Final = "too many targets"
+NOT_A_QUOTA: Final = "not a quota"
+
+WORDS: Final = {
+    DONE: "It is done.",
+    NOT_A_DOMAIN: "That is not a domain name.",
+    NOT_AN_ADDRESS: "That is not a mail address.",
+    DOMAIN_EXISTS: "That domain is already served here.",
+    NO_DOMAIN: "That domain is not served here; add it first.",
+    DOMAIN_IN_USE: "The domain still has accounts or aliases; remove them, or force it and lose their mail.",
+    ADDRESS_IN_USE: "That address already is an account or an alias.",
+    NO_ACCOUNT: "There is no such account.",
+    NO_ALIAS: "There is no such alias.",
+    NO_TARGET: "The alias does not lead to that address.",
+    TOO_MANY: "One alias cannot lead to so many addresses.",
+    NOT_A_QUOTA: "A quota is a number of octets, or 0 for none.",
+}
+"""Every word a unit of this module may answer, with the sentence people see."""
+
+ALIAS_TARGETS_MAX: Final = 500
+"""Targets of one alias: what one unit may touch. Longer lists are lists of lists."""
+
+ENABLED: Final = 0
+DISABLED: Final = 1
+"""No login, and no mail is taken; everything stays."""
+REMOVED: Final = 2
+"""The address is free again, what the account held is being erased in slices."""
+
+
+class Changed(Record):
+    """What a unit answers: a word of `WORDS`, and the id of what it made or changed."""
+
+    word: str
+    id: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the change was made."""
+        return self.word == DONE
+
+
+class Credential(Record):
+    """What proves a password, never the password itself: an argon2id hash and a SCRAM-SHA-256 verifier of it.
+
+    Both come from one call of `serve.passwords.hash_password` and are stored by one unit, so they cannot disagree.
+    """
+
+    argon2: str
+    """PHC text: $argon2id$v=19$m=19456,t=2,p=1$salt$hash."""
+    scram_salt: bytes
+    scram_iterations: int
+    # RFC 5802 section 3: StoredKey := H(ClientKey), ServerKey := HMAC(SaltedPassword, "Server Key")
+    scram_stored_key: bytes
+    scram_server_key: bytes
+
+    def __repr__(self) -> str:
+        return "Credential(...)"
+
+
+# -- domains ---------------------------------------------------------------------------------------------------------
+
+
+class DomainAdd(Record):
+    """Serve a domain. `postmaster` takes what is sent to postmaster@ and abuse@; empty: the domain's first account."""
+
+    name: str
+    postmaster: str = ""
+
+
+class DomainRemove(Record):
+    """Stop serving a domain; with accounts or aliases only when forced, and then their mail is erased."""
+
+    name: str
+    force: bool = False
+
+
+class DomainRemoved(Record):
+    """What stood in the way or, when the word is "done", what went with the domain."""
+
+    word: str
+    accounts: int = 0
+    aliases: int = 0
+    pointing: int = 0
+    """Aliases of other domains that lead to addresses of this one; they stay, and refuse."""
+    more: bool = False
+    """The domain stands until the unit is called again: it had too many accounts for one call."""
+
+
+class CatchAll(Record):
+    """Where mail to unknown addresses of a domain goes; empty: it is refused."""
+
+    domain: str
+    target: str
+
+
+class Postmaster(Record):
+    """Who gets mail to postmaster@ and abuse@ of a domain; empty: its first account."""
+
+    domain: str
+    target: str
+
+
+# -- accounts --------------------------------------------------------------------------------------------------------
+
+
+class UserAdd(Record):
+    """Make an account with its six mailboxes, and its password when one is given."""
+
+    address: str
+    quota_bytes: int = 0
+    """Octets all its messages together may have; 0: no limit."""
+    credential: Credential | None = None
+
+
+class UserRemove(Record):
+    """Free an address at once; what the account held is erased afterwards by `sweep_mailboxes`."""
+
+    address: str
+
+
+class UserQuota(Record):
+    """Set what an account may hold; below what it holds, it keeps everything and takes nothing more."""
+
+    address: str
+    quota_bytes: int
+
+
+class UserDisable(Record):
+    """Stop an account from logging in and from taking mail, or let it again."""
+
+    address: str
+    disabled: bool = True
+
+
+class SetPassword(Record):
+    """Replace an account's credential."""
+
+    address: str
+    credential: Credential
+
+
+# -- aliases ---------------------------------------------------------------------------------------------------------
+
+
+class AliasAdd(Record):
+    """Lead an address of ours to others, anywhere; targets it already has stay."""
+
+    address: str
+    targets: list[str]
+
+
+class AliasRemove(Record):
+    """Take targets from an alias, all of them when the list is empty; an alias without targets is gone."""
+
+    address: str
+    targets: list[str] = []
+
+
+# -- what reads return -----------------------------------------------------------------------------------------------
+
+
+class Domain(Record):
+    """One served domain."""
+
+    id: int
+    name: str
+    """A-labels, lower case."""
+    postmaster: str
+    catch_all: str
+    created_us: int
+
+
+class Account(Record):
+    """One account, without anything secret."""
+
+    id: int
+    address: str
+    """As it was written when the account was made."""
+    key: str
+    quota_bytes: int
+    """0: no limit."""
+    used_bytes: int
+    messages: int
+    disabled: bool
+    created_us: int
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message of so many octets fits into the quota."""
+        return self.quota_bytes == 0 or self.used_bytes + size <= self.quota_bytes
+
+
+class AliasEntry(Record):
+    """One alias with its targets, in the order they are listed."""
+
+    key: str
+    targets: list[str]
+
+
+class Local(Record):
+    """A recipient that is an account here."""
+
+    account: int
+    address: str
+    key: str
+    quota_bytes: int
+    used_bytes: int
+    disabled: bool
+    tag: str = ""
+    """What followed the delimiter in user+tag@."""
+    unfailing: bool = False
+    """Mail to postmaster@ or abuse@: it is never refused (RFC 5321 section 4.5.1)."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message of so many octets fits into the quota."""
+        return self.quota_bytes == 0 or self.used_bytes + size <= self.quota_bytes
+
+
+class Alias(Record):
+    """A recipient that leads to others: an alias, a catch-all, or the postmaster of a domain."""
+
+    key: str
+    targets: list[str]
+    why: str = "alias"
+    """"alias", "catch-all", "postmaster" or "abuse": the word in the journal."""
+    unfailing: bool = False
+
+
+class Unknown(Record):
+    """An address of a domain of ours that leads nowhere."""
+
+    address: str
+
+
+class NotOurs(Record):
+    """An address of a domain that is not served here."""
+
+    domain: str
+
+
+class Empty(Record):
+    """A required address (postmaster@, abuse@) for which nobody is there yet: not one account exists here."""
+
+    address: str
+
+
+Resolved = Local | Alias | Unknown | NotOurs | Empty
+"""What an address of an envelope means here."""

@@ -1,0 +1,191 @@
+"""Reads of domains, accounts and aliases: what an address of an envelope means here, and lists for people.
+
+Methods are `async` because PostgreSQL answers later; on SQLite they never suspend. Each answer comes from one statement
+and so from one moment.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from postroad.store.account_records import (
+    DISABLED,
+    ENABLED,
+    REMOVED,
+    Account,
+    Alias,
+    AliasEntry,
+    Credential,
+    Domain,
+    Empty,
+    Local,
+    NotOurs,
+    Resolved,
+    Unknown,
+)
+from postroad.store.engine import Params, Row
+from postroad.values.address import Address
+
+
+class Reader(Protocol):
+    """A worker's read-only connection: one statement, one moment, and no transaction left open."""
+
+    async def read(self, sql: str, params: Params = ()) -> list[Row]:
+        """The rows of one SELECT."""
+        ...
+
+
+# RFC 5321 section 4.5.1 (postmaster), RFC 2142 section 4 (abuse)
+REQUIRED: Final = ("postmaster", "abuse")
+"""Local parts that exist in every domain; mail to them is never refused."""
+
+LIST_PAGE: Final = 1000
+"""Rows of one page of a list."""
+
+# One statement for all an envelope address can mean; the address with and without its tag are asked for together.
+_MEANING: Final = (
+    "SELECT 0, name, id, postmaster, catch_all, 0, 0, 0 FROM domains WHERE name = ?"
+    " UNION ALL SELECT 1, address_key, id, address, '', quota_bytes, used_bytes, state FROM accounts"
+    " WHERE address_key IN (?, ?)"
+    " UNION ALL SELECT 2, address_key, 0, target, '', 0, 0, 0 FROM aliases WHERE address_key IN (?, ?)"
+)
+_FIRST_ACCOUNT: Final = "SELECT address FROM accounts WHERE state = 0 AND domain {} ORDER BY id LIMIT 1"
+_DOMAIN: Final = "SELECT id, name, postmaster, catch_all, created_us FROM domains"
+_ACCOUNT: Final = "SELECT id, address, address_key, quota_bytes, used_bytes, messages, state, created_us FROM accounts"
+_CREDENTIAL: Final = (
+    "SELECT a.id, a.address, a.address_key, a.quota_bytes, a.used_bytes, a.messages, a.state, a.created_us, c.argon2,"
+    " c.scram_salt, c.scram_iterations, c.scram_stored_key, c.scram_server_key"
+    " FROM accounts a JOIN credentials c ON c.account = a.id WHERE a.address_key = ?"
+)
+
+
+def _account(row: Row) -> Account:
+    ident, address, key, quota, used, messages, state, created_us = row
+    return Account(ident, address, key, quota, used, messages, state != ENABLED, created_us)
+
+
+class Directory:
+    """Who is served here, read through one connection."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, reader: Reader) -> None:
+        self._read = reader.read
+
+    # -- what an address means ---------------------------------------------------------------------------------------
+
+    async def recipient(self, address: Address, delimiter: str = "+") -> Resolved:
+        """What a recipient address means, in this order: account, alias, the same without its tag, postmaster and
+        abuse, the domain's catch-all; one step only, so an `Alias` has its targets as they are written.
+
+        A catch-all that leads to an address nobody has is not followed here: expanding is `flow.local`'s part.
+        """
+        domain = address.domain_ascii
+        key = address.key
+        user, tag = _untagged(key[: -len(domain) - 1], delimiter)
+        plain = f"{user}@{domain}" if tag else key
+        rows = await self._read(_MEANING, (domain, key, plain, key, plain))
+        if not rows or rows[0][0]:
+            return NotOurs(domain)
+        if len(rows) > 1:
+            found = _named(rows, key, "") or _named(rows, plain, tag)
+            if found is not None:
+                return found
+        _, _, ident, postmaster, catch_all, _, _, _ = rows[0]
+        if user in REQUIRED:
+            return await self._required(user, key, ident, postmaster)
+        return Alias(key, [catch_all], "catch-all") if catch_all else Unknown(str(address))
+
+    async def bare_postmaster(self) -> Resolved:
+        """Whom `<Postmaster>` without a domain means: the postmaster of the domain that was added first."""
+        rows = await self._read(_DOMAIN + " ORDER BY id LIMIT 1")
+        if not rows:
+            return Empty("postmaster")
+        return await self.recipient(Address.parse(f"postmaster@{rows[0][1]}"), "")
+
+    async def _required(self, user: str, key: str, domain: int, postmaster: str) -> Alias | Empty:
+        if postmaster:
+            return Alias(key, [postmaster], user, unfailing=True)
+        for condition, params in (("= ?", (domain,)), ("IS NOT NULL", ())):
+            rows = await self._read(_FIRST_ACCOUNT.format(condition), params)
+            if rows:
+                return Alias(key, [rows[0][0]], user, unfailing=True)
+        return Empty(key)
+
+    # -- single rows -------------------------------------------------------------------------------------------------
+
+    async def domain(self, name: str) -> Domain | None:
+        """A served domain by its name in A-labels and lower case."""
+        rows = await self._read(_DOMAIN + " WHERE name = ?", (name,))
+        return Domain(*rows[0]) if rows else None
+
+    async def account(self, key: str) -> Account | None:
+        """An account by the key of its address."""
+        rows = await self._read(_ACCOUNT + " WHERE address_key = ?", (key,))
+        return _account(rows[0]) if rows else None
+
+    async def account_by_id(self, account: int) -> Account | None:
+        """An account by its id; None once it was removed."""
+        rows = await self._read(_ACCOUNT + " WHERE id = ? AND state <> ?", (account, REMOVED))
+        return _account(rows[0]) if rows else None
+
+    async def credential(self, login: str) -> tuple[Account, Credential] | None:
+        """The account of a login (the key of its address) and what proves its password; None without either."""
+        rows = await self._read(_CREDENTIAL, (login,))
+        return (_account(rows[0][:8]), Credential(*rows[0][8:])) if rows else None
+
+    # -- lists for people --------------------------------------------------------------------------------------------
+
+    async def domains(self) -> list[Domain]:
+        """All served domains by name."""
+        return [Domain(*row) for row in await self._read(_DOMAIN + " ORDER BY name")]
+
+    async def accounts(self, domain: str = "", after: str = "") -> list[Account]:
+        """A page of accounts (of one domain, or all) ordered by key; `after` is the last key of the page before."""
+        where = " WHERE address_key > ? AND state <> ?"
+        params: list[object] = [after, REMOVED]
+        if domain:
+            where += " AND domain = (SELECT id FROM domains WHERE name = ?)"
+            params.append(domain)
+        rows = await self._read(f"{_ACCOUNT}{where} ORDER BY address_key LIMIT {LIST_PAGE}", params)
+        return [_account(row) for row in rows]
+
+    async def aliases(self, domain: str = "", after: str = "") -> list[AliasEntry]:
+        """A page of aliases (of one domain, or all) ordered by key, each with all its targets."""
+        where = " WHERE address_key > ?"
+        params: list[object] = [after]
+        if domain:
+            where += " AND domain = (SELECT id FROM domains WHERE name = ?)"
+            params.append(domain)
+        keys = f"SELECT DISTINCT address_key FROM aliases{where} ORDER BY address_key LIMIT {LIST_PAGE}"
+        rows = await self._read(
+            f"SELECT address_key, target FROM aliases WHERE address_key IN ({keys}) ORDER BY address_key, target",
+            params,
+        )
+        found: dict[str, list[str]] = {}
+        for key, target in rows:
+            found.setdefault(key, []).append(target)
+        return [AliasEntry(key, targets) for key, targets in found.items()]
+
+
+def _untagged(local: str, delimiter: str) -> tuple[str, str]:
+    """`user+tag` in two; the tag is empty when there is none, or nobody before it."""
+    if not delimiter:
+        return local, ""
+    user, _, tag = local.partition(delimiter)
+    return (user, tag) if user else (local, "")
+
+
+def _named(rows: list[Row], key: str, tag: str) -> Local | Alias | None:
+    """The account or alias of exactly this key among the rows of `_MEANING`."""
+    targets = []
+    for kind, found, ident, text, _, quota, used, state in rows:
+        if found != key or not kind:
+            continue
+        if kind == 1:
+            unfailing = key.partition("@")[0] in REQUIRED
+            return Local(ident, text, key, quota, used, state == DISABLED, tag, unfailing)
+        targets.append(text)
+    if not targets:
+        return None
+    return Alias(key, targets, "alias", unfailing=key.partition("@")[0] in REQUIRED)

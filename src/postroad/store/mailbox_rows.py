@@ -1,0 +1,179 @@
+"""What all mailbox units share: the tables they append to, numbers that never return, locks, lists of uids, jobs.
+
+Order of locks: the account's row, then mailbox rows by id, then messages. A unit that changes what an account holds
+begins with the account; one that only changes flags locks one mailbox and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from postroad.store.mailbox_records import SEEN
+from postroad.store.units import Table, Tx
+
+MAILBOX_MESSAGES: Final = Table(
+    "mailbox_messages",
+    "mailbox uid message flags modseq size internal_us keywords prefix",
+    order=20,
+    holds="message",
+)
+EXPUNGED: Final = Table("expunged", "mailbox modseq uid", order=30)
+
+COPY: Final = 1
+"""Job: a copy in slices; its rows are hidden until the last slice."""
+POP_REMOVAL: Final = 2
+"""Job: uids that a POP3 session removes at QUIT; decided when all of them are known."""
+ERASE_MAILBOX: Final = 3
+"""Job: rows of a mailbox that was deleted."""
+ERASE_ACCOUNT: Final = 4
+"""Job: everything of an account that was removed."""
+
+JOB_PATIENCE_US: Final = 60_000_000
+"""How long a job in slices may stand still before the sweep gives it up: a busy worker pauses far less."""
+
+UIDS_AT_ONCE: Final = 512
+"""Most uids in one statement; SQLite and PostgreSQL both allow far more parameters."""
+
+
+def next_number(tx: Tx, name: str, at_least: int = 0) -> int:
+    """The next value of a counter that never goes back, and is never below `at_least`."""
+    rows = tx.execute(
+        "UPDATE counters SET value = CASE WHEN value >= ? THEN value + 1 ELSE ? END WHERE name = ? RETURNING value",
+        (at_least, at_least, name),
+    )
+    return int(rows[0][0])
+
+
+def next_uidvalidity(tx: Tx) -> int:
+    """A UIDVALIDITY no mailbox here ever had: seconds since 1970, or one more than the last when that is higher.
+
+    RFC 3501 section 2.3.1.1: the value "MUST be greater than" the one before for a name that is used again; the clock
+    makes that hold even after a server was set up anew.
+    """
+    return next_number(tx, "uidvalidity", tx.now_us // 1_000_000)
+
+
+def add_mailbox(tx: Tx, account: int, name: str, special_use: str = "", *, subscribed: bool = True) -> int:
+    """Makes an empty mailbox and returns its id; the caller has made sure that the name is free."""
+    mailbox = next_number(tx, "mailbox")
+    tx.execute(
+        "INSERT INTO mailboxes (id, account, name, uidvalidity, uidnext, modseq, messages, unseen, bytes, recent_from,"
+        " hidden_from, hidden_modseq, log_from, subscribed, special_use, keywords)"
+        " VALUES (?, ?, ?, ?, 1, 1, 0, 0, 0, 1, 0, 0, 0, ?, ?, '')",
+        (mailbox, account, name, next_uidvalidity(tx), int(subscribed), special_use),
+    )
+    return mailbox
+
+
+def find_mailbox(tx: Tx, account: int, name: str) -> int:
+    """Id of a mailbox by name, 0 when there is none."""
+    rows = tx.execute("SELECT id FROM mailboxes WHERE account = ? AND name = ?", (account, name))
+    return rows[0][0] if rows else 0
+
+
+def begin_job(tx: Tx, kind: int, account: int, mailbox: int, *, due_us: int) -> int:
+    """Notes work that takes more than one unit; returns the job's number."""
+    job = next_number(tx, "mailbox_job")
+    tx.execute(
+        "INSERT INTO mailbox_jobs (id, kind, account, mailbox, due_us, decided, messages, unseen, bytes)"
+        " VALUES (?, ?, ?, ?, ?, 0, 0, 0, 0)",
+        (job, kind, account, mailbox, due_us),
+    )
+    tx.hint("sweep")
+    return job
+
+
+def end_job(tx: Tx, job: int) -> None:
+    """Forgets a job and what it was about."""
+    tx.execute("DELETE FROM mailbox_job_uids WHERE job = ?", (job,))
+    tx.execute("DELETE FROM mailbox_jobs WHERE id = ?", (job,))
+
+
+@dataclass(slots=True)
+class Tally:
+    """A sum over rows of mailbox_messages: what a change adds to or takes from a mailbox and its account."""
+
+    messages: int = 0
+    unseen: int = 0
+    size: int = 0
+
+    def count(self, flags: int, size: int) -> None:
+        """Adds one message."""
+        self.messages += 1
+        self.unseen += not flags & SEEN
+        self.size += size
+
+
+def charge_account(tx: Tx, account: int, messages: int, size: int) -> bool:
+    """Locks an account and adds to what it holds; False, and nothing changed, when its quota does not allow it."""
+    return bool(
+        tx.execute(
+            "UPDATE accounts SET used_bytes = used_bytes + ?, messages = messages + ?"
+            " WHERE id = ? AND (quota_bytes = 0 OR used_bytes + ? <= quota_bytes) RETURNING id",
+            (size, messages, account, size),
+        )
+    )
+
+
+def credit_account(tx: Tx, account: int, messages: int, size: int) -> None:
+    """Takes from what an account holds."""
+    tx.execute(
+        "UPDATE accounts SET used_bytes = used_bytes - ?, messages = messages - ? WHERE id = ?",
+        (size, messages, account),
+    )
+
+
+def lock_account_of(tx: Tx, mailbox: int) -> int:
+    """Locks the account a mailbox belongs to and returns its id; 0 when the mailbox is gone."""
+    rows = tx.execute(
+        "UPDATE accounts SET messages = messages WHERE id = (SELECT account FROM mailboxes WHERE id = ?) RETURNING id",
+        (mailbox,),
+    )
+    return rows[0][0] if rows else 0
+
+
+def marks(values: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Splits values for `IN (...)`: the question marks and the values of each part.
+
+    Counts are padded to a power of two, so that few different statements are ever prepared.
+    """
+    for start in range(0, len(values), UIDS_AT_ONCE):
+        part = list(values[start : start + UIDS_AT_ONCE])
+        part += part[-1:] * ((1 << (len(part) - 1).bit_length()) - len(part))
+        yield ", ".join("?" * len(part)), part
+
+
+def rows_of(tx: Tx, columns: str, mailbox: int, uids: Sequence[int]) -> list[tuple[Any, ...]]:
+    """Rows of mailbox_messages among the visible ones of a mailbox, ascending by uid; absent uids are left out."""
+    found: list[tuple[Any, ...]] = []
+    for question, part in marks(sorted(set(uids))):
+        found += tx.execute(
+            f"SELECT {columns} FROM mailbox_messages WHERE mailbox = ? AND uid IN ({question}) ORDER BY uid",
+            [mailbox, *part],
+        )
+    return found
+
+
+def visible_below(tx: Tx, mailbox: int) -> int:
+    """The uid below which messages of a mailbox are visible; 0 when the mailbox is gone."""
+    rows = tx.execute(
+        "SELECT CASE WHEN hidden_from > 0 THEN hidden_from ELSE uidnext END FROM mailboxes"
+        " WHERE id = ? AND account IS NOT NULL",
+        (mailbox,),
+    )
+    return rows[0][0] if rows else 0
+
+
+def remove_rows(tx: Tx, mailbox: int, uids: Sequence[int]) -> Tally:
+    """Deletes rows by uid and lets go of their messages; the caller settles the numbers of mailbox and account."""
+    gone = Tally()
+    for question, part in marks(sorted(set(uids))):
+        for message, flags, size in tx.execute(
+            f"DELETE FROM mailbox_messages WHERE mailbox = ? AND uid IN ({question}) RETURNING message, flags, size",
+            [mailbox, *part],
+        ):
+            gone.count(flags, size)
+            tx.release(message)
+    return gone
