@@ -1,0 +1,112 @@
+"""Service extensions: what a server announces behind EHLO, and what a client reads there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from postroad.wire.smtp.grammar import decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One kind of listener and what it offers."""
+
+    name: str
+    """"mx", "submission" or "submissions"."""
+    starttls: bool = False
+    """STARTTLS is announced until TLS is on."""
+    auth: tuple[str, ...] = ()
+    """SASL mechanisms announced under TLS, upper case: ("PLAIN", "LOGIN")."""
+    dsn: bool = False
+    """DSN (RFC 3461) is announced; its parameters are understood in any case."""
+    must_tls: bool = False
+    """MAIL without TLS is answered 530 5.7.0 (RFC 3207 section 4)."""
+    must_auth: bool = False
+    """MAIL without a login is answered 530 5.7.0 (RFC 4954 section 6)."""
+    strict_hello: bool = False
+    """A client that sends more behind its first EHLO without waiting for the answer is turned away (521)."""
+
+
+MX: Final = Door("mx", starttls=True, strict_hello=True)
+"""Mail from the world, port 25."""
+SUBMISSION: Final = Door("submission", starttls=True, auth=("PLAIN", "LOGIN"))
+"""Mail from users, port 587: TLS by STARTTLS."""
+SUBMISSIONS: Final = Door("submissions", auth=("PLAIN", "LOGIN"))
+"""Mail from users, port 465: TLS from the first octet (RFC 8314)."""
+
+
+def ehlo_lines(door: Door, *, size: int, tls: bool) -> tuple[str, ...]:
+    """The keywords to announce, one a line; `size` in octets is the largest message."""
+    lines = [*_ALWAYS, f"SIZE {size}"]
+    # RFC 3207 section 4.2: "A server MUST NOT return the STARTTLS extension in response to an EHLO command received
+    # after a TLS handshake has completed."
+    if door.starttls and not tls:
+        lines.append("STARTTLS")
+    if door.auth and tls:
+        lines.append("AUTH " + " ".join(door.auth))
+    if door.dsn:
+        lines.append("DSN")
+    return tuple(lines)
+
+
+_ALWAYS: Final = ("PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "SMTPUTF8")
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """What a server announced; all False and empty after HELO."""
+
+    size: int = 0
+    """Largest message in octets; 0 when it named no limit."""
+    declares_size: bool = False
+    """SIZE= may be sent with MAIL."""
+    pipelining: bool = False
+    chunking: bool = False
+    eightbitmime: bool = False
+    smtputf8: bool = False
+    starttls: bool = False
+    dsn: bool = False
+    enhanced: bool = False
+    """ENHANCEDSTATUSCODES: the digits in front of a text are status codes (RFC 2034)."""
+    auth: tuple[str, ...] = ()
+    """SASL mechanisms, upper case."""
+    max_recipients: int = 0
+    """RCPTMAX of LIMITS (RFC 9422); 0 when it named none."""
+    max_transactions: int = 0
+    """MAILMAX of LIMITS (RFC 9422); 0 when it named none."""
+
+
+NO_EXTENSIONS: Final = Extensions()
+
+
+def read_extensions(lines: tuple[str, ...]) -> Extensions:
+    """What the lines behind the first of an EHLO reply announce; lines nobody here knows are ignored."""
+    words: dict[str, list[str]] = {}
+    for line in lines:
+        # Some old servers announce "AUTH=PLAIN LOGIN" beside or instead of "AUTH PLAIN LOGIN".
+        keyword, *arguments = line.upper().replace("AUTH=", "AUTH ", 1).split()[:_MAX_WORDS] or [""]
+        words.setdefault(keyword, []).extend(arguments)
+    limits = dict(word.split("=", 1) for word in words.get("LIMITS", ()) if "=" in word)
+    return Extensions(
+        size=_number(words.get("SIZE", [""])[:1]),
+        declares_size="SIZE" in words,
+        pipelining="PIPELINING" in words,
+        chunking="CHUNKING" in words,
+        eightbitmime="8BITMIME" in words,
+        smtputf8="SMTPUTF8" in words,
+        starttls="STARTTLS" in words,
+        dsn="DSN" in words,
+        enhanced="ENHANCEDSTATUSCODES" in words,
+        auth=tuple(dict.fromkeys(words.get("AUTH", ()))),
+        max_recipients=_number([limits.get("RCPTMAX", "")]),
+        max_transactions=_number([limits.get("MAILMAX", "")]),
+    )
+
+
+_MAX_WORDS: Final = 64
+"""Words of one line that are read: more than any server has mechanisms."""
+
+
+def _number(words: list[str]) -> int:
+    return (decimal(words[0]) or 0) if words else 0

@@ -1,0 +1,719 @@
+"""SMTP from the server's side, without I/O: octets in, commands as events out, replies as octets out.
+
+The machine is the "check" of check, ask, do: syntax, sequence and limits are decided and answered here, and only a
+command that could be carried out becomes an event.
+
+Invariant: at most one command is open. While it is open no octet behind it is looked at, so pipelined commands are
+answered in order, a slow driver slows the peer, and nothing sent in the clear is read after STARTTLS.
+The transaction is MAIL, accepted recipients and content as far as it has come; every end of it, accepted or refused,
+throws all of it away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+from postroad.values.errors import PeerError
+from postroad.values.reply import Reply
+from postroad.wire.data import TOO_BIG, ChunkReader, ContentCheck, DataReader
+from postroad.wire.lines import Fault, LineBuffer, LineError
+from postroad.wire.sasl import MAX_ENCODED, SaslError, decode_base64
+from postroad.wire.smtp import grammar, refusals
+from postroad.wire.smtp.commands import read_mail, read_rcpt
+from postroad.wire.smtp.events import (
+    Auth,
+    AuthCancel,
+    AuthResponse,
+    ChunkEnd,
+    Command,
+    Content,
+    ContentEnd,
+    ContentRefused,
+    DataStart,
+    EndOfStream,
+    Event,
+    Hello,
+    Help,
+    Mail,
+    Noop,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+    Verify,
+)
+from postroad.wire.smtp.extensions import Door, ehlo_lines
+from postroad.wire.smtp.grammar import MAX_COMMAND, MAX_LONG_COMMAND, CommandError
+from postroad.wire.smtp.limits import DEFAULT_LIMITS, MachineLimits
+
+
+class Mode(Enum):
+    """What the next octets mean."""
+
+    GREETING = "greeting"
+    COMMAND = "command"
+    DATA = "data"
+    CHUNK = "chunk"
+    AUTH = "auth"
+    HANDSHAKE = "handshake"
+    OVER = "over"
+
+
+_COMMAND = Mode.COMMAND
+_DATA = Mode.DATA
+_CHUNK = Mode.CHUNK
+_AUTH = Mode.AUTH
+_OVER = Mode.OVER
+
+_CLOSING: Final = frozenset((421, 521))
+_http_line = re.compile(
+    rb"(?:GET|POST|PUT|HEAD|DELETE|OPTIONS|CONNECT|TRACE|PATCH|PRI) \S|.* HTTP/[0-9.]+\Z|Host:", re.IGNORECASE
+).match
+
+
+class ServerMachine:
+    """One connection. The driver's part:
+
+    `greet`; then `receive` what comes and pull `next_event` until it is None, answering each command with `answer`;
+    write `take_output` after that; stop when `closed`.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_check",
+        "_chunks",
+        "_deaf",
+        "_door",
+        "_eof",
+        "_errors",
+        "_events",
+        "_failed_logins",
+        "_greeted",
+        "_hostname",
+        "_junk",
+        "_last_chunk",
+        "_limits",
+        "_line_limit",
+        "_lines",
+        "_long_lines",
+        "_mail_open",
+        "_mode",
+        "_open",
+        "_output",
+        "_reader",
+        "_swallowed",
+        "_utf8",
+        "authenticated_as",
+        "refusals",
+        "tls",
+    )
+
+    def __init__(self, *, hostname: str, door: Door, limits: MachineLimits | None = None) -> None:
+        self._hostname = hostname
+        self._door = door
+        self._limits = limits or DEFAULT_LIMITS
+        self._lines = LineBuffer()
+        self._output: list[bytes] = []
+        self._mode = Mode.GREETING
+        self._open: Command | None = None
+        self._events: deque[Event] = deque()
+        self._line_limit = MAX_LONG_COMMAND
+        self._eof = False
+        self._deaf = False
+        self._greeted = False
+        self._errors = 0
+        self._junk = 0
+        self._failed_logins = 0
+        self._long_lines = 0
+        self._reader: DataReader | ChunkReader | None = None
+        self._check: ContentCheck | None = None
+        self._last_chunk = False
+        self._swallowed: Reply | None = None
+        self.tls = door.name == "submissions"
+        """Whether TLS protects the connection."""
+        self.authenticated_as = ""
+        """The login of a successful AUTH; empty before."""
+        self.refusals: list[tuple[bytes, Reply]] = []
+        """Commands this machine refused by itself, with what it said; the error limit bounds it."""
+        self._forget_transaction()
+
+    # --- what the driver calls ---------------------------------------------------------------------------------
+
+    def greet(self, reply: Reply) -> None:
+        """Say the first word: 220 opens the session, 554 leaves only QUIT (RFC 5321 section 3.1), others close it."""
+        if self._mode is not Mode.GREETING:
+            return
+        self._output.append(reply.wire())
+        if reply.code in (220, 554):
+            self._mode = _COMMAND
+            self._deaf = reply.code == 554
+        else:
+            self._finish("refused at the greeting", reply)
+
+    def receive(self, octets: bytes) -> None:
+        """Take octets from the peer; nothing is read before `next_event`."""
+        if self._mode is Mode.GREETING and octets:
+            self._end("talked before the greeting", refusals.PREGREET)
+        elif self._mode is not _OVER:
+            self._lines.receive(octets)
+
+    def receive_eof(self) -> None:
+        """The peer has closed its side; commands already received are still carried out."""
+        self._eof = True
+
+    def next_event(self) -> Event | None:
+        """The next thing to do, or None when that waits for the peer or for `answer`."""
+        events = self._events
+        while not events:
+            if self._open is not None:
+                return None
+            if not self._step():
+                if not self._eof or self._mode is _OVER:
+                    return None
+                self._finish("peer closed", None)
+        return events.popleft()
+
+    def answer(self, reply: Reply) -> None:
+        """Answer the open command; 421 and 521 close the connection."""
+        command = self._open
+        if command is None:
+            raise RuntimeError("no command is open")
+        self._open = None
+        if reply.code >= 500:
+            self._errors += 1
+        _ANSWERS.get(type(command), ServerMachine._say)(self, command, reply)
+        if reply.code in _CLOSING and self._mode is not _OVER:
+            self._finish("closed by us", reply)
+
+    def take_output(self) -> bytes:
+        """Octets to write to the peer; empty when there are none."""
+        output = self._output
+        if not output:
+            return b""
+        octets = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        return octets
+
+    @property
+    def closed(self) -> bool:
+        """Whether the driver shall close the connection once the output is written."""
+        return self._mode is _OVER
+
+    @property
+    def wants_input(self) -> bool:
+        """Whether the driver may go on reading; False when enough waits behind the open command."""
+        return self._mode is not _OVER and self._lines.unread < self._limits.unread
+
+    @property
+    def patience(self) -> float:
+        """Seconds the driver may wait for the peer now."""
+        limits = self._limits
+        return limits.handshake_patience if self._mode is Mode.HANDSHAKE else limits.command_patience
+
+    @property
+    def mode(self) -> Mode:
+        """What the next octets mean."""
+        return self._mode
+
+    @property
+    def accepted_recipients(self) -> int:
+        """Recipients accepted in the open transaction."""
+        return self._accepted
+
+    def tls_started(self) -> None:
+        """The handshake behind our 220 is done: all that was said before is forgotten."""
+        # RFC 3207 section 4.2: "The server MUST discard any knowledge obtained from the client, such as the argument
+        # to the EHLO command, which was not obtained from the TLS negotiation itself."
+        self._lines = LineBuffer()
+        self._forget_transaction()
+        self._greeted = False
+        self.authenticated_as = ""
+        self.tls = True
+        self._mode = _COMMAND
+
+    def authenticated(self, login: str) -> None:
+        """Keep who has logged in; called before the 235 is answered."""
+        self.authenticated_as = login
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def _step(self) -> bool:
+        """Read one line or one stretch of content; False when more octets are needed for that."""
+        mode = self._mode
+        if mode is _DATA or mode is _CHUNK:
+            return self._read_content()
+        if mode is not _COMMAND and mode is not _AUTH:
+            return False
+        try:
+            line = self._lines.next_line(self._line_limit)
+        except LineError as error:
+            self._bad_line(error)
+            return True
+        if line is None:
+            return False
+        if mode is _AUTH:
+            self._auth_response(line)
+        else:
+            self._command(line)
+        return True
+
+    def _command(self, line: bytes) -> None:
+        if self._line_limit != MAX_LONG_COMMAND:
+            self._line_limit = MAX_LONG_COMMAND
+        verb = line[:4]
+        take = _VERBS.get(verb) or _VERBS.get(verb.upper())
+        if self._errors >= self._limits.errors and take is not ServerMachine._quit:
+            self._end("too many errors", refusals.TOO_MANY_ERRORS)
+        elif take is None or line[4:5] not in _BEHIND_VERB:
+            self._long_verb(line)
+        elif len(line) > MAX_COMMAND - 2 and take not in _LONG_VERBS:
+            self._too_long(line)
+        elif self._deaf and take is not ServerMachine._quit:
+            self._refuse(line, refusals.NOT_WELCOME)
+        else:
+            try:
+                take(self, line)
+            except CommandError as error:
+                self._refuse(line, error.reply)
+
+    def _long_verb(self, line: bytes) -> None:
+        """Verbs that are not four letters, and what is no command at all."""
+        if len(line) > MAX_COMMAND - 2:
+            self._too_long(line)
+        elif _http_line(line):
+            self._end("HTTP", refusals.HTTP, line)
+        elif self._deaf:
+            self._refuse(line, refusals.NOT_WELCOME)
+        elif line[:8].upper() == b"STARTTLS" and line[8:9] in _BEHIND_VERB:
+            self._starttls(line)
+        elif line.partition(b" ")[0].upper() in _NOT_IMPLEMENTED:
+            self._refuse(line, refusals.NOT_IMPLEMENTED)
+        else:
+            self._refuse(line, refusals.UNKNOWN)
+
+    def _bad_line(self, error: LineError) -> None:
+        before = error.before
+        if error.fault is Fault.TOO_LONG:
+            self._too_long_so_far(before)
+        elif error.fault is Fault.BARE_LF or self._mode is _AUTH or not _argument_of_known(before):
+            self._end(error.fault.value, refusals.BARE_LINE, before)
+        else:
+            self._lines.skip_line()
+            self._refuse(before, refusals.NUL_IN_ARGUMENT if error.fault is Fault.NUL else refusals.CR_IN_ARGUMENT)
+
+    def _too_long_so_far(self, before: bytes) -> None:
+        if self._mode is _AUTH:
+            self._lines.skip_line()
+            self._auth_over(refusals.AUTH_LONG_LINE)
+        elif before[:5].upper() == b"AUTH " and self._line_limit == MAX_LONG_COMMAND:
+            self._line_limit = _MAX_AUTH_COMMAND
+        else:
+            self._line_limit = MAX_LONG_COMMAND
+            self._lines.skip_line()
+            self._too_long(before)
+
+    def _too_long(self, line: bytes) -> None:
+        self._long_lines += 1
+        if self._long_lines >= self._limits.long_lines:
+            self._end("line too long", refusals.LONG_LINE, line)
+        else:
+            self._refuse(line, refusals.LONG_LINE)
+
+    # --- commands ------------------------------------------------------------------------------------------------
+
+    def _hello(self, line: bytes) -> None:
+        name = grammar.read_text(line[5:]).strip(" ")
+        if not name or len(name) > _MAX_HELLO_NAME:
+            raise CommandError(Reply(501, "5.5.2", "Syntax: EHLO your-name"))
+        if self._greeted and self._is_junk():
+            return
+        if self._door.strict_hello and not self._greeted and self._lines.unread:
+            self._end("pipelined behind EHLO", refusals.EARLY_HELLO, line)
+            return
+        self._ask(Hello(line[:4].upper().decode("ascii"), name))
+
+    def _mail(self, line: bytes) -> None:
+        if not self._greeted:
+            raise CommandError(refusals.NO_HELLO)
+        if self._mail_open:
+            raise CommandError(refusals.MAIL_IS_OPEN)
+        if self._door.must_tls and not self.tls:
+            raise CommandError(refusals.NEEDS_TLS)
+        if self._door.must_auth and not self.authenticated_as:
+            raise CommandError(refusals.NEEDS_LOGIN)
+        sender, params = read_mail(line)
+        if params.size > self._limits.size:
+            raise CommandError(TOO_BIG)
+        self._utf8 = params.smtputf8
+        self._ask(Mail(sender, params))
+
+    def _rcpt(self, line: bytes) -> None:
+        if not self._mail_open:
+            raise CommandError(refusals.NO_MAIL)
+        if self._check is not None:
+            raise CommandError(refusals.CHUNKS_ARE_OPEN)
+        if self._accepted >= self._limits.recipients:
+            raise CommandError(refusals.TOO_MANY_RECIPIENTS)
+        self._ask(read_rcpt(line, self._utf8, self._hostname))
+
+    def _data(self, line: bytes) -> None:
+        _no_argument(line)
+        if not self._mail_open:
+            raise CommandError(refusals.NO_MAIL)
+        if self._check is not None:
+            raise CommandError(refusals.CHUNKS_ARE_OPEN)
+        if not self._accepted:
+            raise CommandError(refusals.NO_RECIPIENT)
+        # RFC 2920 section 3.1: DATA "can only appear as the last command in a group"
+        if self._lines.unread:
+            self._end("pipelined behind DATA", refusals.EARLY_DATA, line)
+        else:
+            self._ask(DataStart())
+
+    def _bdat(self, line: bytes) -> None:
+        asked = grammar.read_bdat(line)
+        # Where the chunk ends is unknown now, or too far away: nothing behind it can be told from a command.
+        if asked is None:
+            self._end("bad BDAT", refusals.BAD_BDAT, line)
+            return
+        size, last = asked
+        if size > self._limits.size:
+            self._end("chunk too big", TOO_BIG, line)
+            return
+        self._chunks += 1
+        if self._chunks > self._limits.chunks:
+            self._end("too many chunks", refusals.TOO_MANY_CHUNKS, line)
+            return
+        # RFC 3030 section 2: with a 5yz to BDAT the octets of the chunk are still on their way
+        self._swallowed = None if self._accepted else refusals.NO_RECIPIENT if self._mail_open else refusals.NO_MAIL
+        if self._swallowed is None and self._check is None:
+            self._check = ContentCheck(self._limits.size, self._limits.content_line)
+        self._reader = ChunkReader(size, self._check if self._swallowed is None else None)
+        self._last_chunk = last
+        self._mode = _CHUNK
+
+    def _rset(self, line: bytes) -> None:
+        _no_argument(line)
+        if not self._is_junk():
+            self._forget_transaction()
+            self._ask(Rset())
+
+    def _noop(self, line: bytes) -> None:
+        if not self._is_junk():
+            self._ask(Noop())
+
+    def _help(self, line: bytes) -> None:
+        about = grammar.read_text(line[5:])
+        if not self._is_junk():
+            self._ask(Help(about))
+
+    def _verify(self, line: bytes) -> None:
+        text = grammar.read_text(line[5:]).strip(" ")
+        if not text:
+            raise CommandError(grammar.bad_parameter("Syntax: VRFY address"))
+        if not self._is_junk():
+            self._ask(Verify(line[:4].upper().decode("ascii"), text))
+
+    def _quit(self, line: bytes) -> None:
+        _no_argument(line)
+        self._ask(Quit())
+
+    def _starttls(self, line: bytes) -> None:
+        # RFC 3207 section 4: "501 Syntax error (no parameters allowed)"
+        if len(line) > 8:
+            self._refuse(line, grammar.bad_parameter("STARTTLS takes no argument"))
+        elif self.tls:
+            self._refuse(line, refusals.TLS_IS_ON)
+        elif not self._door.starttls:
+            self._refuse(line, refusals.NOT_IMPLEMENTED)
+        elif not self._greeted:
+            self._refuse(line, refusals.NO_HELLO)
+        elif self._mail_open:
+            self._refuse(line, refusals.MAIL_IS_OPEN)
+        elif self._lines.unread:
+            self._end("pipelined behind STARTTLS", refusals.EARLY_TLS, line)
+        else:
+            self._ask(StartTls())
+
+    # --- AUTH ----------------------------------------------------------------------------------------------------
+
+    def _auth(self, line: bytes) -> None:
+        if not self._door.auth:
+            raise CommandError(refusals.NOT_IMPLEMENTED)
+        if not self._greeted:
+            raise CommandError(refusals.NO_HELLO)
+        if not self.tls:
+            raise CommandError(refusals.AUTH_NEEDS_TLS)
+        # RFC 4954 section 4: "After a successful AUTH command completes, a server MUST reject any further AUTH
+        # commands with a 503 reply", and "The AUTH command is not permitted during a mail transaction."
+        if self.authenticated_as:
+            raise CommandError(refusals.AUTH_TWICE)
+        if self._mail_open:
+            raise CommandError(refusals.AUTH_IN_MAIL)
+        if self._failed_logins >= self._limits.logins:
+            self._end("too many failed logins", refusals.TOO_MANY_LOGINS, b"AUTH")
+            return
+        words = line.split(b" ")
+        mechanism = words[1].upper().decode("latin-1") if 2 <= len(words) <= 3 else ""
+        if not mechanism:
+            raise CommandError(grammar.bad_parameter("Syntax: AUTH mechanism"))
+        if mechanism not in self._door.auth:
+            raise CommandError(refusals.AUTH_MECHANISM)
+        try:
+            initial = _initial_response(words[2]) if len(words) == 3 else None
+        except SaslError:
+            self._failed_logins += 1
+            raise CommandError(refusals.AUTH_JUNK) from None
+        self._ask(Auth(mechanism, initial))
+
+    def _auth_response(self, line: bytes) -> None:
+        # RFC 4954 section 4: "If the client wishes to cancel the authentication exchange, it issues a line with a
+        # single "*"."
+        if line == b"*":
+            self._auth_over(refusals.AUTH_CANCELLED)
+            return
+        try:
+            response = decode_base64(line)
+        except SaslError:
+            self._auth_over(refusals.AUTH_JUNK)
+        else:
+            self._mode = _COMMAND
+            self._line_limit = MAX_LONG_COMMAND
+            self._ask(AuthResponse(response))
+
+    def _auth_over(self, reply: Reply) -> None:
+        self._mode = _COMMAND
+        self._line_limit = MAX_LONG_COMMAND
+        self._ask(AuthCancel(reply))
+
+    # --- content -------------------------------------------------------------------------------------------------
+
+    def _read_content(self) -> bool:
+        reader = self._reader
+        assert reader is not None
+        octets = self._lines.take_all()
+        if not octets and not reader.done:
+            return False
+        try:
+            content = reader.feed(octets)
+            if reader.done and self._last_chunk and self._check is not None:
+                self._check.finish()
+        except PeerError as error:
+            self._end("bare CR, LF or NUL in content", error.reply)
+            return True
+        if content:
+            self._events.append(Content(content))
+        if reader.done:
+            self._lines.receive(reader.rest)
+            self._content_ends()
+        return True
+
+    def _content_ends(self) -> None:
+        """DATA or one chunk has come whole."""
+        reader = self._reader
+        self._mode = _COMMAND
+        self._reader = None
+        check = self._check
+        if self._swallowed is not None or check is None:
+            self._refuse(b"BDAT", self._swallowed or refusals.NO_MAIL)
+            self._swallowed = None
+        elif check.refusal is not None:
+            self._events.append(ContentRefused(check.refusal, check.size))
+            self._refuse(b"", check.refusal)
+            self._forget_transaction()
+        elif self._last_chunk:
+            self._ask(ContentEnd(check.size))
+        else:
+            assert isinstance(reader, ChunkReader)
+            self._ask(ChunkEnd(reader.size, check.size))
+
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    def _say(self, _command: Command, reply: Reply) -> None:
+        self._output.append(reply.wire())
+
+    def _answer_hello(self, command: Command, reply: Reply) -> None:
+        if reply.code != 250:
+            self._output.append(reply.wire())
+            return
+        # RFC 5321 section 4.1.4: a later EHLO clears "all buffers ... as if a RSET command had been issued"
+        self._forget_transaction()
+        self._greeted = True
+        assert isinstance(command, Hello)
+        name = f"{self._hostname} {reply.text}" if reply.text else self._hostname
+        extensions = ehlo_lines(self._door, size=self._limits.size, tls=self.tls) if command.verb == "EHLO" else ()
+        # RFC 2034 section 4: no enhanced codes in the greeting and in replies to EHLO and HELO
+        self._output.append(
+            Reply(250, "", extensions[-1], (name, *extensions[:-1])).wire()
+            if extensions
+            else Reply(250, "", name).wire()
+        )
+
+    def _answer_mail(self, _command: Command, reply: Reply) -> None:
+        self._output.append(reply.wire())
+        if reply.code < 300:
+            self._mail_open = True
+        else:
+            self._utf8 = False
+
+    def _answer_rcpt(self, _command: Command, reply: Reply) -> None:
+        self._output.append(reply.wire())
+        if reply.code < 300:
+            self._accepted += 1
+
+    def _answer_data(self, _command: Command, reply: Reply) -> None:
+        if self._lines.unread:
+            self._end("pipelined behind DATA", refusals.EARLY_DATA, b"DATA")
+            return
+        self._output.append(reply.wire())
+        if reply.code == 354:
+            self._check = ContentCheck(self._limits.size, self._limits.content_line)
+            self._reader = DataReader(self._check)
+            self._last_chunk = True
+            self._mode = _DATA
+        else:
+            self._forget_transaction()
+
+    def _answer_content(self, _command: Command, reply: Reply) -> None:
+        self._output.append(reply.wire())
+        self._forget_transaction()
+        if reply.code < 300:
+            self._junk = 0
+
+    def _answer_chunk(self, _command: Command, reply: Reply) -> None:
+        self._output.append(reply.wire())
+        if reply.code >= 300:
+            self._forget_transaction()
+
+    def _answer_starttls(self, _command: Command, reply: Reply) -> None:
+        if reply.code != 220:
+            self._output.append(reply.wire())
+        elif self._lines.unread:
+            self._end("pipelined behind STARTTLS", refusals.EARLY_TLS, b"STARTTLS")
+        else:
+            self._output.append(reply.wire())
+            self._mode = Mode.HANDSHAKE
+
+    def _answer_auth(self, _command: Command, reply: Reply) -> None:
+        self._output.append(reply.wire())
+        if reply.code == 334:
+            self._mode = _AUTH
+            self._line_limit = MAX_ENCODED + 2
+        elif reply.code == 235:
+            if not self.authenticated_as:
+                raise RuntimeError("235 without a login")
+        else:
+            self.authenticated_as = ""
+            self._failed_logins += 1
+
+    def _answer_quit(self, _command: Command, reply: Reply) -> None:
+        self._output.append(reply.wire())
+        self._finish("quit", reply)
+
+    # --- small steps ---------------------------------------------------------------------------------------------
+
+    def _ask(self, command: Command) -> None:
+        self._open = command
+        self._events.append(command)
+
+    def _refuse(self, line: bytes, reply: Reply) -> None:
+        self._output.append(reply.wire())
+        if reply.code >= 500:
+            self._errors += 1
+        self._keep_refusal(line, reply)
+
+    def _end(self, why: str, reply: Reply, line: bytes = b"") -> None:
+        """Say a last word and close."""
+        self._output.append(reply.wire())
+        self._keep_refusal(line, reply)
+        self._finish(why, reply)
+
+    def _finish(self, why: str, reply: Reply | None) -> None:
+        self._mode = _OVER
+        self._open = None
+        self._lines = LineBuffer()
+        self._forget_transaction()
+        self._events.append(EndOfStream(why, reply))
+
+    def _keep_refusal(self, line: bytes, reply: Reply) -> None:
+        if len(self.refusals) < _MAX_REFUSALS:
+            secret = line[:4].upper() == b"AUTH"
+            self.refusals.append((b"AUTH" if secret else line[:_MAX_KEPT_LINE], reply))
+
+    def _is_junk(self) -> bool:
+        """Count a command that moves no mail; True when it was one too many."""
+        self._junk += 1
+        if self._junk <= self._limits.junk:
+            return False
+        self._end("too much junk", refusals.TOO_MUCH_JUNK)
+        return True
+
+    def _forget_transaction(self) -> None:
+        self._mail_open = False
+        self._accepted = 0
+        self._chunks = 0
+        self._utf8 = False
+        self._check = None
+        self._reader = None
+        self._last_chunk = False
+
+
+_MAX_AUTH_COMMAND: Final = MAX_ENCODED + 64
+"""Octets of an AUTH line: the verb, a mechanism's name and an initial response."""
+_MAX_HELLO_NAME: Final = 255
+"""Octets of what a client may call itself (RFC 5321 section 4.5.3.1.2)."""
+_MAX_REFUSALS: Final = 64
+_MAX_KEPT_LINE: Final = 200
+_BEHIND_VERB: Final = (b"", b" ")
+_NOT_IMPLEMENTED: Final = frozenset((b"SEND", b"SOML", b"SAML", b"TURN", b"ETRN", b"ATRN", b"XCLIENT", b"XFORWARD"))
+
+_TAKERS: Final[dict[bytes, Callable[[ServerMachine, bytes], None]]] = {
+    b"EHLO": ServerMachine._hello,
+    b"HELO": ServerMachine._hello,
+    b"MAIL": ServerMachine._mail,
+    b"RCPT": ServerMachine._rcpt,
+    b"DATA": ServerMachine._data,
+    b"BDAT": ServerMachine._bdat,
+    b"RSET": ServerMachine._rset,
+    b"NOOP": ServerMachine._noop,
+    b"HELP": ServerMachine._help,
+    b"VRFY": ServerMachine._verify,
+    b"EXPN": ServerMachine._verify,
+    b"AUTH": ServerMachine._auth,
+    b"QUIT": ServerMachine._quit,
+}
+_VERBS: Final = _TAKERS | {verb.lower(): taker for verb, taker in _TAKERS.items()}
+_LONG_VERBS: Final = frozenset((ServerMachine._mail, ServerMachine._rcpt, ServerMachine._auth))
+
+_ANSWERS: Final[dict[type[Command], Callable[[ServerMachine, Command, Reply], None]]] = {
+    Hello: ServerMachine._answer_hello,
+    Mail: ServerMachine._answer_mail,
+    Rcpt: ServerMachine._answer_rcpt,
+    DataStart: ServerMachine._answer_data,
+    ContentEnd: ServerMachine._answer_content,
+    ChunkEnd: ServerMachine._answer_chunk,
+    StartTls: ServerMachine._answer_starttls,
+    Auth: ServerMachine._answer_auth,
+    AuthResponse: ServerMachine._answer_auth,
+    AuthCancel: ServerMachine._answer_auth,
+    Quit: ServerMachine._answer_quit,
+}
+
+
+def _argument_of_known(before: bytes) -> bool:
+    """Whether a line so far is a known verb and a part of its argument."""
+    return before[4:5] == b" " and before[:4].upper() in _VERBS
+
+
+def _no_argument(line: bytes) -> None:
+    if line[4:].strip(b" "):
+        raise CommandError(grammar.bad_parameter("This command takes no argument"))
+
+
+def _initial_response(word: bytes) -> bytes:
+    # RFC 4954 section 4: a zero-length initial response is "transmitted as a single equals sign"
+    return b"" if word == b"=" else decode_base64(word)
