@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast, overload
 
 import msgspec
 
@@ -75,8 +75,12 @@ class StoreClient(asyncio.Protocol):
             client.incarnation, client.last_id = registered.incarnation, registered.last_id
         return client
 
-    async def call(self, unit: Callable[[Tx, A], R], args: A) -> R:
-        """Runs a unit and returns its result once its transaction is on disk.
+    @overload
+    async def call(self, unit: Callable[[Tx, A], R], args: A) -> R: ...
+    @overload
+    async def call(self, unit: str, args: object) -> Any: ...
+    async def call(self, unit: Callable[[Tx, Any], Any] | str, args: Any) -> Any:
+        """Runs a unit, given as its function or its name, and returns its result once its transaction is on disk.
 
         Raises `StoreBroken` (nothing is known to have happened), `StoreFull` (nothing happened), or `UnitFailed`.
         """
@@ -86,12 +90,12 @@ class StoreClient(asyncio.Protocol):
             raise StoreBroken("the connection to the store has ended")
         self._number = number = self._number + 1
         future: asyncio.Future[Any] = self._loop.create_future()
-        name = unit.__name__
+        name = unit if isinstance(unit, str) else unit.__name__
         self._open[number] = (future, name)
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append((number, name, args))
-        return cast(R, await future)
+        return await future
 
     def post(self, name: str, args: Any) -> None:
         """Sends a call that nobody waits for; dropped, and counted in `dropped`, when the socket is full."""

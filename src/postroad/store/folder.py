@@ -18,6 +18,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from postroad.store import syscalls
 from postroad.values.errors import StoreBroken
 
 FOLDER_MODE: Final = 0o700
@@ -30,6 +31,8 @@ JOURNAL: Final = "journal"
 SPOOL: Final = "spool"
 DRAFTS: Final = "spool/drafts"
 BODIES: Final = "spool/bodies"
+BODY_FOLDERS: Final = 256
+"""Folders below `BODIES`, 00 to ff, all made at once: a rename into one needs only that one's fsync."""
 LOCK: Final = "store.lock"
 SOCKET: Final = "store.sock"
 
@@ -43,11 +46,18 @@ class WrongUser(Exception):
 
 
 def prepare(data_dir: Path) -> None:
-    """Makes what is missing of the folder; raises `WrongUser` when it belongs to another user."""
+    """Makes what is missing of the folder, durably; raises `WrongUser` when it belongs to another user."""
     data_dir.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     require_owner(data_dir)
+    bodies = data_dir / BODIES
+    if (bodies / f"{BODY_FOLDERS - 1:02x}").exists():
+        return
     for name in (JOURNAL, SPOOL, DRAFTS, BODIES):
         (data_dir / name).mkdir(mode=FOLDER_MODE, exist_ok=True)
+    for number in range(BODY_FOLDERS):
+        (bodies / f"{number:02x}").mkdir(mode=FOLDER_MODE, exist_ok=True)
+    for made in (bodies, data_dir / SPOOL, data_dir, data_dir.parent):
+        syscalls.fsync_folder(made)
 
 
 def require_owner(data_dir: Path) -> None:
