@@ -1,0 +1,130 @@
+"""Certificates made here, contexts made from them, and what a client says about a server's certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ssl
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from postroad.net.dial import Link, TlsFailed, dial
+from postroad.net.tls import ClientTls, ServerTls, ensure_self_signed, make_authority, make_self_signed
+
+NOW_US = time.time_ns() // 1000
+"""Certificates are judged by the real date, so they are made at it."""
+
+
+def der(pem: bytes) -> bytes:
+    return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+
+
+def write_pair(folder: Path, pair: tuple[bytes, bytes]) -> tuple[Path, Path]:
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    certificate.write_bytes(pair[0])
+    key.write_bytes(pair[1])
+    return certificate, key
+
+
+def test_a_self_signed_certificate_names_the_host_and_is_private(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    assert ensure_self_signed(["mail.dev.test", "127.0.0.1"], certificate, key, NOW_US)
+    made = x509.load_pem_x509_certificate(certificate.read_bytes())
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["mail.dev.test"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cert.pem", "key.pem"]
+    before = certificate.read_bytes()
+    assert not ensure_self_signed(["mail.dev.test"], certificate, key, NOW_US)
+    assert certificate.read_bytes() == before
+
+
+def test_what_verifies(tmp_path: Path) -> None:
+    authority = make_authority("Playground", NOW_US)
+    stranger = make_authority("Stranger", NOW_US)
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(authority.pem)
+    client = ClientTls(str(ca_file), system_roots=False)
+    good = der(authority.issue(["mx.dev.test", "127.0.0.2"], NOW_US)[0])
+    assert client.verifies([good], "mx.dev.test")
+    assert client.verifies([good], "127.0.0.2")
+    assert client.verifies([good], "mx.dev.test")
+    assert not client.verifies([good], "other.test")
+    assert not client.verifies([good], "mx.dev.test", datetime.datetime.fromtimestamp(4_000_000_000, datetime.UTC))
+    assert not client.verifies([der(stranger.issue(["mx.dev.test"], NOW_US)[0])], "mx.dev.test")
+    assert not client.verifies([der(make_self_signed(["mx.dev.test"], NOW_US)[0])], "mx.dev.test")
+    assert not client.verifies([b"junk"], "mx.dev.test")
+    assert not client.verifies([], "mx.dev.test")
+    assert not ClientTls(system_roots=False).verifies([good], "mx.dev.test")
+
+
+class Greeter(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.write(b"hello")  # type: ignore[attr-defined]
+
+
+async def converse(server: asyncio.Server, client: ClientTls, host: str) -> str:
+    """How the client describes TLS with the first listener of a server, once the greeting came through it."""
+    link = await dial(*server.sockets[0].getsockname()[:2], patience=5)
+    described = client.describe(await link.start_tls(client.context, host, 5), host)
+    assert await link.receive(5) == b"hello"
+    link.close()
+    return described
+
+
+async def test_an_encrypted_connection_says_whether_it_was_verified(tmp_path: Path) -> None:
+    authority = make_authority("Playground", NOW_US)
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(authority.pem)
+    tls = ServerTls(*write_pair(tmp_path, authority.issue(["mx.dev.test"], NOW_US)))
+    server = await asyncio.get_running_loop().create_server(Greeter, "127.0.0.1", 0, ssl=tls.context)
+    client = ClientTls(str(ca_file), system_roots=False)
+    described = await converse(server, client, "mx.dev.test")
+    assert described.startswith("TLSv1.3 TLS_")
+    assert described.endswith(" verified")
+    assert (await converse(server, client, "other.test")).endswith(" unverified")
+    server.close()
+
+
+async def test_a_reload_changes_the_certificate_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
+    first, second = make_authority("First", NOW_US), make_authority("Second", NOW_US)
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(second.pem)
+    certificate, key = write_pair(tmp_path, first.issue(["mx.dev.test"], NOW_US))
+    tls = ServerTls(certificate, key)
+    server = await asyncio.get_running_loop().create_server(Greeter, "127.0.0.1", 0, ssl=tls.context)
+    client = ClientTls(str(ca_file), system_roots=False)
+    assert (await converse(server, client, "mx.dev.test")).endswith(" unverified")
+    write_pair(tmp_path, second.issue(["mx.dev.test"], NOW_US))
+    tls.reload()
+    assert (await converse(server, client, "mx.dev.test")).endswith(" verified")
+    key.write_bytes(b"junk")
+    with pytest.raises(ssl.SSLError):
+        tls.reload()
+    assert (await converse(server, client, "mx.dev.test")).endswith(" verified")
+    server.close()
+
+
+def test_old_protocols_are_off(tmp_path: Path) -> None:
+    tls = ServerTls(*write_pair(tmp_path, make_self_signed(["x.test"], NOW_US)))
+    assert tls.context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert ClientTls().context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert all("ECDHE" in c["name"] or c["protocol"] == "TLSv1.3" for c in tls.context.get_ciphers())
+
+
+async def test_a_peer_that_speaks_no_tls_fails_the_handshake() -> None:
+    server = await asyncio.get_running_loop().create_server(Greeter, "127.0.0.1", 0)
+    link = await dial(*server.sockets[0].getsockname()[:2], patience=5)
+    assert isinstance(link, Link)
+    assert await link.receive(5) == b"hello"
+    link.write(b"x")
+    await asyncio.sleep(0)
+    with pytest.raises(TlsFailed, match="TLS handshake"):
+        await link.start_tls(ClientTls().context, "x.test", 0.1)
+    server.close()
