@@ -47,7 +47,8 @@ class ContentType(NamedTuple):
 # RFC 2045 section 5.1: token = 1*<any CHAR except SPACE, CTLs, tspecials>; 8-bit is tolerated.
 _TOKEN = rb"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]+"
 _TYPE = re.compile(rb"[ \t]*(%b)[ \t]*/[ \t]*(%b)" % (_TOKEN, _TOKEN))
-_NAME = re.compile(rb"[ \t;]*([^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]+)[ \t]*=[ \t]*")
+_BETWEEN = re.compile(rb"[ \t;]*")
+_NAME = re.compile(rb"([^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]+)[ \t]*=[ \t]*")
 _BARE_VALUE = re.compile(rb"[^;\"]*")
 _SKIP_TO_NEXT = re.compile(rb"[^;\"]*(?:;|\Z)")
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -76,6 +77,9 @@ def read_parameters(rest: bytes) -> tuple[Parameters, bool]:
     pairs: list[tuple[bytes, bytes]] = []
     position = 0
     while position < len(rest) and len(pairs) < MAX_PARAMETERS:
+        between = _BETWEEN.match(rest, position)
+        assert between is not None, "the expression matches the empty string"
+        position = between.end()
         name = _NAME.match(rest, position)
         if name is None:
             position = _after_junk(rest, position)

@@ -54,7 +54,7 @@ class Oddity(IntFlag):
     PREFIX_BOUNDARY = 2
     """An open boundary begins another one, or a longer line: programs that match prefixes differ here."""
     NO_BOUNDARY = 4
-    """A multipart whose boundary is missing, empty, over `MAX_BOUNDARY_OCTETS` or contains a control octet."""
+    """A multipart whose boundary is missing, empty or over `MAX_BOUNDARY_OCTETS`."""
     REPEATED_FIELD = 8
     """Content-Type, -Transfer-Encoding or -Disposition twice in one part."""
     REPEATED_PARAMETER = 16
@@ -70,6 +70,8 @@ class Oddity(IntFlag):
     HEADER_TOO_LARGE = 2048
     NO_BLANK_LINE = 4096
     """A part whose header ends without a blank line."""
+    CONTROL = 8192
+    """A NUL or a bare CR in a header: programs end lines, values or the whole header there."""
 
 
 AMBIGUOUS = (
@@ -79,6 +81,7 @@ AMBIGUOUS = (
     | Oddity.REPEATED_FIELD
     | Oddity.REPEATED_PARAMETER
     | Oddity.ENCODED_CONTAINER
+    | Oddity.CONTROL
 )
 """The oddities that let two programs see two different messages; a filter can be walked around with them."""
 
@@ -273,6 +276,7 @@ class _TreeReader:
         stop = min(len(body), start + MAX_HEADER_OCTETS)
         while position < stop:
             if body.startswith(b"--", position) and self._match(position)[0] is not None:
+                self.oddities |= Oddity.NO_BLANK_LINE
                 return position, position
             field = _FIELD_LINE.match(body, position, stop)
             if field is None:
@@ -328,7 +332,7 @@ class _TreeReader:
         boundary = (parameter(part.parameters, b"boundary") or b"").rstrip(b" \t")
         if self._at_a_limit(part):
             return
-        if not boundary or len(boundary) > MAX_BOUNDARY_OCTETS or any(octet < 32 for octet in boundary):
+        if not boundary or len(boundary) > MAX_BOUNDARY_OCTETS:
             self._make_opaque(part, Oddity.NO_BOUNDARY)
             return
         if any(boundary.startswith(other) or other.startswith(boundary) for other in self.active if other != boundary):
@@ -362,6 +366,8 @@ class _TreeReader:
             part.main, part.sub = b"message", b"rfc822"
         if not header:
             return
+        if b"\0" in header or header.count(b"\r") != header.count(b"\r\n"):
+            self.oddities |= Oddity.CONTROL
         try:
             fields = HeaderIndex(header)
         except HeaderTooLarge:

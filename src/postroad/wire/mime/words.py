@@ -17,8 +17,9 @@ import re
 MAX_ENCODED_WORDS = 1_000
 """Encoded words decoded in one value; the rest stays as it came. A 64 kB subject in full words has about 900."""
 
-MAX_WORD_OCTETS = 75
-"""Octets of one encoded word that we write (RFC 2047 section 2)."""
+MAX_WORD_OCTETS = 60
+"""Octets of one encoded word that we write. RFC 2047 section 2 allows 75, and 76 for the line, which also carries the
+field's name."""
 
 # The middle excludes "?" and blanks, so each attempt stops at the next "?" and the search is linear.
 _WORD = re.compile(rb"=\?([^?\s*]{1,40})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?\s]*)\?=")
