@@ -134,3 +134,7 @@ class Config(Section, frozen=True):
     recipient_delimiter: str = "+"
     insecure_auth: bool = False
     """Only for tests on loopback: offer AUTH and LOGIN without TLS."""
+
+    def with_tls(self, certificate: str, key: str) -> Config:
+        """The same configuration with another certificate."""
+        return msgspec.structs.replace(self, tls=Tls(certificate=certificate, key=key))
