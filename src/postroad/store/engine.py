@@ -25,9 +25,9 @@ class Connection(Protocol):
     holds is unknown until somebody checks.
     """
 
-    @property
-    def skip_locked(self) -> str:
-        """What follows a SELECT whose rows this transaction alone may take: empty where there is one writer."""
+    def skip_locked(self, alias: str) -> str:
+        """What follows a SELECT so that this transaction alone takes the rows of the table named `alias` in it; empty
+        where there is only one writer."""
         ...
 
     def execute(self, sql: str, params: Params = ()) -> list[Row]:

@@ -6,6 +6,7 @@ They are written in SQLite's words; `for_postgres` turns the few that differ. A 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final
@@ -59,8 +60,11 @@ def for_postgres(statement: str) -> str:
     return statement
 
 
-def migrate(connection: Connection, now_us: int) -> list[Migration]:
-    """Brings a database up to date and returns what was applied; raises `StoreBroken` for one from a later version."""
+def migrate(connection: Connection, now_us: int, translate: Callable[[str], str] = str) -> list[Migration]:
+    """Brings a database up to date and returns what was applied; raises `StoreBroken` for one from a later version.
+
+    `translate` is `for_postgres` where the engine needs it.
+    """
     known = migrations()
     connection.begin()
     try:
@@ -75,7 +79,7 @@ def migrate(connection: Connection, now_us: int) -> list[Migration]:
         new = [migration for migration in known if migration.number not in done]
         for migration in new:
             for statement in migration.statements:
-                connection.execute(statement)
+                connection.execute(translate(statement))
             row = (migration.number, migration.name, now_us)
             connection.execute("INSERT INTO migrations (number, name, at_us) VALUES (?, ?, ?)", row)
     except BaseException:

@@ -56,8 +56,8 @@ def accept(tx: Tx, args: Accept) -> Accepted:
             args.received_us,
             args.expires_us,
             args.size,
-            args.smtputf8,
-            args.eightbit,
+            int(args.smtputf8),
+            int(args.eightbit),
             args.sender,
             args.ret,
             args.envid,
@@ -150,7 +150,7 @@ def claim(tx: Tx, args: Claim) -> Claimed:
         if values:
             sql += f" AND d.{column} NOT IN ({', '.join('?' * len(values))})"
             params += values
-    sql += " ORDER BY d.due_us LIMIT ?" + tx.skip_locked
+    sql += " ORDER BY d.due_us LIMIT ?" + tx.skip_locked("d")
     rows = tx.execute(sql, [*params, args.limit])
     last = len(args.delays_s) - 1
     claimed = []

@@ -36,6 +36,11 @@ STATEMENTS: Final = 256
 """Prepared statements kept per connection: more than the store has."""
 
 
+_NO_VALUE: Final = (TypeError, ValueError, OverflowError)
+"""What a value raises that no column can hold: a lone surrogate, 2^63."""
+_FAILURES: Final = (apsw.Error, OSError, *_NO_VALUE)
+
+
 class SqliteConnection:
     """The writing connection. Raises what `engine.Connection` says; after `StoreBroken` it must not be used again."""
 
@@ -71,8 +76,7 @@ class SqliteConnection:
         self._in_wal = pages
         return apsw.SQLITE_OK
 
-    @property
-    def skip_locked(self) -> str:
+    def skip_locked(self, alias: str) -> str:
         """Nothing: there is one writer."""
         return ""
 
@@ -80,14 +84,14 @@ class SqliteConnection:
         """See `engine.Connection.execute`."""
         try:
             return self._run(sql, params).fetchall()
-        except (apsw.Error, OSError) as error:
+        except _FAILURES as error:
             raise translated(error) from error
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
         """See `engine.Connection.executemany`."""
         try:
             self._db.executemany(sql, rows)
-        except (apsw.Error, OSError) as error:
+        except _FAILURES as error:
             raise translated(error) from error
 
     def begin(self) -> None:
@@ -165,6 +169,6 @@ def translated(error: Exception) -> Exception:
     """The store's word for an error of apsw or of a file system in Python: see `engine.Connection`."""
     if isinstance(error, apsw.FullError):
         return StoreFull(str(error))
-    if isinstance(error, _UNITS_OWN):
+    if isinstance(error, (*_UNITS_OWN, *_NO_VALUE)):
         return StatementFailed(str(error))
     return StoreBroken(f"{type(error).__name__}: {error}")

@@ -120,10 +120,9 @@ class Tx:
         self._next_position = first_position
         self._ids = ids
 
-    @property
-    def skip_locked(self) -> str:
-        """What follows a SELECT whose rows this transaction alone may take (see `engine.Connection`)."""
-        return self._connection.skip_locked
+    def skip_locked(self, alias: str) -> str:
+        """What follows a SELECT whose rows of `alias` this transaction alone may take (see `engine.Connection`)."""
+        return self._connection.skip_locked(alias)
 
     def append(self, table: Table, row: Row) -> None:
         """Adds a row at the end of the batch; its values stand in the order of `table.columns`."""

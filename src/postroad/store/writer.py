@@ -76,12 +76,12 @@ class Writer:
         self._remove_body = remove_body
         self.broken = ""
         """Why nothing is written any more; empty while all is well."""
-        self.live: set[int] = set()
         self.hints: list[tuple[str, int]] = []
         """Hints of committed units that nobody has taken yet."""
         self._batch = 0
         self.number, last_id = self._begin_writing()
         """Incarnation of this writer: every earlier one is void."""
+        self.live: set[int] = {self.number}
         self._position = self.number << POSITION_BITS
         self._ids = IdMaker(self.number, last_id)
 
@@ -137,8 +137,10 @@ class Writer:
                     results[place] = undone(call.unit, error)
                     return place
             try:
-                self._close(tx)
-            except StatementFailed as error:
+                files = self._commit(tx)
+            except (StoreBroken, StoreFull):
+                raise
+            except Exception as error:
                 self._connection.rollback()
                 if len(which) > 1:
                     return -1
@@ -151,6 +153,7 @@ class Writer:
             self.break_off(str(error))
             failure = Result(BROKEN, self.broken)
         else:
+            self._after_commit(tx, files)
             return None
         for place in which:
             results[place] = failure
@@ -163,23 +166,27 @@ class Writer:
         try:
             tx = self._open()
             work(tx)
-            self._close(tx)
+            files = self._commit(tx)
         except StoreBroken as error:
             self.break_off(str(error))
             raise
         except BaseException:
             self._undo()
             raise
+        self._after_commit(tx, files)
 
     def _open(self) -> Tx:
         self._connection.begin()
         return Tx(self._connection, self._clock.wall_us(), frozenset(self.live), self._ids, self._position)
 
-    def _close(self, tx: Tx) -> None:
+    def _commit(self, tx: Tx) -> list[str]:
         files = tx.finish()
         self._batch += 1
         self._connection.execute("UPDATE writers SET last_batch = ? WHERE id = ?", (self._batch, self.number))
         self._connection.commit()
+        return files
+
+    def _after_commit(self, tx: Tx, files: list[str]) -> None:
         self._position = tx.next_position()
         self.hints += tx.hints()
         for name in files:

@@ -48,6 +48,7 @@ CREATE TABLE deliveries (
     last_reply TEXT NOT NULL
 ) STRICT;
 
+CREATE INDEX messages_body_file ON messages (body_file) WHERE body_file <> '';
 CREATE INDEX deliveries_due ON deliveries (due_us, owner, domain);
 CREATE INDEX deliveries_message ON deliveries (message);
 

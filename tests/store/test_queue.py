@@ -1,0 +1,211 @@
+"""The queue's units on both engines: acceptance, claiming and recording, and what stands afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from postroad.store.engine import Connection
+from postroad.store.queue import accept, claim, record
+from postroad.store.records import (
+    KIND_LOCAL,
+    NO_MAILBOX,
+    Claim,
+    Done,
+    Later,
+    Noted,
+    Recorded,
+)
+from postroad.store.register import Register, register
+from postroad.values.event import Event, pack, unpack
+from tests.fakes.clock import FakeClock
+from tests.store.stores import START_US, Desk, copy_for, leg, sample
+
+DELAYS_S = [120.0, 300.0]
+
+
+def claim_all(desk: Desk, owner: int, limit: int = 100, domains_not: list[str] | None = None) -> list[int]:
+    found = desk.run(claim, Claim(owner, limit, DELAYS_S, domains_not or []), owner)
+    return [due.id for due in found.deliveries]
+
+
+def events_of(desk: Desk, message: int) -> list[Event]:
+    rows = desk.rows("SELECT events FROM journal WHERE message = ? ORDER BY position", message)
+    return [event for (raw,) in rows for event in unpack(raw)]
+
+
+# -- accept ----------------------------------------------------------------------------------------------------------
+
+
+def test_accepting_writes_message_deliveries_history_and_journal_together(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(1001), leg(1002, "c@example.com")], smtputf8=True)
+    assert desk.rows("SELECT sender, size, smtputf8, body_file, header, body FROM messages") == [
+        ("a@example.org", 29, 1, "", b"Subject: hello\r\n\r\n", b"Good day.\r\n")
+    ]
+    assert desk.rows("SELECT id, message, domain, owner, attempts FROM deliveries ORDER BY id") == [
+        (1001, 1, "example.net", 0, 0),
+        (1002, 1, "example.com", 0, 0),
+    ]
+    assert desk.rows("SELECT id, keys FROM history") == [(1, "a@example.org\nb@example.net")]
+    assert [event.kind for event in events_of(desk, 1)] == ["received"]
+
+
+def test_a_message_for_more_recipients_than_a_unit_may_touch_is_one_transaction(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(1000 + n, f"user{n}@example.net") for n in range(1000)])
+    assert desk.count("deliveries") == 1000
+    assert desk.rows("SELECT last_batch FROM writers") == [(1,)]
+
+
+def test_a_copy_without_a_mailbox_becomes_an_open_local_delivery(desk: Desk) -> None:
+    foretold = pack([Event(kind="received", at_us=1), Event(kind="delivered", at_us=1, recipient="user@dev.test")])
+    accepted = desk.accept(1, legs=[], copies=[copy_for(77)], events=foretold)
+    assert accepted.copies == [NO_MAILBOX]
+    assert desk.rows("SELECT id, kind, account, recipient FROM deliveries") == [
+        (accepted.legs[0], KIND_LOCAL, 77, "user@dev.test")
+    ]
+    assert [event.kind for event in events_of(desk, 1)] == ["received", "deferred"]
+    assert desk.writer.hints == [("queue", 0)]
+    assert claim_all(desk, 5) == accepted.legs
+
+
+def test_the_same_id_cannot_be_accepted_twice(desk: Desk) -> None:
+    desk.accept(1)
+    [again] = desk.batch([(accept, sample(1))])
+    assert again.status != 0
+    assert desk.count("messages") == 1
+
+
+# -- claim -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_claimed_delivery_has_its_next_time_written_before_its_attempt(desk: Desk) -> None:
+    desk.accept(1)
+    found = desk.run(claim, Claim(5, 10, DELAYS_S), 5)
+    [due] = found.deliveries
+    assert (due.id, due.message, due.attempts, due.sender, due.size) == (1001, 1, 0, "a@example.org", 29)
+    assert due.due_us == START_US + 120_000_000
+    assert desk.rows("SELECT owner, due_us, attempts FROM deliveries") == [(5, due.due_us, 1)]
+    assert found.next_due_us == due.due_us
+
+
+def test_the_last_delay_repeats(desk: Desk) -> None:
+    desk.accept(1)
+    for waited in (120, 300, 300):
+        [due] = desk.run(claim, Claim(5, 10, DELAYS_S), 5).deliveries
+        assert due.due_us - desk.clock.wall_us() == waited * 1_000_000
+        desk.clock.advance(waited)
+
+
+def test_the_longest_waiting_comes_first_and_what_is_not_due_stays(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10, due_us=START_US - 1), leg(11, due_us=START_US - 2), leg(12, due_us=START_US + 1)])
+    found = desk.run(claim, Claim(5, 10, DELAYS_S), 5)
+    assert [due.id for due in found.deliveries] == [11, 10]
+    assert found.next_due_us == START_US + 1
+
+
+def test_a_full_claim_says_ask_again_at_once_and_an_empty_queue_says_never(desk: Desk) -> None:
+    assert desk.run(claim, Claim(5, 1, DELAYS_S), 5).next_due_us == 0
+    desk.accept(1, legs=[leg(10), leg(11)])
+    assert desk.run(claim, Claim(5, 1, DELAYS_S), 5).next_due_us == START_US
+
+
+def test_a_full_lane_is_passed_over(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10, "x@full.example"), leg(11, "y@free.example")])
+    assert claim_all(desk, 5, domains_not=["full.example"]) == [11]
+
+
+def test_what_a_living_worker_owns_is_left_alone_even_when_due(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10, owner=5, due_us=START_US)])
+    desk.writer.live.add(5)
+    assert claim_all(desk, 6) == []
+    desk.writer.live.discard(5)
+    assert claim_all(desk, 6) == [10]
+
+
+def test_one_delivery_never_has_two_owners(connect: Callable[[], Connection]) -> None:
+    """Two writers whose transactions overlap, as two machines on one PostgreSQL; on SQLite they take turns."""
+    one, two = Desk(connect(), FakeClock(START_US)), Desk(connect(), FakeClock(START_US))
+    one.accept(1, legs=[leg(10 + n) for n in range(6)])
+    turns: list[int] = []
+    for _ in range(3):
+        turns += claim_all(one, 5, limit=1)
+        turns += claim_all(two, 6, limit=1)
+    assert sorted(turns) == [10, 11, 12, 13, 14, 15]
+
+
+# -- record ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_delivered_recipient_takes_the_message_with_it(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10, owner=5), leg(11, owner=5)], body=None, body_file="bodies/0a/5-1")
+    desk.run(record, Recorded(5, [Done(10)], [], [Noted(1, pack([Event(kind="delivered", at_us=1)]))]))
+    assert desk.count("messages") == 1
+    assert desk.removed == []
+    desk.run(record, Recorded(5, [Done(11)], [], []))
+    assert desk.count("messages") == 0
+    assert desk.removed == ["bodies/0a/5-1"]
+    assert desk.count("history") == 1
+    assert [event.kind for event in events_of(desk, 1)] == ["received", "delivered"]
+
+
+def test_a_deferred_delivery_belongs_to_nobody_until_its_time(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10, owner=5)])
+    desk.run(record, Recorded(5, [], [Later(10, START_US + 7, "451 later")], []))
+    assert desk.rows("SELECT owner, due_us, last_reply, attempts FROM deliveries") == [
+        (0, START_US + 7, "451 later", 1)
+    ]
+
+
+def test_nothing_is_recorded_when_one_delivery_is_not_the_callers(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10, owner=5), leg(11, owner=6)])
+    report = sample(2, sender="", legs=[leg(20)])
+    lost = desk.run(record, Recorded(5, [Done(10)], [Later(11, 9, "")], [Noted(1, pack([]))], [report]))
+    assert lost.deliveries == [11]
+    assert desk.rows("SELECT id FROM deliveries ORDER BY id") == [(10,), (11,)]
+    assert desk.count("messages") == 1
+    assert len(desk.rows("SELECT 1 FROM journal")) == 1
+
+
+def test_a_bounce_and_its_report_are_one_transaction(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10, owner=5)])
+    report = sample(2, sender="", legs=[leg(20, "a@example.org")])
+    desk.run(record, Recorded(5, [Done(10)], [], [Noted(1, pack([Event(kind="bounced", at_us=1)]))], [report]))
+    assert desk.rows("SELECT id FROM messages") == [(2,)]
+    assert desk.rows("SELECT id FROM deliveries") == [(20,)]
+
+
+def test_a_report_that_cannot_be_stored_keeps_the_end_it_reports_away(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10, owner=5)])
+    [result] = desk.batch([(record, Recorded(5, [Done(10)], [], [], [sample(1)]))])
+    assert result.status != 0
+    assert desk.rows("SELECT id FROM deliveries") == [(10,)]
+
+
+def test_recording_twice_ends_nothing_twice(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10, owner=5)])
+    assert desk.run(record, Recorded(5, [Done(10)], [], [])).deliveries == []
+    assert desk.run(record, Recorded(5, [Done(10)], [], [])).deliveries == [10]
+
+
+# -- incarnations ----------------------------------------------------------------------------------------------------
+
+
+def test_no_two_registrations_share_a_number_or_an_id(desk: Desk) -> None:
+    desk.accept(1 << 40, legs=[leg((1 << 40) + 5)])
+    first = desk.run(register, Register("one"))
+    second = desk.run(register, Register("two"))
+    assert len({first.incarnation, second.incarnation, desk.writer.number}) == 3
+    assert second.last_id == (1 << 40) + 5
+
+
+def test_a_registration_sees_what_its_own_batch_accepted(desk: Desk) -> None:
+    _, registered = desk.batch([(accept, sample(1 << 40, legs=[])), (register, Register("late"))])
+    assert registered.value.last_id == 1 << 40
+
+
+@pytest.mark.parametrize("word", ["nul\0", "\udce9"])
+def test_text_no_database_can_hold_fails_its_unit_alone(desk: Desk, word: str) -> None:
+    results = desk.batch([(accept, sample(1)), (accept, sample(2, keys=word)), (accept, sample(3))])
+    assert [result.status == 0 for result in results][::2] == [True, True]
+    assert desk.rows("SELECT count(*) FROM messages WHERE id IN (1, 3)") == [(2,)]
