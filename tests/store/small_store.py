@@ -24,7 +24,7 @@ R = TypeVar("R")
 NOW_US = 1_800_000_000_000_000
 
 
-class File(Record):
+class File(Record, frozen=True):
     """Arguments of `file_one`: one message with its copies."""
 
     message: int
@@ -71,7 +71,7 @@ class SmallStore:
         self.directory = Directory(self)
         self._message = 1000
 
-    async def read(self, sql: str, params: Params = ()) -> list[Row]:
+    async def rows(self, sql: str, params: Params = ()) -> list[Row]:
         """The port of a worker's reads, here on the writer's own connection between its transactions."""
         return self.connection.execute(sql, params)
 

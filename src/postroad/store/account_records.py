@@ -48,7 +48,7 @@ REMOVED: Final = 2
 """The address is free again, what the account held is being erased in slices."""
 
 
-class Changed(Record):
+class Changed(Record, frozen=True):
     """What a unit answers: a word of `WORDS`, and the id of what it made or changed."""
 
     word: str
@@ -60,7 +60,7 @@ class Changed(Record):
         return self.word == DONE
 
 
-class Credential(Record):
+class Credential(Record, frozen=True):
     """What proves a password, never the password itself: an argon2id hash and a SCRAM-SHA-256 verifier of it.
 
     Both come from one call of `serve.passwords.hash_password` and are stored by one unit, so they cannot disagree.
@@ -81,21 +81,21 @@ class Credential(Record):
 # -- domains ---------------------------------------------------------------------------------------------------------
 
 
-class DomainAdd(Record):
+class DomainAdd(Record, frozen=True):
     """Serve a domain. `postmaster` takes what is sent to postmaster@ and abuse@; empty: the domain's first account."""
 
     name: str
     postmaster: str = ""
 
 
-class DomainRemove(Record):
+class DomainRemove(Record, frozen=True):
     """Stop serving a domain; with accounts or aliases only when forced, and then their mail is erased."""
 
     name: str
     force: bool = False
 
 
-class DomainRemoved(Record):
+class DomainRemoved(Record, frozen=True):
     """What stood in the way or, when the word is "done", what went with the domain."""
 
     word: str
@@ -107,14 +107,14 @@ class DomainRemoved(Record):
     """The domain stands until the unit is called again: it had too many accounts for one call."""
 
 
-class CatchAll(Record):
+class CatchAll(Record, frozen=True):
     """Where mail to unknown addresses of a domain goes; empty: it is refused."""
 
     domain: str
     target: str
 
 
-class Postmaster(Record):
+class Postmaster(Record, frozen=True):
     """Who gets mail to postmaster@ and abuse@ of a domain; empty: its first account."""
 
     domain: str
@@ -124,7 +124,7 @@ class Postmaster(Record):
 # -- accounts --------------------------------------------------------------------------------------------------------
 
 
-class UserAdd(Record):
+class UserAdd(Record, frozen=True):
     """Make an account with its six mailboxes, and its password when one is given."""
 
     address: str
@@ -133,27 +133,27 @@ class UserAdd(Record):
     credential: Credential | None = None
 
 
-class UserRemove(Record):
+class UserRemove(Record, frozen=True):
     """Free an address at once; what the account held is erased afterwards by `sweep_mailboxes`."""
 
     address: str
 
 
-class UserQuota(Record):
+class UserQuota(Record, frozen=True):
     """Set what an account may hold; below what it holds, it keeps everything and takes nothing more."""
 
     address: str
     quota_bytes: int
 
 
-class UserDisable(Record):
+class UserDisable(Record, frozen=True):
     """Stop an account from logging in and from taking mail, or let it again."""
 
     address: str
     disabled: bool = True
 
 
-class SetPassword(Record):
+class SetPassword(Record, frozen=True):
     """Replace an account's credential."""
 
     address: str
@@ -163,14 +163,14 @@ class SetPassword(Record):
 # -- aliases ---------------------------------------------------------------------------------------------------------
 
 
-class AliasAdd(Record):
+class AliasAdd(Record, frozen=True):
     """Lead an address of ours to others, anywhere; targets it already has stay."""
 
     address: str
     targets: list[str]
 
 
-class AliasRemove(Record):
+class AliasRemove(Record, frozen=True):
     """Take targets from an alias, all of them when the list is empty; an alias without targets is gone."""
 
     address: str
@@ -180,7 +180,7 @@ class AliasRemove(Record):
 # -- what reads return -----------------------------------------------------------------------------------------------
 
 
-class Domain(Record):
+class Domain(Record, frozen=True):
     """One served domain."""
 
     id: int
@@ -191,7 +191,7 @@ class Domain(Record):
     created_us: int
 
 
-class Account(Record):
+class Account(Record, frozen=True):
     """One account, without anything secret."""
 
     id: int
@@ -205,19 +205,24 @@ class Account(Record):
     disabled: bool
     created_us: int
 
+    @property
+    def account(self) -> int:
+        """Its id, under the name that copies, mailboxes and `Local` have for it."""
+        return self.id
+
     def has_room(self, size: int) -> bool:
         """Whether a message of so many octets fits into the quota."""
         return self.quota_bytes == 0 or self.used_bytes + size <= self.quota_bytes
 
 
-class AliasEntry(Record):
+class AliasEntry(Record, frozen=True):
     """One alias with its targets, in the order they are listed."""
 
     key: str
     targets: list[str]
 
 
-class Local(Record):
+class Local(Record, frozen=True):
     """A recipient that is an account here."""
 
     account: int
@@ -236,7 +241,7 @@ class Local(Record):
         return self.quota_bytes == 0 or self.used_bytes + size <= self.quota_bytes
 
 
-class Alias(Record):
+class Alias(Record, frozen=True):
     """A recipient that leads to others: an alias, a catch-all, or the postmaster of a domain."""
 
     key: str
@@ -246,19 +251,19 @@ class Alias(Record):
     unfailing: bool = False
 
 
-class Unknown(Record):
+class Unknown(Record, frozen=True):
     """An address of a domain of ours that leads nowhere."""
 
     address: str
 
 
-class NotOurs(Record):
+class NotOurs(Record, frozen=True):
     """An address of a domain that is not served here."""
 
     domain: str
 
 
-class Empty(Record):
+class Empty(Record, frozen=True):
     """A required address (postmaster@, abuse@) for which nobody is there yet: not one account exists here."""
 
     address: str

@@ -27,10 +27,10 @@ from postroad.store.engine import Params, Row
 from postroad.values.address import Address
 
 
-class Reader(Protocol):
-    """A worker's read-only connection: one statement, one moment, and no transaction left open."""
+class Rows(Protocol):
+    """A read-only connection (`store.reader.Reader`): one statement, one moment, and no transaction left open."""
 
-    async def read(self, sql: str, params: Params = ()) -> list[Row]:
+    async def rows(self, sql: str, params: Params = ()) -> list[Row]:
         """The rows of one SELECT."""
         ...
 
@@ -49,7 +49,11 @@ _MEANING: Final = (
     " WHERE address_key IN (?, ?)"
     " UNION ALL SELECT 2, address_key, 0, target, '', 0, 0, 0 FROM aliases WHERE address_key IN (?, ?)"
 )
-_FIRST_ACCOUNT: Final = "SELECT address FROM accounts WHERE state = 0 AND domain {} ORDER BY id LIMIT 1"
+# The account of the domain that was made first; without any, the one of the whole server.
+_ANYBODY: Final = (
+    "SELECT id, address, address_key, quota_bytes, used_bytes FROM accounts WHERE state = 0"
+    " ORDER BY CASE WHEN domain = (SELECT id FROM domains WHERE name = ?) THEN 0 ELSE 1 END, id LIMIT 1"
+)
 _DOMAIN: Final = "SELECT id, name, postmaster, catch_all, created_us FROM domains"
 _ACCOUNT: Final = "SELECT id, address, address_key, quota_bytes, used_bytes, messages, state, created_us FROM accounts"
 _CREDENTIAL: Final = (
@@ -67,10 +71,10 @@ def _account(row: Row) -> Account:
 class Directory:
     """Who is served here, read through one connection."""
 
-    __slots__ = ("_read",)
+    __slots__ = ("_rows",)
 
-    def __init__(self, reader: Reader) -> None:
-        self._read = reader.read
+    def __init__(self, reader: Rows) -> None:
+        self._rows = reader.rows
 
     # -- what an address means ---------------------------------------------------------------------------------------
 
@@ -84,61 +88,66 @@ class Directory:
         key = address.key
         user, tag = _untagged(key[: -len(domain) - 1], delimiter)
         plain = f"{user}@{domain}" if tag else key
-        rows = await self._read(_MEANING, (domain, key, plain, key, plain))
+        rows = await self._rows(_MEANING, (domain, key, plain, key, plain))
         if not rows or rows[0][0]:
             return NotOurs(domain)
         if len(rows) > 1:
             found = _named(rows, key, "") or _named(rows, plain, tag)
             if found is not None:
                 return found
-        _, _, ident, postmaster, catch_all, _, _, _ = rows[0]
+        _, _, _, postmaster, catch_all, _, _, _ = rows[0]
         if user in REQUIRED:
-            return await self._required(user, key, ident, postmaster)
+            return await self._required(user, key, domain, postmaster)
         return Alias(key, [catch_all], "catch-all") if catch_all else Unknown(str(address))
 
     async def bare_postmaster(self) -> Resolved:
         """Whom `<Postmaster>` without a domain means: the postmaster of the domain that was added first."""
-        rows = await self._read(_DOMAIN + " ORDER BY id LIMIT 1")
+        rows = await self._rows(_DOMAIN + " ORDER BY id LIMIT 1")
         if not rows:
             return Empty("postmaster")
         return await self.recipient(Address.parse(f"postmaster@{rows[0][1]}"), "")
 
-    async def _required(self, user: str, key: str, domain: int, postmaster: str) -> Alias | Empty:
+    async def _required(self, user: str, key: str, domain: str, postmaster: str) -> Alias | Empty:
         if postmaster:
             return Alias(key, [postmaster], user, unfailing=True)
-        for condition, params in (("= ?", (domain,)), ("IS NOT NULL", ())):
-            rows = await self._read(_FIRST_ACCOUNT.format(condition), params)
-            if rows:
-                return Alias(key, [rows[0][0]], user, unfailing=True)
-        return Empty(key)
+        somebody = await self.anybody(domain)
+        return Empty(key) if somebody is None else Alias(key, [somebody.address], user, unfailing=True)
+
+    async def anybody(self, domain: str) -> Local | None:
+        """Who gets the mail that must not be refused: the domain's first account, else the first one here."""
+        rows = await self._rows(_ANYBODY, (domain,))
+        if not rows:
+            return None
+        ident, address, key, quota, used = rows[0]
+        return Local(ident, address, key, quota, used, disabled=False, unfailing=True)
 
     # -- single rows -------------------------------------------------------------------------------------------------
 
     async def domain(self, name: str) -> Domain | None:
         """A served domain by its name in A-labels and lower case."""
-        rows = await self._read(_DOMAIN + " WHERE name = ?", (name,))
+        rows = await self._rows(_DOMAIN + " WHERE name = ?", (name,))
         return Domain(*rows[0]) if rows else None
 
     async def account(self, key: str) -> Account | None:
         """An account by the key of its address."""
-        rows = await self._read(_ACCOUNT + " WHERE address_key = ?", (key,))
+        rows = await self._rows(_ACCOUNT + " WHERE address_key = ?", (key,))
         return _account(rows[0]) if rows else None
 
     async def account_by_id(self, account: int) -> Account | None:
         """An account by its id; None once it was removed."""
-        rows = await self._read(_ACCOUNT + " WHERE id = ? AND state <> ?", (account, REMOVED))
+        rows = await self._rows(_ACCOUNT + " WHERE id = ? AND state <> ?", (account, REMOVED))
         return _account(rows[0]) if rows else None
 
     async def credential(self, login: str) -> tuple[Account, Credential] | None:
         """The account of a login (the key of its address) and what proves its password; None without either."""
-        rows = await self._read(_CREDENTIAL, (login,))
+        rows = await self._rows(_CREDENTIAL, (login,))
         return (_account(rows[0][:8]), Credential(*rows[0][8:])) if rows else None
 
     # -- lists for people --------------------------------------------------------------------------------------------
 
     async def domains(self) -> list[Domain]:
         """All served domains by name."""
-        return [Domain(*row) for row in await self._read(_DOMAIN + " ORDER BY name")]
+        return [Domain(*row) for row in await self._rows(_DOMAIN + " ORDER BY name")]
 
     async def accounts(self, domain: str = "", after: str = "") -> list[Account]:
         """A page of accounts (of one domain, or all) ordered by key; `after` is the last key of the page before."""
@@ -147,7 +156,7 @@ class Directory:
         if domain:
             where += " AND domain = (SELECT id FROM domains WHERE name = ?)"
             params.append(domain)
-        rows = await self._read(f"{_ACCOUNT}{where} ORDER BY address_key LIMIT {LIST_PAGE}", params)
+        rows = await self._rows(f"{_ACCOUNT}{where} ORDER BY address_key LIMIT {LIST_PAGE}", params)
         return [_account(row) for row in rows]
 
     async def aliases(self, domain: str = "", after: str = "") -> list[AliasEntry]:
@@ -158,7 +167,7 @@ class Directory:
             where += " AND domain = (SELECT id FROM domains WHERE name = ?)"
             params.append(domain)
         keys = f"SELECT DISTINCT address_key FROM aliases{where} ORDER BY address_key LIMIT {LIST_PAGE}"
-        rows = await self._read(
+        rows = await self._rows(
             f"SELECT address_key, target FROM aliases WHERE address_key IN ({keys}) ORDER BY address_key, target",
             params,
         )

@@ -55,7 +55,7 @@ INTERRUPTED: Final = "interrupted"
 """A copy in slices was given up, because it stood still for too long; nothing of it is left."""
 
 
-class MailboxDone(Record):
+class MailboxDone(Record, frozen=True):
     """Answer of the units that change the tree of mailboxes: a word, and the mailbox's id."""
 
     word: str
@@ -70,7 +70,7 @@ class MailboxDone(Record):
 # -- the tree --------------------------------------------------------------------------------------------------------
 
 
-class MailboxCreate(Record):
+class MailboxCreate(Record, frozen=True):
     """Make a mailbox and those above it that are missing (RFC 3501 section 6.3.3)."""
 
     account: int
@@ -78,14 +78,14 @@ class MailboxCreate(Record):
     special_use: str = ""
 
 
-class MailboxDelete(Record):
+class MailboxDelete(Record, frozen=True):
     """Remove a mailbox; those below it stay. Its messages are erased afterwards by `sweep_mailboxes`."""
 
     account: int
     name: str
 
 
-class MailboxRename(Record):
+class MailboxRename(Record, frozen=True):
     """Give a mailbox and those below it another name; INBOX itself stays and its messages move (RFC 3501 6.3.5)."""
 
     account: int
@@ -93,7 +93,7 @@ class MailboxRename(Record):
     new_name: str
 
 
-class MailboxSubscribe(Record):
+class MailboxSubscribe(Record, frozen=True):
     """Set or take the mark that LSUB lists; a name that is no mailbox can be subscribed too (RFC 3501 6.3.6)."""
 
     account: int
@@ -101,7 +101,7 @@ class MailboxSubscribe(Record):
     subscribed: bool = True
 
 
-class Mailbox(Record):
+class Mailbox(Record, frozen=True):
     """One mailbox in a list."""
 
     id: int
@@ -110,7 +110,7 @@ class Mailbox(Record):
     subscribed: bool
 
 
-class Status(Record):
+class Status(Record, frozen=True):
     """What STATUS tells of a mailbox, at one moment."""
 
     id: int
@@ -125,48 +125,54 @@ class Status(Record):
     size: int
     """Octets of all messages."""
     keywords: str
+    recent_from: int
+    """Messages from this uid on are \\Recent for the session that claims them."""
 
 
 # -- messages --------------------------------------------------------------------------------------------------------
 
 
-class Entry(Record):
-    """One message of a mailbox as a session remembers it."""
-
-    uid: int
-    flags: int
-    keywords: str
-    modseq: int
-    size: int
-    internal_us: int
+Entry = tuple[int, int, int, str]
+"""One message as a session remembers it: uid, modseq, flags, keywords."""
 
 
-class Snapshot(Record):
+class Snapshot(Record, frozen=True):
     """A mailbox at SELECT: its numbers, and its messages in ascending order of uid."""
 
     status: Status
     entries: list[Entry]
-    first_recent: int
-    """Messages from this uid on are \\Recent, for a session that claims them."""
 
 
-class Changes(Record):
+class Changes(Record, frozen=True):
     """What happened in a mailbox after a modification sequence; a change may be told twice, never left out."""
 
     modseq: int
     """Where to continue from."""
     uidnext: int
+    recent_from: int
+    keywords: str
     changed: list[Entry]
     """New messages and those whose flags changed, ascending by uid."""
     expunged: list[int]
     """Uids, ascending; some may never have been seen by the asker."""
     complete: bool = True
     """False when the log of removals does not reach back so far: compare with the list of all uids."""
-    more: bool = False
-    """The answer was cut: ask again from its modseq."""
 
 
-class Located(Record):
+class Described(Record, frozen=True):
+    """What is known of one message without reading it."""
+
+    uid: int
+    message: int
+    size: int
+    """RFC822.SIZE."""
+    internal_us: int
+    modseq: int
+    flags: int
+    keywords: str
+
+
+class Located(Record, frozen=True):
     """Where the parts of one message are: RFC822.SIZE is len(prefix) + size of the message."""
 
     uid: int
@@ -179,7 +185,7 @@ class Located(Record):
     size: int
 
 
-class Append(Record):
+class Append(Record, frozen=True):
     """A message handed in by a mail client (APPEND); the body is in `body`, or durable in `body_file`."""
 
     id: int
@@ -197,7 +203,7 @@ class Append(Record):
     """Date of the message; 0: now."""
 
 
-class Appended(Record):
+class Appended(Record, frozen=True):
     """Where an appended message stands, or why it was not taken."""
 
     word: str
@@ -211,7 +217,7 @@ ADD: Final = 1
 REMOVE: Final = 2
 
 
-class FlagsStore(Record):
+class FlagsStore(Record, frozen=True):
     """Change flags of at most `ROWS_PER_UNIT` messages.
 
     With `unchanged_since` only messages whose modseq is at most that are changed (RFC 7162 section 3.1.3).
@@ -226,7 +232,7 @@ class FlagsStore(Record):
     """-1: no condition."""
 
 
-class FlagsStored(Record):
+class FlagsStored(Record, frozen=True):
     """The messages as they are now, ascending by uid; absent uids were expunged meanwhile."""
 
     word: str
@@ -235,7 +241,7 @@ class FlagsStored(Record):
     """Uids that failed `unchanged_since`."""
 
 
-class Expunge(Record):
+class Expunge(Record, frozen=True):
     """Remove messages for good: all that carry \\Deleted, or those among `uids` that do."""
 
     mailbox: int
@@ -243,7 +249,7 @@ class Expunge(Record):
     """None: the whole mailbox, at most `ROWS_PER_UNIT` a call."""
 
 
-class Expunged(Record):
+class Expunged(Record, frozen=True):
     """Which messages are gone."""
 
     uids: list[int]
@@ -252,7 +258,7 @@ class Expunged(Record):
     """There are more: call again."""
 
 
-class Copied(Record):
+class Copied(Record, frozen=True):
     """What one slice of a copy or move did; the pairs of uids are what COPYUID tells (RFC 4315)."""
 
     word: str
@@ -264,7 +270,7 @@ class Copied(Record):
     target_uids: list[int] = []
 
 
-class CopySlice(Record):
+class CopySlice(Record, frozen=True):
     """Copy at most `ROWS_PER_UNIT` messages; all slices of one copy become visible together with the last."""
 
     account: int
@@ -276,13 +282,13 @@ class CopySlice(Record):
     last: bool = True
 
 
-class CopyAbandon(Record):
+class CopyAbandon(Record, frozen=True):
     """Give up an unfinished copy: `sweep_mailboxes` removes what its slices placed."""
 
     job: int
 
 
-class MoveSlice(Record):
+class MoveSlice(Record, frozen=True):
     """Move at most `ROWS_PER_UNIT` messages; each slice is done when it returns (RFC 6851 section 3.3)."""
 
     account: int
@@ -291,25 +297,25 @@ class MoveSlice(Record):
     uids: list[int]
 
 
-class RecentClaim(Record):
+class RecentClaim(Record, frozen=True):
     """Take the \\Recent marks of a mailbox for one session (SELECT, not EXAMINE)."""
 
     mailbox: int
 
 
-class RecentClaimed(Record):
+class RecentClaimed(Record, frozen=True):
     """From which uid on messages are \\Recent for the session that claimed them."""
 
     first_recent: int
 
 
-class Sweep(Record):
+class Sweep(Record, frozen=True):
     """Ask for one slice of the work that interrupted or large operations left behind."""
 
     jobs: int = 1
 
 
-class Swept(Record):
+class Swept(Record, frozen=True):
     """Whether another slice is due now."""
 
     more: bool
@@ -318,14 +324,14 @@ class Swept(Record):
 # -- POP3 ------------------------------------------------------------------------------------------------------------
 
 
-class Drop(Record):
+class Drop(Record, frozen=True):
     """One message of a maildrop: its place is its number in the list, its UIDL `uidvalidity.uid`."""
 
     uid: int
     size: int
 
 
-class Maildrop(Record):
+class Maildrop(Record, frozen=True):
     """An account's INBOX as POP3 sees it, frozen at login."""
 
     mailbox: int
@@ -333,7 +339,7 @@ class Maildrop(Record):
     drops: list[Drop]
 
 
-class PopDelete(Record):
+class PopDelete(Record, frozen=True):
     """Part of what a POP3 session removes at QUIT; all parts of a job happen together with the last, or not at all."""
 
     mailbox: int
@@ -342,7 +348,7 @@ class PopDelete(Record):
     last: bool = True
 
 
-class PopDeleted(Record):
+class PopDeleted(Record, frozen=True):
     """How far a removal is; with the last part it is decided and durable."""
 
     word: str
