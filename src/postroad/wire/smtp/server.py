@@ -239,6 +239,11 @@ class ServerMachine:
         """Keep who has logged in; called before the 235 is answered."""
         self.authenticated_as = login
 
+    def close_with(self, reply: Reply) -> None:
+        """Say a last word that answers no command, such as 421 after a timeout, and close; what was open is void."""
+        if self._mode is not _OVER:
+            self._end("closed by us", reply)
+
     # --- reading -------------------------------------------------------------------------------------------------
 
     def _step(self) -> bool:
@@ -302,6 +307,7 @@ class ServerMachine:
         elif error.fault is Fault.BARE_LF or self._mode is _AUTH or not _argument_of_known(before):
             self._end(error.fault.value, refusals.BARE_LINE, before)
         else:
+            self._line_limit = MAX_LONG_COMMAND
             self._lines.skip_line()
             self._refuse(before, refusals.NUL_IN_ARGUMENT if error.fault is Fault.NUL else refusals.CR_IN_ARGUMENT)
 
@@ -540,7 +546,8 @@ class ServerMachine:
         if reply.code != 250:
             self._output.append(reply.wire())
             return
-        # RFC 5321 section 4.1.4: a later EHLO clears "all buffers ... as if a RSET command had been issued"
+        # RFC 5321 section 4.1.4: behind a later EHLO the server "MUST clear all buffers and reset the state exactly as
+        # if a RSET command had been issued"
         self._forget_transaction()
         self._greeted = True
         assert isinstance(command, Hello)
