@@ -49,13 +49,12 @@ class Meter:
 
 METERS: Final = (
     Meter("postroad_events_total", "counter", ("kind",), "Journal events by their word."),
-    Meter("postroad_smtp_in_connections_total", "counter", ("listener", "tls"), "SMTP connections that were admitted."),
-    Meter("postroad_smtp_in_messages_total", "counter", ("listener", "result"), "Messages offered after DATA or BDAT."),
-    Meter("postroad_smtp_in_rejections_total", "counter", ("stage", "reason"), "Commands and messages turned away."),
+    Meter("postroad_smtp_in_connections_total", "counter", ("listener",), "SMTP connections that were admitted."),
+    Meter("postroad_smtp_in_messages_total", "counter", ("listener",), "Messages taken over from SMTP clients."),
+    Meter("postroad_smtp_in_rejections_total", "counter", ("listener", "reason"), "Commands and messages turned away."),
     Meter("postroad_smtp_in_bytes_total", "counter", ("listener",), "Octets of accepted messages."),
     Meter("postroad_connections", "gauge", ("service",), "Connections open now."),
-    Meter("postroad_connections_refused_total", "counter", ("service",), "Connections turned away by a limit."),
-    Meter("postroad_auth_failures_total", "counter", ("protocol", "reason"), "Logins that failed."),
+    Meter("postroad_auth_total", "counter", ("protocol", "result"), "Logins tried, by how they ended."),
     Meter("postroad_deliveries_total", "counter", ("result",), "Ends and postponements of deliveries, local ones too."),
     Meter("postroad_out_attempts_total", "counter", ("result",), "Attempts to hand mail to other hosts."),
     Meter("postroad_out_attempt_seconds", "histogram", (), "Time of one attempt, connecting included.", ATTEMPT_BOUNDS),
