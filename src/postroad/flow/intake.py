@@ -1,0 +1,301 @@
+"""The only door into the queue: everything that becomes mail enters through `Intake.accept`.
+
+SMTP sessions, reports and the command line all come here. A message is ours when `accept` returns `Taken`, and not
+before: its body is durable, and one transaction holds its row, its copies in mailboxes, its open deliveries and the
+beginning of its story (state S3 or S3m of docs/internals/states.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import Final, Protocol
+
+from postroad.flow.local import delivered_before
+from postroad.store.client import StoreClient
+from postroad.store.queue import accept as accept_unit
+from postroad.store.records import Accept, Copy, Leg
+from postroad.values.envelope import Envelope
+from postroad.values.event import Event
+from postroad.values.ids import IdMaker, id_text
+from postroad.values.ports import Clock
+from postroad.values.reply import Reply
+
+QUEUE_FULL: Final = Reply(452, "4.3.1", "The queue is full. Please retry later; nothing was lost.")
+DISK_FULL: Final = Reply(452, "4.3.1", "Not enough disk space. Please retry later; nothing was lost.")
+TOO_MANY_HOPS: Final = Reply(554, "5.4.6", "Too many hops: this message runs in a circle. Check the forwardings.")
+LOOP: Final = Reply(554, "5.4.6", "This message was delivered to the same mailbox before: a forwarding loop.")
+HEADER_TOO_LARGE: Final = Reply(552, "5.3.4", "The header is larger than 256 kB. Send fewer or shorter header fields.")
+
+KEYS_MAX: Final = 64
+"""Recipients that `why` finds a message by; the rest of a long list is in the journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a message came to us: what the Received line and the journal tell."""
+
+    protocol: str
+    """The "with" word of RFC 3848: ESMTP, ESMTPS, ESMTPSA, LMTP, HTTP, LOCAL."""
+    door: str
+    """Which of our services took it: mx, submission, submissions, report, cli."""
+    peer: str = ""
+    helo: str = ""
+    tls: str = ""
+    login: str = ""
+
+
+@dataclass(slots=True)
+class Destinations:
+    """Where the accepted recipients of one message go, merged over all of them."""
+
+    copies: list[tuple[str, int, str]] = field(default_factory=list)
+    """Recipient text, account, mailbox."""
+    remotes: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """Recipient text, A-label domain, NOTIFY, ORCPT."""
+    expansions: list[tuple[str, str]] = field(default_factory=list)
+    """Recipient as given, and what it was turned into, for the journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The message is ours; `id` is its queue id."""
+
+    id: int
+    size: int
+
+
+class Draft(Protocol):
+    """A message being received (`store.spool`)."""
+
+    size: int
+    header_too_large: bool
+
+    async def settle(self) -> tuple[bytes, bytes | None, str]:
+        """Header block, inline body or None, and the name of the durable body file."""
+        ...
+
+    def discard(self) -> None: ...
+
+
+class Story(Protocol):
+    """The journal's single entrance (`flow.journal`)."""
+
+    def note(self, message: int, events: Sequence[Event]) -> bytes: ...
+
+
+class Outbound(Protocol):
+    """The worker's runner: takes freshly accepted legs into memory."""
+
+    def room_for(self, legs: int, size: int) -> bool: ...
+    def enqueue_fresh(self, accepted: Accept) -> None: ...
+
+
+class Intake:
+    """Turns a received draft and its envelope into a durable message."""
+
+    def __init__(
+        self,
+        *,
+        hostname: str,
+        store: StoreClient,
+        story: Story,
+        runner: Outbound,
+        ids: IdMaker,
+        clock: Clock,
+        first_retry_s: float,
+        lifetime_s: float,
+        max_hops: int,
+    ) -> None:
+        self._hostname = hostname
+        self._store = store
+        self._story = story
+        self._runner = runner
+        self._ids = ids
+        self._clock = clock
+        self._first_retry_us = int(first_retry_s * 1e6)
+        self._lifetime_us = int(lifetime_s * 1e6)
+        self._max_hops = max_hops
+        self._date = (0, "")
+
+    async def accept(
+        self,
+        draft: Draft,
+        envelope: Envelope,
+        destinations: Destinations,
+        arrival: Arrival,
+        *,
+        eightbit: bool = False,
+    ) -> Taken | Reply:
+        """Make the message ours, or say why not; nothing of a refused one stays.
+
+        Raises StoreFull and StoreBroken; then too nothing is acknowledged, and what is on the disk is swept.
+        """
+        header, body, body_file = await draft.settle()
+        refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, destinations)
+        if refusal is not None:
+            draft.discard()
+            return refusal
+        now_us = self._clock.wall_us()
+        ident = self._ids.make(now_us)
+        received = self._received(ident, now_us, envelope, arrival)
+        size = draft.size + len(received)
+        accept = self._compose(
+            ident, now_us, received + header, body, body_file, size, envelope, destinations, arrival, eightbit
+        )
+        await self._store.call(accept_unit, accept)
+        if accept.legs and accept.legs[0].owner:
+            self._runner.enqueue_fresh(accept)
+        return Taken(ident, size)
+
+    # -- checks that need the header ---------------------------------------------------------------------------------
+
+    def _look_at(self, header: bytes, destinations: Destinations) -> Reply | None:
+        lowered = header.lower()
+        # RFC 5321 section 6.3: count Received header fields to find loops.
+        hops = lowered.count(b"\nreceived:") + lowered.startswith(b"received:")
+        if hops > self._max_hops:
+            return TOO_MANY_HOPS
+        if delivered_before(header, (recipient for recipient, _, _ in destinations.copies)):
+            return LOOP
+        return None
+
+    # -- building ----------------------------------------------------------------------------------------------------
+
+    def _compose(
+        self,
+        ident: int,
+        now_us: int,
+        content: tuple[bytes, bytes | None, str, int],
+        envelope: Envelope,
+        destinations: Destinations,
+        arrival: Arrival,
+        eightbit: bool,
+    ) -> Accept:
+        header, body, body_file, size = content
+        sender = envelope.sender_text
+        legs = self._legs(destinations, now_us, size)
+        copies = [
+            Copy(
+                recipient=recipient,
+                account=account,
+                prefix=f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode(),
+                mailbox=mailbox,
+            )
+            for recipient, account, mailbox in destinations.copies
+        ]
+        events = self._events(now_us, envelope, destinations, arrival, legs, size)
+        return Accept(
+            id=ident,
+            received_us=now_us,
+            sender=sender,
+            header=header,
+            body=body,
+            body_file=body_file,
+            size=size,
+            copies=copies,
+            legs=legs,
+            expires_us=now_us + self._lifetime_us,
+            keys=search_keys(header, sender, envelope, destinations),
+            events=self._story.note(ident, events),
+            smtputf8=envelope.smtputf8,
+            eightbit=eightbit,
+            ret=envelope.ret,
+            envid=envelope.envid,
+            login=arrival.login,
+        )
+
+    def _legs(self, destinations: Destinations, now_us: int, size: int) -> list[Leg]:
+        remotes = destinations.remotes
+        if not remotes:
+            return []
+        # Born leased: the first attempt starts from memory right after the commit, and the second one's time is
+        # part of the commit. Beyond the window mail is left to whoever has room.
+        mine = self._runner.room_for(len(remotes), size)
+        owner = self._store.incarnation if mine else 0
+        due_us = now_us + self._first_retry_us if mine else now_us
+        make = self._ids.make
+        return [
+            Leg(make(now_us), recipient, domain, due_us=due_us, owner=owner, notify=notify, orcpt=orcpt)
+            for recipient, domain, notify, orcpt in remotes
+        ]
+
+    def _events(
+        self,
+        now_us: int,
+        envelope: Envelope,
+        destinations: Destinations,
+        arrival: Arrival,
+        legs: list[Leg],
+        size: int,
+    ) -> list[Event]:
+        where = f"{arrival.helo} [{arrival.peer}]" if arrival.peer else arrival.helo
+        if arrival.tls:
+            where += f" {arrival.tls}"
+        by = f"login {arrival.login}" if arrival.login else arrival.door
+        events = [
+            Event(
+                kind="received", at_us=now_us, by=by, where=where, cause=f"from <{envelope.sender_text}>, {size} bytes"
+            )
+        ]
+        events += [
+            Event(kind="expanded", at_us=now_us, recipient=was, cause=now) for was, now in destinations.expansions
+        ]
+        events += [
+            Event(kind="delivered", at_us=now_us, recipient=recipient, by="local delivery", where=f"mailbox {mailbox}")
+            for recipient, _, mailbox in destinations.copies
+        ]
+        cause = "first attempt at once" if legs and legs[0].owner else "waits for a worker with room"
+        events += [
+            Event(kind="queued", at_us=now_us, recipient=leg.recipient, cause=cause, next_us=now_us) for leg in legs
+        ]
+        return events
+
+    def _received(self, ident: int, now_us: int, envelope: Envelope, arrival: Arrival) -> bytes:
+        """The trace line of RFC 5321 section 4.4; the recipient is named only when there is one, so no Bcc leaks."""
+        who = f"from {arrival.helo} ([{arrival.peer}])\r\n\t" if arrival.peer else ""
+        tls = f"\r\n\t({arrival.tls})" if arrival.tls else ""
+        recipients = envelope.recipients
+        whom = f"\r\n\tfor <{recipients[0].address}>" if len(recipients) == 1 else ""
+        return (
+            f"Received: {who}by {self._hostname} with {arrival.protocol} id {id_text(ident)}{tls}{whom};\r\n"
+            f"\t{self._date_text(now_us)}\r\n"
+        ).encode()
+
+    def _date_text(self, now_us: int) -> str:
+        second = now_us // 1_000_000
+        if self._date[0] != second:
+            self._date = (second, formatdate(second, localtime=True))
+        return self._date[1]
+
+
+def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: Destinations) -> str:
+    """What `why` may be asked for: Message-ID, sender and recipients in lower case, one a line."""
+    keys = {sender.lower(): None}
+    for recipient in envelope.recipients[:KEYS_MAX]:
+        keys[str(recipient.address).lower()] = None
+    for text, _, _ in destinations.copies[:KEYS_MAX]:
+        keys[text.lower()] = None
+    for text, _, _, _ in destinations.remotes[:KEYS_MAX]:
+        keys[text.lower()] = None
+    message_id = find_message_id(header)
+    if message_id:
+        keys[message_id] = None
+    keys.pop("", None)
+    return "\n".join(keys)
+
+
+def find_message_id(header: bytes) -> str:
+    """The Message-ID without brackets, in lower case; empty when there is none that can be read."""
+    lowered = header.lower()
+    at = lowered.find(b"\nmessage-id:")
+    if at < 0:
+        if not lowered.startswith(b"message-id:"):
+            return ""
+        at = -1
+    end = lowered.find(b"\r\n", at + 1)
+    raw = lowered[at + 12 : end if end >= 0 else None]
+    if not raw.strip() and end >= 0:  # folded right behind the name
+        raw = lowered[end + 2 : lowered.find(b"\r\n", end + 2)]
+    return raw.strip().strip(b"<>").decode("ascii", "replace")[:998]

@@ -1,0 +1,328 @@
+"""The one driver between a socket and a machine, for every line protocol that we serve.
+
+It knows no protocol: bytes go into the machine, events come out and are handled by the session, output goes to the
+socket. Invariant: at most one event is being handled at a time; while it is, later bytes wait unread in the machine,
+and beyond a limit in the peer's socket. From this follow pipelining order, backpressure and the STARTTLS boundary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+from postroad.serve.eager import run_eagerly
+from postroad.serve.logs import log_bug
+
+WRITE_HIGH_WATER: Final = 64 * 1024
+"""Unsent output of a peer that stopped reading its replies; no further command is taken above it (row S61)."""
+
+TLS_HANDSHAKE_S: Final = 30.0
+"""Row S42: a half-open handshake ends here."""
+
+SWEEP_S: Final = 1.0
+"""How often deadlines are looked at: one pass over all conversations costs less than a timer per command."""
+
+
+class Machine(Protocol):
+    """What the driver needs of a protocol machine."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection shall be closed once the output is written."""
+        ...
+
+    @property
+    def wants_input(self) -> bool:
+        """Whether there is room for more bytes behind what waits unread."""
+        ...
+
+    @property
+    def patience(self) -> float:
+        """Seconds the peer may take in this state."""
+        ...
+
+    def receive(self, data: bytes) -> None: ...
+    def receive_eof(self) -> None: ...
+    def next_event(self) -> Any: ...
+    def take_output(self) -> bytes: ...
+
+
+class Session(Protocol):
+    """What a protocol's session offers the driver."""
+
+    machine: Machine
+
+    def opened(self) -> None:
+        """The connection stands (TLS done, when implicit): greet."""
+        ...
+
+    async def handle(self, event: Any) -> None:
+        """Carry out one event and answer it through the machine."""
+        ...
+
+    def timed_out(self) -> None:
+        """The peer used up its time: let the machine say goodbye."""
+        ...
+
+    def lost(self) -> None:
+        """The connection is gone: drop what was open."""
+        ...
+
+    def failed(self) -> None:
+        """A bug ended the handling of an event: let the machine say so and close."""
+        ...
+
+    def deadline(self, now: float) -> float:
+        """The latest monotonic time at which the next bytes must have come."""
+        ...
+
+
+class Watch:
+    """All conversations of a worker, with one sweep a second for those out of time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.conversations: set[Conversation] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin sweeping."""
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def stop(self) -> None:
+        """End sweeping; conversations stay as they are."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for conversation in [c for c in self.conversations if c.due < now]:
+            conversation.check_time(now)
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+
+
+class Conversation(asyncio.Protocol):
+    """One connection of one peer, from accept to close."""
+
+    __slots__ = (
+        "_busy",
+        "_clogged",
+        "_closing",
+        "_loop",
+        "_make_session",
+        "_paused",
+        "_task",
+        "_watch",
+        "_writable",
+        "due",
+        "machine",
+        "on_close",
+        "peer",
+        "session",
+        "tls",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        watch: Watch,
+        loop: asyncio.AbstractEventLoop,
+        make_session: Callable[[Conversation], Session | None],
+        *,
+        tls: bool = False,
+    ) -> None:
+        self._watch = watch
+        self._loop = loop
+        self._make_session = make_session
+        self.tls = tls
+        self.transport: Any = None
+        self.peer = ""
+        self.due = 0.0
+        self.on_close: Callable[[], None] | None = None
+        self._busy = False
+        self._paused = False
+        self._clogged = False
+        self._closing = False
+        self._writable: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # -- from the event loop ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)  # type: ignore[attr-defined]
+        name = transport.get_extra_info("peername")
+        self.peer = name[0] if isinstance(name, tuple) else ""
+        session = self._make_session(self)
+        if session is None:
+            self._closing = True
+            transport.close()
+            return
+        self.session = session
+        self.machine = session.machine
+        self._watch.conversations.add(self)
+        session.opened()
+        self._turn()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        self.machine.receive(data)
+        if self._busy or self._clogged:
+            if not self._paused and not self.machine.wants_input:
+                self._paused = True
+                self.transport.pause_reading()
+            return
+        self._turn()
+
+    def eof_received(self) -> bool:
+        if not self._closing:
+            self.machine.receive_eof()
+            if not self._busy:
+                self._turn()
+        # Stay open for writing while a command is still being carried out: its reply may be read.
+        return self._busy and not self.tls
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._watch.conversations.discard(self)
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_exception(ConnectionResetError("the peer is gone"))
+        session = getattr(self, "session", None)
+        if session is not None:
+            session.lost()
+        if self.on_close is not None:
+            self.on_close()
+
+    def pause_writing(self) -> None:
+        self._clogged = True
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        self._clogged = False
+        waiting, self._writable = self._writable, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+        if not self._busy and not self._closing:
+            self._turn()
+
+    # -- the turn ---------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Handle events until the machine has none, one has to wait, or the peer does not read."""
+        if self._closing:
+            return
+        machine, session = self.machine, self.session
+        try:
+            while not self._clogged and (event := machine.next_event()) is not None:
+                rest = run_eagerly(session.handle(event))
+                if rest is not None:
+                    self._wait(rest)
+                    return
+        except Exception as bug:
+            self._bug(bug)
+        self._settle()
+
+    def _wait(self, rest: Coroutine[Any, Any, None]) -> None:
+        self._busy = True
+        self.due = self._loop.time() + 86400.0  # our own work has its own limits; the peer is not to blame
+        self.flush()
+        self._task = self._loop.create_task(self._finish(rest))
+
+    async def _finish(self, rest: Coroutine[Any, Any, None]) -> None:
+        try:
+            await rest
+        except ConnectionError:
+            self._closing = True
+            self.transport.close()
+        except Exception as bug:
+            self._bug(bug)
+        self._busy = False
+        self._task = None
+        if self._paused and not self._closing:
+            self._paused = False
+            self.transport.resume_reading()
+        self._turn()
+
+    def _bug(self, bug: Exception) -> None:
+        log_bug(bug, where=type(self.session).__name__)
+        self.session.failed()
+
+    def _settle(self) -> None:
+        if self._closing:
+            return
+        self.flush()
+        if self.machine.closed:
+            self.close()
+        else:
+            now = self._loop.time()
+            self.due = self.session.deadline(now)
+
+    def check_time(self, now: float) -> None:
+        """Called by the watch when `due` has passed."""
+        if self._closing:
+            self._watch.conversations.discard(self)
+            self.transport.abort()  # it had a sweep's time to read our last words
+            return
+        if self._busy:
+            return
+        self.session.timed_out()
+        self._settle()
+
+    # -- for sessions -----------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether an event is being handled right now."""
+        return self._busy
+
+    def flush(self) -> None:
+        """Send what the machine has to say so far."""
+        out = self.machine.take_output()
+        if out and not self.transport.is_closing():
+            self.transport.write(out)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes beside the machine's output, in order (large bodies)."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the peer has read enough for more to be written; raises ConnectionError when it is gone."""
+        if self._closing or self.transport.is_closing():
+            raise ConnectionResetError("the peer is gone")
+        if self._writable is not None:
+            await self._writable
+
+    def turn_soon(self) -> None:
+        """Look for output and events on the next loop round: for what happens between commands (IDLE, drain)."""
+        self._loop.call_soon(self._turn_if_idle)
+
+    def _turn_if_idle(self) -> None:
+        if not self._busy and not self._closing and not self._clogged:
+            self._turn()
+
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """Shake hands as the server after our 220; raises OSError (ssl.SSLError among it) when that fails."""
+        self.flush()
+        self.transport = await self._loop.start_tls(
+            self.transport, self, context, server_side=True, ssl_handshake_timeout=TLS_HANDSHAKE_S
+        )
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self.tls = True
+
+    def tls_text(self) -> str:
+        """Version and cipher of the protected connection for Received lines and the journal; empty when plain."""
+        ssl_object = self.transport.get_extra_info("ssl_object") if self.tls else None
+        if ssl_object is None:
+            return ""
+        cipher = ssl_object.cipher()
+        return f"{ssl_object.version()} {cipher[0]}" if cipher else str(ssl_object.version())
+
+    def close(self) -> None:
+        """Close after everything written so far has been sent."""
+        self._closing = True
+        self.due = self._loop.time() + TLS_HANDSHAKE_S
+        self.transport.close()

@@ -1,0 +1,125 @@
+"""The doors of a worker: which service answers at which socket, who is let in, and how all are closed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from postroad.net.tls import ServerTls
+from postroad.serve.admission import Admission
+from postroad.serve.conversation import TLS_HANDSHAKE_S, Conversation, Session, Watch
+from postroad.serve.counters import SessionCounters
+from postroad.serve.logs import log_line
+from postroad.serve.smtp import Service as SmtpService
+from postroad.serve.smtp import SmtpSession
+from postroad.values.reply import Reply
+from postroad.wire.smtp.extensions import Door
+from postroad.wire.smtp.limits import MachineLimits
+from postroad.wire.smtp.server import ServerMachine
+
+IMPLICIT_TLS: Final = frozenset(("submissions", "imaps", "pop3s"))
+
+MakeSession = Callable[[Conversation], Session]
+
+
+class Draining(Protocol):
+    """A session that can be asked to end."""
+
+    def drain(self) -> None: ...
+
+
+class Doors:
+    """All listeners of one worker. `sessions` makes the session of a connection, by service."""
+
+    def __init__(
+        self,
+        sessions: dict[str, MakeSession],
+        *,
+        admission: Admission,
+        counters: SessionCounters,
+        watch: Watch,
+        tls: ServerTls,
+        turn_away: dict[str, Callable[[Reply], bytes]],
+    ) -> None:
+        self._sessions = sessions
+        self._admission = admission
+        self._counters = counters
+        self._watch = watch
+        self._tls = tls
+        self._turn_away = turn_away
+        self._servers: list[asyncio.Server] = []
+
+    async def open(self, listeners: dict[str, list[socket.socket]]) -> None:
+        """Begin to accept on every socket; they are ours from now on."""
+        loop = asyncio.get_running_loop()
+        for service, sockets in listeners.items():
+            implicit = service in IMPLICIT_TLS
+            for sock in sockets:
+                self._servers.append(
+                    await loop.create_server(
+                        self._factory(service, implicit, loop),
+                        sock=sock,
+                        ssl=self._tls.context if implicit else None,
+                        ssl_handshake_timeout=TLS_HANDSHAKE_S if implicit else None,
+                    )
+                )
+
+    def _factory(
+        self, service: str, implicit: bool, loop: asyncio.AbstractEventLoop
+    ) -> Callable[[], asyncio.BaseProtocol]:
+        make = self._sessions[service]
+        away = self._turn_away[service.removesuffix("s") if service != "mx" else service]
+
+        def admit(conversation: Conversation) -> Session | None:
+            refusal = self._admission.admit(conversation.peer)
+            if refusal is not None:
+                self._counters.refused(service, refusal.code, "too many connections")
+                conversation.transport.write(away(refusal))
+                return None
+            conversation.on_close = lambda: self._admission.leave(conversation.peer)
+            return make(conversation)
+
+        return lambda: Conversation(self._watch, loop, admit, tls=implicit)
+
+    def close(self) -> None:
+        """Stop accepting (the socket itself stays open in the supervisor) and ask every session to end."""
+        self._admission.draining = True
+        for server in self._servers:
+            server.close()
+        for conversation in list(self._watch.conversations):
+            conversation.session.drain()
+        if self._watch.conversations:
+            log_line("info", "waiting for open connections", count=len(self._watch.conversations))
+
+
+def smtp_sessions(service: SmtpService, *, insecure_auth: bool, limits: MachineLimits) -> dict[str, MakeSession]:
+    """The makers of SMTP sessions by service.
+
+    The MX offers no login: whoever has one uses a submission port (RFC 6409 section 4.3), where nothing else is taken.
+    """
+    doors = {
+        "mx": Door("mx", starttls=True),
+        "submission": Door("submission", starttls=True, auth=("PLAIN", "LOGIN"), must_tls=not insecure_auth),
+        "submissions": Door("submissions", auth=("PLAIN", "LOGIN")),
+    }
+
+    def maker(name: str, door: Door) -> MakeSession:
+        def make(conversation: Conversation) -> Session:
+            machine = ServerMachine(hostname=service.hostname, door=door, limits=limits)
+            return SmtpSession(conversation, machine, service, name)
+
+        return make
+
+    return {name: maker(name, door) for name, door in doors.items()}
+
+
+def turned_away() -> dict[str, Callable[[Reply], bytes]]:
+    """How each protocol says that a connection is not taken now, as bytes to write before closing."""
+    return {
+        "mx": Reply.wire,
+        "submission": Reply.wire,
+        "imap": lambda reply: f"* BYE {reply.text}\r\n".encode(),
+        "pop3": lambda reply: f"-ERR [SYS/TEMP] {reply.text}\r\n".encode(),
+    }

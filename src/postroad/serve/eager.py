@@ -1,0 +1,46 @@
+"""Run a coroutine at once and make a Task only if it really has to wait.
+
+Most commands of a session are answered without waiting for anything. A Task for each would cost more than the
+command itself, so the first step is taken directly; what is left over, if anything, is given to a Task.
+
+A coroutine run this way must not enter `asyncio.timeout()` (which asks for the current task) before its first real
+wait; sessions leave time to their driver, so they have no need to.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+
+def run_eagerly(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
+    """Take the first step of `work`: None when it finished, else the rest as a coroutine for a Task.
+
+    Raises whatever `work` raises in that step.
+    """
+    try:
+        waiting = work.send(None)
+    except StopIteration:
+        return None
+    return _rest(_resume(work, waiting))
+
+
+async def _rest(resumed: Any) -> None:
+    await resumed
+
+
+@types.coroutine
+def _resume(work: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any, Any, None]:
+    """Go on with a started coroutine whose last step yielded `waiting`."""
+    while True:
+        try:
+            value = yield waiting
+        except BaseException as error:  # a cancellation belongs to the coroutine that waits
+            step, argument = work.throw, error
+        else:
+            step, argument = work.send, value
+        try:
+            waiting = step(argument)
+        except StopIteration:
+            return

@@ -1,0 +1,67 @@
+"""What was turned away and why: a reference in the reply, a line in the log, a row in the refusals file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from postroad.store.records import Refusal
+from postroad.values.event import Event
+from postroad.values.ids import IdMaker, id_text
+from postroad.values.ports import Clock
+from postroad.values.reply import Reply
+
+
+class Story(Protocol):
+    """The journal's single entrance (`flow.journal`)."""
+
+    def note(self, message: int, events: Sequence[Event]) -> bytes: ...
+
+
+class Post(Protocol):
+    """The store's unawaited entrance: a refusal never waits for the disk."""
+
+    def post(self, unit: str, args: object) -> None: ...
+
+
+class Refusals:
+    """Writes refusals down without ever delaying the reply."""
+
+    def __init__(self, *, store: Post, story: Story, ids: IdMaker, clock: Clock) -> None:
+        self._store = store
+        self._story = story
+        self._ids = ids
+        self._clock = clock
+
+    def note(
+        self,
+        reply: Reply,
+        *,
+        why: str,
+        command: str,
+        door: str,
+        peer: str,
+        helo: str,
+        sender: str,
+        recipient: str,
+        login: str,
+    ) -> Reply:
+        """Record one refusal; returns the reply with its reference, which `postroad why` finds."""
+        now_us = self._clock.wall_us()
+        reference = self._ids.make(now_us)
+        evidence = f"{command} -> {reply}" if command else str(reply)
+        where = f"{helo} [{peer}]" if helo else f"[{peer}]"
+        by = f"{door}, login {login}" if login else door
+        cause = f"{why}, from <{sender}>" if sender else why
+        event = Event(
+            kind="refused", at_us=now_us, recipient=recipient, cause=cause, evidence=evidence, by=by, where=where
+        )
+        packed = self._story.note(reference, [event])
+        keys = "\n".join(key.lower() for key in (sender, recipient, peer) if key)
+        self._store.post(
+            "refuse",
+            Refusal(reference=reference, at_us=now_us, source=peer, why=why, keys=keys, events=packed),
+        )
+        if reply.code == 354 or not reply.text:
+            return reply
+        return reply.with_text(f"{reply.text} Ref {id_text(reference)}")

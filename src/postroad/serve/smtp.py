@@ -1,0 +1,446 @@
+"""An SMTP session: what each command means here, answered through the machine.
+
+The machine has already checked syntax, sequence and limits. The session asks the directory and the store and acts. The
+transaction is one object that is thrown away after every end, reset or refusal, so nothing of it can leak into the
+next (Postfix 20260724, Exim CVE-2020-28019).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from postroad.flow.intake import Arrival, Destinations, Intake
+from postroad.flow.local import Plan, Planner
+from postroad.net.tls import ServerTls
+from postroad.serve.conversation import Conversation
+from postroad.serve.counters import SessionCounters
+from postroad.serve.lifecycle import Lifecycle
+from postroad.serve.passwords import Passwords, Trouble
+from postroad.serve.refusals import Refusals
+from postroad.store.spool import Draft, Spool
+from postroad.values.address import Address
+from postroad.values.envelope import Envelope, Recipient
+from postroad.values.errors import StoreBroken, StoreFull
+from postroad.values.ids import id_text
+from postroad.values.reply import Reply
+from postroad.wire import sasl
+from postroad.wire.smtp import events as on
+from postroad.wire.smtp.server import ServerMachine
+
+DATA_GRACE_S: Final = 20.0
+"""A transfer this young is not yet held to the minimum rate: a slow start is no attack."""
+
+FINAL_DOT_S: Final = 30.0
+"""Final dot to reply takes at most this; RFC 1047 tells why a late 250 makes duplicates."""
+
+HELO_OK: Final = Reply(250, "", "")
+MAIL_OK: Final = Reply(250, "2.1.0", "Sender OK")
+RCPT_OK: Final = Reply(250, "2.1.5", "Recipient OK")
+RESET: Final = Reply(250, "2.0.0", "Reset")
+NOOP: Final = Reply(250, "2.0.0", "OK")
+GO_AHEAD: Final = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+CHUNK_OK: Final = Reply(250, "2.0.0", "Chunk received")
+BYE: Final = Reply(221, "2.0.0", "Bye")
+VRFY: Final = Reply(252, "2.5.2", "Send some mail, we will do our best")
+NO_EXPN: Final = Reply(502, "5.5.1", "EXPN is not offered")
+HELP: Final = Reply(214, "2.0.0", "Commands: EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH")
+TLS_GO: Final = Reply(220, "2.0.0", "Ready to start TLS")
+LOG_IN: Final = Reply(530, "5.7.0", "Authentication required. Log in with your mail address and password.")
+AUTH_OK: Final = Reply(235, "2.7.0", "Authentication successful")
+AUTH_WRONG: Final = Reply(535, "5.7.8", "Wrong user name or password.")
+AUTH_BUSY: Final = Reply(454, "4.7.0", "Too many logins at once. Please retry in a minute.")
+AUTH_SYNTAX: Final = Reply(501, "5.5.2", "That is not what this mechanism expects")
+TOO_SLOW: Final = Reply(421, "4.4.2", "This transfer is too slow. Please reconnect and retry.")
+TIMEOUT: Final = Reply(421, "4.4.2", "Timeout: nothing came for too long. Please reconnect.")
+FULL: Final = Reply(452, "4.3.1", "Not enough space. Please retry later; nothing was lost.")
+BUG: Final = Reply(421, "4.3.0", "Internal problem, nothing was lost. Please reconnect and retry.")
+NOT_DURABLE: Final = Reply(451, "4.3.0", "The message could not be made safe on disk. Please retry; nothing was kept.")
+
+
+@dataclass(slots=True)
+class Service:
+    """Everything that the SMTP sessions of one worker share."""
+
+    hostname: str
+    intake: Intake
+    planner: Planner
+    passwords: Passwords
+    spool: Spool
+    refusals: Refusals
+    counters: SessionCounters
+    lifecycle: Lifecycle
+    tls: ServerTls
+    clock: Any
+    relay_networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]
+    message_size: int
+    data_timeout_s: float
+    data_rate_min: int
+    session_s: float
+    full: Callable[[int], Reply | None]
+    """Says early that there is no room for a message of this size (disk, queue, drafts)."""
+    relayers: dict[str, bool] = field(default_factory=dict)
+
+    def may_relay(self, peer: str) -> bool:
+        """Whether an address may relay without a login; remembered per address."""
+        known = self.relayers.get(peer)
+        if known is None:
+            if len(self.relayers) > 10_000:
+                self.relayers.clear()
+            known = self.relayers[peer] = self._in_networks(peer)
+        return known
+
+    def _in_networks(self, peer: str) -> bool:
+        try:
+            address = ipaddress.ip_address(peer.partition("%")[0])
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any((mapped or address) in network for network in self.relay_networks)
+
+
+class Transaction:
+    """One mail transaction from MAIL to its end."""
+
+    __slots__ = ("began", "destinations", "draft", "eightbit", "envelope")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.destinations = Destinations()
+        self.draft: Draft | None = None
+        self.eightbit = False
+        self.began = 0.0
+
+
+class SmtpSession:
+    """One client at one of our doors (mx, submission, submissions)."""
+
+    __slots__ = ("_auth", "_helo", "_login", "_opened", "_service", "_transaction", "_wire", "door", "machine")
+
+    def __init__(self, wire: Conversation, machine: ServerMachine, service: Service, door: str) -> None:
+        self._wire = wire
+        self.machine = machine
+        self._service = service
+        self.door = door
+        self._helo = on.Hello("HELO", "")
+        self._login = ""
+        self._transaction: Transaction | None = None
+        self._auth: tuple[str, list[bytes]] | None = None
+        self._opened = service.clock.monotonic()
+
+    # -- for the driver ----------------------------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """Greet (RFC 5321 section 4.3.1); no product and no version."""
+        self._service.counters.session_opened(self.door)
+        self.machine.greet(Reply(220, "", f"{self._service.hostname} ESMTP"))
+
+    async def handle(self, event: on.Event) -> None:
+        """Carry out one event; a command among them is answered."""
+        await HANDLERS[type(event)](self, event)
+
+    def deadline(self, now: float) -> float:
+        """The machine's patience, but never beyond the end of a transfer or of the whole session."""
+        until = min(now + self.machine.patience, self._opened + self._service.session_s)
+        transaction = self._transaction
+        if transaction is not None and transaction.began:
+            until = min(until, transaction.began + self._service.data_timeout_s, self._rate_deadline(transaction, now))
+        return until
+
+    def _rate_deadline(self, transaction: Transaction, now: float) -> float:
+        """When the minimum rate is missed if nothing more comes: size / rate after the start, with a grace."""
+        size = transaction.draft.size if transaction.draft is not None else 0
+        return transaction.began + DATA_GRACE_S + size / self._service.data_rate_min
+
+    def timed_out(self) -> None:
+        """Say 421 and close."""
+        transaction = self._transaction
+        slow = transaction is not None and transaction.began > 0
+        self._drop_transaction()
+        self.machine.close_with(TOO_SLOW if slow else TIMEOUT)
+
+    def failed(self) -> None:
+        """After a bug of ours: nothing of the open transaction stays, the connection ends."""
+        self._drop_transaction()
+        self.machine.close_with(BUG)
+
+    def lost(self) -> None:
+        """The peer is gone; a message handed to the intake goes its way, everything else is dropped."""
+        self._service.counters.session_closed(self.door)
+        self._drop_transaction()
+
+    def drain(self) -> None:
+        """We are going down: 421 now between transactions, else after the open one."""
+        if self._transaction is None and not self._wire.busy:
+            self.machine.close_with(Reply(421, "4.3.2", "Going down for a moment. Please reconnect; nothing was lost."))
+            self._wire.turn_soon()
+
+    # -- greeting, TLS and login -------------------------------------------------------------------------------------
+
+    async def hello(self, event: on.Hello) -> None:
+        self._helo = event
+        self._drop_transaction()
+        self.machine.answer(HELO_OK)
+
+    async def start_tls(self, event: on.StartTls) -> None:
+        self._drop_transaction()
+        self._helo = on.Hello("HELO", "")
+        self.machine.answer(TLS_GO)
+        try:
+            await self._wire.start_tls(self._service.tls.context)
+        except OSError as error:
+            self._service.counters.refused(self.door, 0, "tls handshake")
+            raise ConnectionResetError(f"TLS handshake failed: {error}") from None
+        self.machine.tls_started()
+
+    async def auth(self, event: on.Auth) -> None:
+        """Begin an exchange (RFC 4954); PLAIN and LOGIN are offered under TLS only."""
+        self._auth = (event.mechanism, [])
+        if event.initial is not None:
+            await self._auth_take(event.initial)
+        else:
+            self._ask_more()
+
+    async def auth_response(self, event: on.AuthResponse) -> None:
+        """Go on with an exchange."""
+        await self._auth_take(event.octets)
+
+    async def auth_cancel(self, event: on.AuthCancel) -> None:
+        """The client gave up, or the machine did."""
+        self._auth = None
+        self.machine.answer(event.reply)
+
+    def _ask_more(self) -> None:
+        assert self._auth is not None
+        mechanism, said = self._auth
+        prompt = b"" if mechanism == "PLAIN" else (sasl.LOGIN_PASSWORD_PROMPT if said else sasl.LOGIN_USER_PROMPT)
+        self.machine.answer(Reply(334, "", sasl.encode_base64(prompt).decode()))
+
+    async def _auth_take(self, octets: bytes) -> None:
+        assert self._auth is not None
+        mechanism, said = self._auth
+        said.append(octets)
+        if mechanism == "LOGIN" and len(said) == 1:
+            self._ask_more()
+            return
+        self._auth = None
+        try:
+            credentials = sasl.decode_plain(octets) if mechanism == "PLAIN" else sasl.decode_login(said[0], said[1])
+        except sasl.SaslError:
+            self.machine.answer(AUTH_SYNTAX)
+            return
+        # RFC 4616 section 2: acting on behalf of somebody else is not offered to anybody.
+        if credentials.on_behalf_of not in ("", credentials.user):
+            self._refuse_login(Trouble.WRONG, credentials.user)
+            return
+        found = await self._service.passwords.verify(credentials.user, credentials.password)
+        if isinstance(found, Trouble):
+            self._refuse_login(found, credentials.user)
+            return
+        self._login = found.address
+        self._service.counters.logged_in("smtp", "ok")
+        self.machine.authenticated(found.address)
+        self.machine.answer(AUTH_OK)
+
+    def _refuse_login(self, trouble: Trouble, user: str) -> None:
+        busy = trouble is Trouble.BUSY
+        self._service.counters.logged_in("smtp", "busy" if busy else "wrong")
+        reply, why = (AUTH_BUSY, "logins busy") if busy else (AUTH_WRONG, "wrong password")
+        self.machine.answer(self._refused(reply, why, f"AUTH as {user[:80]}"))
+
+    # -- the transaction ---------------------------------------------------------------------------------------------
+
+    async def mail(self, event: on.Mail) -> None:
+        service = self._service
+        if self.door != "mx" and not self._login and not service.may_relay(self._wire.peer):
+            self.machine.answer(self._refused(LOG_IN, "login required", "MAIL"))
+            return
+        params = event.params
+        full = service.full(params.size)
+        if full is not None:
+            self.machine.answer(self._refused(full, "no space", "MAIL"))
+            return
+        self._transaction = Transaction(
+            Envelope(
+                event.sender,
+                declared_size=params.size,
+                body=params.body,
+                smtputf8=params.smtputf8,
+                ret=params.ret,
+                envid=params.envid,
+            )
+        )
+        self.machine.answer(MAIL_OK)
+
+    async def rcpt(self, event: on.Rcpt) -> None:
+        transaction = self._transaction
+        assert transaction is not None
+        relay = bool(self._login) or self._service.may_relay(self._wire.peer)
+        plan = await self._service.planner.plan(
+            event.address, size=transaction.envelope.declared_size, may_relay=relay, peer=self._wire.peer
+        )
+        if plan.refusal is not None:
+            self.machine.answer(self._refused(plan.refusal, plan.why, f"RCPT TO:<{event.address}>", event.address))
+            return
+        params = event.params
+        transaction.envelope.recipients.append(Recipient(event.address, params.notify, params.orcpt))
+        merge(transaction.destinations, plan, event.address, params)
+        self.machine.answer(RCPT_OK)
+
+    async def data(self, event: on.DataStart) -> None:
+        self._begin_content()
+        self.machine.answer(GO_AHEAD)
+
+    def _begin_content(self) -> Transaction:
+        transaction = self._transaction
+        assert transaction is not None
+        if transaction.draft is None:
+            transaction.draft = self._service.spool.draft()
+            transaction.began = self._service.clock.monotonic()
+        return transaction
+
+    async def content(self, event: on.Content) -> None:
+        transaction = self._begin_content()
+        draft = transaction.draft
+        assert draft is not None
+        chunk = event.chunk
+        if not transaction.eightbit and not chunk.isascii():
+            transaction.eightbit = True
+        draft.write(chunk)
+        if draft.needs_flush:
+            await draft.flush_to_disk()
+
+    async def chunk_end(self, event: on.ChunkEnd) -> None:
+        self._begin_content()
+        self.machine.answer(CHUNK_OK)
+
+    async def content_refused(self, event: on.ContentRefused) -> None:
+        self._refused(event.reply, "content refused", "")
+        self._drop_transaction()
+
+    async def content_end(self, event: on.ContentEnd) -> None:
+        transaction = self._begin_content()
+        self._transaction = None
+        self.machine.answer(await self._take(transaction))
+
+    async def _take(self, transaction: Transaction) -> Reply:
+        """Hand the message to the intake; the reply says whether it is ours."""
+        draft = transaction.draft
+        assert draft is not None
+        service = self._service
+        arrival = Arrival(
+            protocol=self._protocol(),
+            door=self.door,
+            peer=self._wire.peer,
+            helo=self._helo.name,
+            tls=self._wire.tls_text(),
+            login=self._login,
+        )
+        try:
+            with service.lifecycle.activity("commits"):
+                taken = await service.intake.accept(
+                    draft, transaction.envelope, transaction.destinations, arrival, eightbit=transaction.eightbit
+                )
+        except StoreFull:
+            draft.discard()
+            return self._refused(FULL, "no space", "DATA")
+        except StoreBroken:
+            return self._refused(NOT_DURABLE, "store broken", "DATA")
+        if isinstance(taken, Reply):
+            return self._refused(taken, "message refused", "DATA")
+        service.counters.message_received(self.door, taken.size)
+        return Reply(250, "2.0.0", f"Queued as {id_text(taken.id)}")
+
+    def _protocol(self) -> str:
+        """The "with" word of the Received line (RFC 3848)."""
+        if self._helo.verb != "EHLO":
+            return "SMTP"
+        return "ESMTP" + ("S" if self._wire.tls else "") + ("A" if self._login else "")
+
+    def _drop_transaction(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None and transaction.draft is not None:
+            transaction.draft.discard()
+
+    # -- small commands ----------------------------------------------------------------------------------------------
+
+    async def reset(self, event: on.Rset) -> None:
+        self._drop_transaction()
+        self.machine.answer(RESET)
+
+    async def noop(self, event: on.Noop) -> None:
+        self.machine.answer(NOOP)
+
+    async def help(self, event: on.Help) -> None:
+        self.machine.answer(HELP)
+
+    async def verify(self, event: on.Verify) -> None:
+        # RFC 5321 section 7.3: 252 says nothing about who exists here.
+        self.machine.answer(VRFY if event.verb == "VRFY" else NO_EXPN)
+
+    async def quit(self, event: on.Quit) -> None:
+        self.machine.answer(BYE)
+
+    async def end_of_stream(self, event: on.EndOfStream) -> None:
+        if event.reply is not None:
+            self._refused(event.reply, event.why, "")
+        self._drop_transaction()
+
+    # -- refusals ----------------------------------------------------------------------------------------------------
+
+    def _refused(self, reply: Reply, why: str, command: str, recipient: Address | None = None) -> Reply:
+        """Write a refusal down and return the reply with the reference that `postroad why` finds."""
+        self._service.counters.refused(self.door, reply.code, why)
+        transaction = self._transaction
+        return self._service.refusals.note(
+            reply,
+            why=why,
+            command=command,
+            door=self.door,
+            peer=self._wire.peer,
+            helo=self._helo.name,
+            sender=transaction.envelope.sender_text if transaction is not None else "",
+            recipient=str(recipient) if recipient is not None else "",
+            login=self._login,
+        )
+
+
+def merge(destinations: Destinations, plan: Plan, address: Address, params: on.RcptParams) -> None:
+    """Add one recipient's plan; a mailbox or address that is there already is not added twice."""
+    text = str(address)
+    for account, mailbox, recipient in plan.copies:
+        if not any(account == there and mailbox == box for _, there, box in destinations.copies):
+            destinations.copies.append((recipient, account, mailbox))
+    for target in plan.remotes:
+        recipient = str(target)
+        # RFC 3461 section 5.2.7.2: what an alias sends on keeps the wishes of the one who sent it.
+        if not any(recipient == there for there, _, _, _ in destinations.remotes):
+            destinations.remotes.append((recipient, target.domain_ascii, params.notify, params.orcpt))
+    for was, now in plan.expansions:
+        destinations.expansions.append((was or text, now))
+
+
+Handler = Callable[[SmtpSession, Any], Awaitable[None]]
+
+HANDLERS: Final[dict[type, Handler]] = {
+    on.Hello: SmtpSession.hello,
+    on.Mail: SmtpSession.mail,
+    on.Rcpt: SmtpSession.rcpt,
+    on.DataStart: SmtpSession.data,
+    on.Content: SmtpSession.content,
+    on.ContentEnd: SmtpSession.content_end,
+    on.ChunkEnd: SmtpSession.chunk_end,
+    on.ContentRefused: SmtpSession.content_refused,
+    on.StartTls: SmtpSession.start_tls,
+    on.Auth: SmtpSession.auth,
+    on.AuthResponse: SmtpSession.auth_response,
+    on.AuthCancel: SmtpSession.auth_cancel,
+    on.Rset: SmtpSession.reset,
+    on.Noop: SmtpSession.noop,
+    on.Help: SmtpSession.help,
+    on.Verify: SmtpSession.verify,
+    on.Quit: SmtpSession.quit,
+    on.EndOfStream: SmtpSession.end_of_stream,
+}

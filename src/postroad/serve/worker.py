@@ -1,0 +1,155 @@
+"""A worker process: one event loop with every listener and its own outbound runner.
+
+Its standard input is a pipe from the supervisor: first an errand in one JSON line, then words ("drain", "reload").
+When the pipe ends, the supervisor is gone, and so is the worker. On standard output it says "ready" and then a dot
+every two seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from postroad.config import Config
+from postroad.serve.logs import log_line, setup_logs
+
+HEARTBEAT_S: Final = 2.0
+"""A sign of life this often; the supervisor waits five of them."""
+
+LOST_STORE: Final = 75
+"""Exit status (EX_TEMPFAIL) when the store is gone: with the socket our lease ended, so nothing here is ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What the supervisor wants of this worker."""
+
+    config: Config
+    data_dir: Path
+    number: int
+    workers: int
+    listeners: dict[str, list[int]]
+
+    @classmethod
+    def read(cls, line: bytes) -> Errand:
+        """From the first line of standard input."""
+        raw = json.loads(line)
+        return cls(
+            config=msgspec.convert(raw["config"], Config),
+            data_dir=Path(raw["data_dir"]),
+            number=raw["number"],
+            workers=raw["workers"],
+            listeners=raw["listeners"],
+        )
+
+
+class Control(asyncio.Protocol):
+    """Words from the supervisor, one a line."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._worker.told(line.decode())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._worker.told("orphaned")
+
+
+class Worker:
+    """Serves until told to drain; `run` returns the exit status."""
+
+    def __init__(self, errand: Errand) -> None:
+        self._errand = errand
+        self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def told(self, word: str) -> None:
+        """A word from the supervisor or a signal."""
+        if word == "reload":
+            self._parts.reload()
+        elif word in ("drain", "orphaned", "store lost") and not self._end.done():
+            self._end.set_result(word)
+
+    async def run(self) -> int:
+        """Build everything, serve, drain."""
+        from postroad.app import build_worker  # the composition root stands above us
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.told, "drain")
+        await loop.connect_read_pipe(lambda: Control(self), os.fdopen(0, "rb", buffering=0))
+        self._parts = await build_worker(self._errand)
+        self._parts.store.closed.add_done_callback(lambda _: self.told("store lost"))
+        beat = loop.create_task(self._beat())
+        word = await self._end
+        if word == "store lost":
+            log_line("error", "the store is gone: this worker ends and is started again")
+            await self._parts.abandon()
+            return LOST_STORE
+        await self._parts.drain(0.0 if word == "orphaned" else self._parts.grace)
+        beat.cancel()
+        return 0
+
+    async def _beat(self) -> None:
+        say(b"ready\n")
+        while True:
+            say(b".")
+            await asyncio.sleep(HEARTBEAT_S)
+
+
+def say(sign: bytes) -> None:
+    """Write a sign of life; a pipe nobody reads any more is found out by its other end."""
+    try:
+        os.write(1, sign)
+    except OSError:
+        return
+
+
+def adopt(listeners: dict[str, list[int]]) -> dict[str, list[socket.socket]]:
+    """The inherited descriptors as sockets."""
+    return {service: [socket.socket(fileno=fd) for fd in fds] for service, fds in listeners.items()}
+
+
+def main() -> int:
+    """Entry of `python -m postroad.serve.worker`."""
+    line = b""
+    while not line.endswith(b"\n"):  # byte by byte: what follows belongs to the event loop
+        byte = os.read(0, 1)
+        if not byte:
+            return 0
+        line += byte
+    errand = Errand.read(line)
+    lines = setup_logs(errand.config.log, f"worker-{errand.number}")
+    try:
+        return run_loop(errand)
+    finally:
+        lines.close()
+
+
+def run_loop(errand: Errand) -> int:
+    """Run a worker on uvloop, or on plain asyncio where uvloop is absent."""
+
+    async def work() -> int:
+        return await Worker(errand).run()
+
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(work())
+    return uvloop.run(work())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
