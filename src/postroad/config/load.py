@@ -107,6 +107,8 @@ def examine_text(raw: bytes, name: str) -> Reading:
         tables = tomllib.loads(source)
     except tomllib.TOMLDecodeError as error:
         return _unreadable(name, *_syntax(str(error), source))
+    except RecursionError:
+        return _unreadable(name, "lists stand in lists too deep to read", "Close the brackets")
     return _judge(tables, KeyLines(source), name)
 
 

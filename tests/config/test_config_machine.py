@@ -1,0 +1,173 @@
+"""What the machine says of a configuration: folders, rights, accounts and certificates."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import pwd
+import resource
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from postroad.config import Config, Limits, Listen, Relay, Tls, machine
+from postroad.config.machine import machine_complaints
+
+NOW = dt.datetime.now(dt.UTC)
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask for another account")
+
+
+def said(config: Config) -> list[str]:
+    """Key and complaint of everything but the remark about running as root."""
+    found = [f"{'.'.join(one.path)}: {one.what}" for one in machine_complaints(config)]
+    return [text for text in found if not text.startswith("user: the server would run as root")]
+
+
+def pair(folder: Path, *, days: int = 90, begins: int = -1, name: str = "mail.example.org") -> Tls:
+    """A certificate and its key, as files that only we can read."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW + dt.timedelta(days=min(begins, days - 1)))
+        .not_valid_after(NOW + dt.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    form, none = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "mail.pem").write_bytes(certificate.public_bytes(pem))
+    (folder / "mail.key").write_bytes(key.private_bytes(pem, form, none))
+    (folder / "mail.key").chmod(0o600)
+    return Tls(certificate=str(folder / "mail.pem"), key=str(folder / "mail.key"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def config(data: Path, **more: object) -> Config:
+    return Config(data_dir=str(data), listen=Listen(mx=("127.0.0.1:0",)), **more)  # type: ignore[arg-type]
+
+
+def test_good_machine_is_silent(data: Path, tmp_path: Path) -> None:
+    high = Listen(*(), mx=(":2525",), submission=(), submissions=(), imap=(), imaps=(), pop3=(), pop3s=())
+    good = Config(data_dir=str(data), listen=high, hostname="mail.example.org", tls=pair(tmp_path))
+    assert [text for text in said(good) if not text.startswith("limits.connections")] == []
+
+
+def test_open_data_folder_is_refused(data: Path) -> None:
+    data.chmod(0o755)
+    assert any("every account of this machine can look into" in text for text in said(config(data)))
+
+
+def test_data_folder_may_be_made_later(tmp_path: Path) -> None:
+    assert not any("data_dir" in text for text in said(config(tmp_path / "a" / "b")))
+
+
+def test_data_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    assert any("is not a folder" in text for text in said(config(tmp_path / "data")))
+
+
+def test_unknown_account(data: Path) -> None:
+    assert said(config(data, user="no-such-account")) == ['user: there is no account "no-such-account" on this machine']
+
+
+@pytest.mark.parametrize(
+    "days, begins, words",
+    [(-1, -5, "ended on"), (90, 3, "begins on"), (5, -1, "ends on")],
+)
+def test_dates_of_the_certificate(data: Path, tmp_path: Path, days: int, begins: int, words: str) -> None:
+    (complaint,) = [t for t in said(config(data, tls=pair(tmp_path, days=days, begins=begins))) if t.startswith("tls")]
+    assert words in complaint
+
+
+def test_key_of_another_certificate(data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    mixed = Tls(certificate=pair(tmp_path).certificate, key=pair(other).key)
+    assert any("is not the key of the first certificate" in text for text in said(config(data, tls=mixed)))
+
+
+def test_files_that_hold_something_else(data: Path, tmp_path: Path) -> None:
+    tls = pair(tmp_path)
+    Path(tls.key).write_text("not a key")
+    assert any("holds no private key" in text for text in said(config(data, tls=tls)))
+    Path(tls.certificate).write_text("not a certificate")
+    assert any("holds no certificate" in text for text in said(config(data, tls=tls)))
+
+
+def test_missing_certificate_and_bundle(data: Path, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere.pem")
+    found = said(config(data, tls=Tls(certificate=nowhere, key=nowhere), relay=Relay(ca_file=nowhere)))
+    assert [text.partition(":")[0] for text in found if "there is no file" in text] == [
+        "tls.certificate",
+        "tls.key",
+        "relay.ca_file",
+    ]
+
+
+def test_key_that_everybody_can_read(data: Path, tmp_path: Path) -> None:
+    tls = pair(tmp_path)
+    Path(tls.key).chmod(0o644)
+    assert any("every account can read the private key" in text for text in said(config(data, tls=tls)))
+
+
+def test_certificate_for_another_name_is_a_hint(data: Path, tmp_path: Path) -> None:
+    found = list(machine_complaints(config(data, hostname="mx.example.net", tls=pair(tmp_path))))
+    (hint,) = [one for one in found if one.path == ("tls", "certificate")]
+    assert hint.what == "the certificate is for mail.example.org, not for mx.example.net"
+    assert not hint.fatal
+
+
+def test_wildcard_certificate_covers_the_name(data: Path, tmp_path: Path) -> None:
+    wild = config(data, hostname="mx.example.org", tls=pair(tmp_path, name="*.example.org"))
+    assert not any(text.startswith("tls") for text in said(wild))
+
+
+def test_low_ports_without_privileges(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(machine, "_may_bind_any", lambda: False)
+    monkeypatch.setattr(machine, "_first_unprivileged_port", lambda: 1024)
+    monkeypatch.delenv("LISTEN_FDS", raising=False)
+    low = Config(data_dir=str(data), listen=Listen(mx=(":25", ":2525")))
+    assert [text for text in said(low) if text.startswith("listen.mx")] == [
+        "listen.mx: port 25 is for root: ports below 1024 need privileges"
+    ]
+
+
+def test_more_connections_than_files(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    many = config(data, limits=Limits(connections=10_000))
+    assert "limits.connections: 10000 connections need 10256 open files, and this account may have 4096" in said(many)
+
+
+@NEEDS_ROOT
+def test_the_question_is_asked_as_the_service_account(data: Path, tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    tls = pair(tmp_path)
+    found = said(config(data, user="nobody", tls=tls))
+    assert f"tls.key: nobody may not read {tls.key}" in found
+    assert f"data_dir: nobody may not write to {data}" in found
+    os.chown(tls.key, nobody.pw_uid, -1)
+    os.chown(data, nobody.pw_uid, -1)
+    assert not any("nobody may not" in text for text in said(config(data, user="nobody", tls=tls)))
+
+
+def test_wrong_configuration_is_not_looked_at(data: Path) -> None:
+    assert said(Config(data_dir="relative", user="no-such-account")) == []
