@@ -8,12 +8,16 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from postroad.store import folder
+from postroad.store.dayfiles import Mover
 from postroad.store.migrate import migrate
+from postroad.store.refusals import Refusals
 from postroad.store.server import Chore
 from postroad.store.sqlite import SqliteConnection
+from postroad.store.sweep import GiveBack, Orphans, Reclaim
 from postroad.store.units import load_units
 from postroad.store.writer import Writer
 from postroad.values.clock import SystemClock
@@ -38,8 +42,24 @@ class OpenStore:
         except BaseException:
             os.close(self._lock)
             raise
-        self.chores: list[Chore] = []
-        self.aside: dict[str, Callable[[Any], None]] = {}
+        self.refusals = Refusals(data_dir / folder.REFUSALS)
+        reclaim, orphans = Reclaim(self.writer), Orphans(data_dir, self.writer)
+        self._mover = Mover(data_dir, self.writer, clock)
+        self._sweeps = (reclaim, orphans)
+        self.chores: list[Chore] = [self.refusals, reclaim, orphans, self._mover, GiveBack(self.connection)]
+        self.aside: dict[str, Callable[[msgspec.Raw], None]] = {
+            "refuse": self.refusals.take,
+            "break_off": self._break_off,
+        }
+
+    def worker_died(self, incarnation: int) -> None:
+        """Begins to set right what a dead worker left."""
+        for sweep in self._sweeps:
+            sweep.worker_died(incarnation)
+
+    def _break_off(self, why: msgspec.Raw) -> None:
+        """A worker's disk failed to keep a body: nobody writes any more."""
+        self.writer.break_off(str(msgspec.msgpack.decode(why)))
 
     def remove_body(self, name: str) -> None:
         """Unlinks a body file after the commit that ended its message; one that stays is swept later."""
@@ -54,6 +74,8 @@ class OpenStore:
 
     def close(self) -> None:
         """Empties the log into the main file and lets go of the folder."""
+        self._mover.close()
+        self.refusals.close()
         if not self.writer.broken:
             self.connection.checkpoint(truncate=True)
         self.connection.close()

@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_UNUSABLE
     listener = folder.listen(data_dir)
     server = Server(listener, store.writer, SystemClock(), tend=store.tend, chores=store.chores, aside=store.aside)
+    server.on_death = store.worker_died
     server.stop_on(signal.SIGTERM, signal.SIGINT)
     if options.lifeline >= 0:
         server.stop_with(options.lifeline)

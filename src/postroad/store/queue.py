@@ -89,6 +89,8 @@ def accept(tx: Tx, args: Accept) -> Accepted:
     remember(tx, args.id, args.keys)
     if not args.copies:
         note(tx, args.id, args.events)
+        if not args.legs:
+            tx.release(args.id)
         return Accepted([], [])
     return _file_copies(tx, args)
 

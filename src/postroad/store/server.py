@@ -75,7 +75,7 @@ class Server:
         *,
         tend: Callable[[bool], None],
         chores: Sequence[Chore] = (),
-        aside: dict[str, Callable[[Any], None]] | None = None,
+        aside: dict[str, Callable[[msgspec.Raw], None]] | None = None,
     ) -> None:
         """`tend(idle)` is called between batches. `aside` names calls that go round the transaction: they are never
         answered, and their arguments are handed over undecoded."""

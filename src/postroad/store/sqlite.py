@@ -136,10 +136,12 @@ class SqliteConnection:
             raise translated(error) from error
         self._in_wal = max(in_log - copied, 0)
 
-    def give_back(self, pages: int) -> int:
-        """Returns up to `pages` free pages to the file system; returns how many free ones are left."""
-        self.execute(f"PRAGMA incremental_vacuum({pages})")
-        return int(self.execute("PRAGMA freelist_count")[0][0])
+    def give_back(self, pages: int, *, keep: int) -> int:
+        """Returns up to `pages` free pages to the file system while more than `keep` are free; returns how many are."""
+        free = int(self.execute("PRAGMA freelist_count")[0][0])
+        if free > keep:
+            self.execute(f"PRAGMA incremental_vacuum({min(pages, free - keep)})")
+        return free
 
     def copy_to(self, path: Path) -> None:
         """A consistent copy of the whole database as a new file, taken while others go on reading."""
