@@ -94,7 +94,7 @@ class Link(asyncio.Protocol):
         except TimeoutError:
             self.abort()
             raise TlsFailed(f"TLS handshake took longer than {patience:g} s") from None
-        except (OSError, ssl.SSLError, asyncio.IncompleteReadError, EOFError) as error:
+        except (OSError, ValueError, EOFError) as error:
             self.abort()
             raise TlsFailed(_tls_words(error)) from None
         if transport is None:

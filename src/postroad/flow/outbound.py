@@ -1,0 +1,412 @@
+"""One connection to one host and the mail it carries: the driver of `wire.smtp.ClientMachine`.
+
+A `Courier` is opened, takes parcel after parcel, and says QUIT. It decides nothing: what answers mean is
+`flow.judge`'s, which mail comes next and which host after a failure is `flow.pool`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, Protocol
+
+from postroad.flow.judge import Step, judge, judge_connect, judge_loss, judge_transaction, unsendable
+from postroad.flow.lanes import RECIPIENTS_MAX, Delivery, Letter, Parcel
+from postroad.flow.route import Hop
+from postroad.net.dial import Link, TlsFailed, Unreachable, dial
+from postroad.net.tls import ClientTls
+from postroad.values.address import Address, AddressError
+from postroad.values.envelope import Recipient
+from postroad.values.errors import StoreBroken, StoreFull
+from postroad.values.outcome import About, Fate, Outcome
+from postroad.values.reply import Reply
+from postroad.wire.data import Stuffer, stuff
+from postroad.wire.smtp.client import ClientMachine
+from postroad.wire.smtp.events import (
+    ClientEvent,
+    Closed,
+    Lost,
+    Ready,
+    Refused,
+    SendContent,
+    StartTlsRefused,
+    TlsWanted,
+    TransactionDone,
+    TransactionResult,
+)
+from postroad.wire.smtp.extensions import NO_EXTENSIONS, Extensions
+
+TLS_HANDSHAKE_S: Final = 30.0
+"""A handshake is two round trips and some arithmetic."""
+
+QUIT_S: Final = 5.0
+"""How long the answer to QUIT is waited for: nothing depends on it."""
+
+GREETING_S: Final = 120.0
+"""RFC 5321 section 4.5.3.2.1 asks for 5 minutes; a host that needs over 2 to say hello is tried again later instead,
+so that dead hosts do not hold connections of the living."""
+
+_UNREAD: Final = Reply(451, "4.3.0", "our own copy of the message could not be read")
+
+
+class Bodies(Protocol):
+    """Where body files are read from (`store.spool.Spool`)."""
+
+    def read(self, body_file: str) -> AsyncIterator[bytes]:
+        """The octets in pieces; raises StoreBroken."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How this server speaks to others."""
+
+    ehlo_name: str
+    tls: ClientTls | None
+    """None: never STARTTLS."""
+    connect_timeout_s: float = 30.0
+    bind: tuple[str, ...] = ()
+    patience_s: float = 600.0
+    """No answer is waited for longer, whatever the stage of the dialog would allow."""
+
+
+@dataclass(slots=True)
+class Trip:
+    """What became of one parcel."""
+
+    results: list[tuple[Delivery, Outcome, Step]] = field(default_factory=list)
+    lost: bool = False
+    """The connection is gone."""
+    stale: bool = False
+    """It was gone before the host had a say about this parcel: the host closed an idle connection."""
+
+
+@dataclass(slots=True)
+class NoCourier:
+    """Why a host took no session."""
+
+    outcome: Outcome
+    try_plain: bool = False
+    """TLS was the reason; the same host may do without."""
+
+
+class Courier:
+    """A session with one host, ready for mail."""
+
+    __slots__ = (
+        "_bodies",
+        "_link",
+        "_machine",
+        "_manner",
+        "_why",
+        "carried",
+        "extensions",
+        "hop",
+        "limit",
+        "tls",
+        "where",
+    )
+
+    def __init__(self, hop: Hop, link: Link, manner: Manner, bodies: Bodies) -> None:
+        self.hop = hop
+        self.where = str(hop)
+        self.tls = ""
+        """How the connection is protected, in words; empty in the clear."""
+        self.carried = 0
+        """Transactions so far."""
+        self.extensions = NO_EXTENSIONS
+        self.limit = RECIPIENTS_MAX
+        """Recipients the host takes in one transaction."""
+        self._link = link
+        self._manner = manner
+        self._bodies = bodies
+        self._machine = ClientMachine(ehlo_name=manner.ehlo_name)
+        self._why = ""
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def open(cls, hop: Hop, manner: Manner, bodies: Bodies, *, plain: bool = False) -> Courier | NoCourier:
+        """Connects and opens a session, with STARTTLS when the host offers it and `plain` does not forbid it."""
+        where = str(hop)
+        try:
+            link = await dial(hop.address, hop.port, patience=manner.connect_timeout_s, bind=manner.bind)
+        except Unreachable as error:
+            return NoCourier(judge_connect(str(error), where))
+        courier = cls(hop, link, manner, bodies)
+        try:
+            refusal = await courier._open("never" if plain or manner.tls is None else "may")
+        except BaseException:
+            link.abort()
+            raise
+        if refusal is None:
+            return courier
+        link.close()
+        return refusal
+
+    async def _open(self, wish: str) -> NoCourier | None:
+        machine = self._machine
+        machine.start(tls="never" if wish == "never" else "may")
+        handshake = False
+        while True:
+            event = await self._next(GREETING_S)
+            match event:
+                case Ready(extensions):
+                    self._learn(extensions)
+                    return None
+                case TlsWanted():
+                    handshake = True
+                    why = await self._start_tls()
+                    if why:
+                        return NoCourier(judge_loss("tls", why, None, self.where, ""), try_plain=True)
+                case StartTlsRefused():
+                    continue
+                case Refused(stage, reply):
+                    return NoCourier(self._refusal(stage, reply))
+                case Lost(stage, why, lost_reply):
+                    outcome = judge_loss(stage, self._why or why, lost_reply, self.where, self.tls)
+                    return NoCourier(outcome, try_plain=wish != "never" and (handshake or stage == "starttls"))
+                case _:
+                    raise AssertionError(f"{event} while a session opens")
+
+    async def _start_tls(self) -> str:
+        """Makes the handshake; returns why it failed."""
+        tls = self._manner.tls
+        assert tls is not None
+        # RFC 3207 section 6: what was sent in the clear behind the 220 must not be taken for the server's words.
+        if self._link.unread:
+            return "octets behind the 220 to STARTTLS"
+        patience = min(TLS_HANDSHAKE_S, self._manner.patience_s)
+        try:
+            name = self.hop.address if self.hop.host.startswith("[") else self.hop.host
+            session: ssl.SSLObject | None = await self._link.start_tls(tls.context, name, patience)
+        except TlsFailed as error:
+            return str(error)
+        self.tls = tls.describe(session, name)
+        self._machine.tls_started()
+        return ""
+
+    def _learn(self, extensions: Extensions) -> None:
+        self.extensions = extensions
+        if extensions.max_recipients:
+            self.limit = min(RECIPIENTS_MAX, extensions.max_recipients)
+
+    def _refusal(self, stage: str, reply: Reply) -> Outcome:
+        meaning = judge(stage, reply)
+        return Outcome(meaning.fate, meaning.about, meaning.cause, reply, self.where, self.tls)
+
+    # -- one parcel --------------------------------------------------------------------------------------------------
+
+    @property
+    def usable(self) -> bool:
+        """Whether the host has said and done nothing since the last parcel that ends the session."""
+        return not self._machine.closed and not self._link.unread
+
+    async def carry(self, parcel: Parcel) -> Trip:
+        """Sends one parcel and tells what became of every delivery in it."""
+        trip = Trip()
+        deliveries = self._sendable(parcel, trip)
+        if not deliveries:
+            return trip
+        letter = parcel.letter
+        head = deliveries[0].prefix + (letter.header or b"")
+        machine = self._machine
+        fresh = not self.carried
+        self.carried += 1
+        machine.begin(
+            _address(letter.sender) if letter.sender else None,
+            [_recipient(delivery) for delivery in deliveries],
+            size=len(head) + len(letter.body) if letter.body is not None else letter.size,
+            body8bit=letter.eightbit,
+            smtputf8=self.extensions.smtputf8 and _needs_utf8(letter, deliveries),
+            ret=letter.ret,
+            envid=letter.envid,
+            # Worth its saved round trip only while a refused recipient costs no more than some packets.
+            chunking=letter.body is not None,
+        )
+        event = await self._next()
+        if type(event) is SendContent:
+            try:
+                if await self._send_content(letter, head, event.stuffed):
+                    machine.content_sent()
+            except (StoreBroken, StoreFull, ValueError) as error:
+                return self._unreadable(trip, deliveries, error)
+            event = await self._next()
+        if type(event) is not TransactionDone:
+            raise AssertionError(f"{event} in a transaction")
+        self._conclude(trip, deliveries, event.result, fresh)
+        return trip
+
+    def _sendable(self, parcel: Parcel, trip: Trip) -> list[Delivery]:
+        """The deliveries this host's extensions can carry; the others end here."""
+        reason = self._hindrance(parcel.letter)
+        if reason is not None:
+            trip.results += [(delivery, reason, Step.GO_ON) for delivery in parcel.deliveries]
+            return []
+        if self.extensions.smtputf8 or all(delivery.recipient.isascii() for delivery in parcel.deliveries):
+            return parcel.deliveries
+        sendable = []
+        for delivery in parcel.deliveries:
+            if _address(delivery.recipient).needs_utf8:
+                # RFC 6531 section 3.5: X.6.7 "Non-ASCII addresses not permitted for that sender/recipient"
+                outcome = unsendable("5.6.7", "the host cannot take this address (no SMTPUTF8)", self.where, self.tls)
+                trip.results.append((delivery, outcome, Step.GO_ON))
+            else:
+                sendable.append(delivery)
+        return sendable
+
+    def _hindrance(self, letter: Letter) -> Outcome | None:
+        """Why no recipient of the letter can be served by this host."""
+        known = self.extensions
+        if known.size and letter.size > known.size:
+            # RFC 1870 section 6: the client may skip the transaction when the size exceeds the announced one.
+            text = f"the message has {letter.size} octets, the host takes {known.size}"
+            return unsendable("5.3.4", text, self.where, self.tls)
+        if letter.smtputf8 and not known.smtputf8:
+            if letter.sender and _address(letter.sender).needs_utf8:
+                return unsendable(
+                    "5.6.7", "the host cannot take the sender's address (no SMTPUTF8)", self.where, self.tls
+                )
+            if letter.header is not None and not letter.header.isascii():
+                # RFC 6531 section 3.5: X.6.9 "UTF-8 header message cannot be transferred to one or more recipients"
+                return unsendable(
+                    "5.6.9", "the host cannot take UTF-8 header fields (no SMTPUTF8)", self.where, self.tls
+                )
+        if letter.eightbit and not known.eightbitmime:
+            # RFC 6152 section 3: a server that does not announce 8BITMIME must not be sent 8-bit content.
+            return unsendable("5.6.3", "the host takes no 8-bit content (no 8BITMIME)", self.where, self.tls)
+        return None
+
+    async def _send_content(self, letter: Letter, head: bytes, stuffed: bool) -> bool:
+        """Writes the message as DATA or BDAT wants it; returns whether all of it was written.
+
+        Raises StoreBroken or StoreFull when a body cannot be read, ValueError when it may not be sent.
+        """
+        link = self._link
+        if letter.body is not None:
+            octets = head + letter.body
+            link.write(stuff(octets) if stuffed else octets)
+            return True
+        stuffer = Stuffer()
+        link.write(stuffer.feed(head) if stuffed else head)
+        async for piece in self._bodies.read(letter.body_file):
+            link.write(stuffer.feed(piece) if stuffed else piece)
+            try:
+                await link.room(min(self._machine.patience, self._manner.patience_s))
+            except TimeoutError:
+                self._give_up("the host stopped reading")
+                return False
+            if link.ended:
+                return False
+        if stuffed:
+            link.write(stuffer.finish())
+        return True
+
+    def _unreadable(self, trip: Trip, deliveries: Sequence[Delivery], error: Exception) -> Trip:
+        """Our own fault: the connection is cut in the middle, so that the host keeps nothing."""
+        self._link.abort()
+        if isinstance(error, ValueError):
+            outcome = unsendable("5.6.0", f"the message may not be sent: {error}", "", "")
+        else:
+            outcome = Outcome(Fate.DEFERRED, About.BODY, f"{_UNREAD.text}: {error}", _UNREAD)
+        trip.results += [(delivery, outcome, Step.GO_ON) for delivery in deliveries]
+        trip.lost = True
+        return trip
+
+    def _conclude(self, trip: Trip, deliveries: Sequence[Delivery], result: TransactionResult, fresh: bool) -> None:
+        lost: Lost | None = None
+        if self._machine.closed:
+            trip.lost = True
+            event = self._machine.next_event()
+            lost = event if isinstance(event, Lost) else None
+        for index, delivery in enumerate(deliveries):
+            outcome, step = judge_transaction(result, index, self.where, self.tls)
+            reply = outcome.reply
+            if lost is not None and lost.reply is None and reply is not None and reply.code == 421:
+                outcome = judge_loss(lost.stage, self._why or lost.why, None, self.where, self.tls)
+                step = Step.GO_ON if result.unsure else Step.OTHER_HOST
+            trip.results.append((delivery, outcome, step))
+        if lost is not None and not fresh and result.mail is None:
+            trip.stale = True
+
+    # -- its end -----------------------------------------------------------------------------------------------------
+
+    async def quit(self) -> None:
+        """Says goodbye and closes; never raises."""
+        if self.usable:
+            self._machine.quit()
+            try:
+                async with asyncio.timeout(QUIT_S):
+                    while not isinstance(await self._next(QUIT_S), Closed | Lost):
+                        pass
+            except TimeoutError:
+                pass
+        self._link.close()
+
+    def abort(self) -> None:
+        """Cuts the connection: what was not answered yet is unknown to us."""
+        self._link.abort()
+
+    # -- octets ------------------------------------------------------------------------------------------------------
+
+    async def _next(self, patience_s: float = 1e9) -> ClientEvent:
+        """The machine's next event, exchanging octets with the host until there is one."""
+        machine, link = self._machine, self._link
+        while True:
+            event = machine.next_event()
+            octets = machine.take_output()
+            if octets:
+                link.write(octets)
+            if event is not None:
+                return event
+            patience = min(machine.patience, patience_s, self._manner.patience_s)
+            try:
+                received = await link.receive(patience)
+            except TimeoutError:
+                self._give_up(f"timeout after {patience:g} s")
+                continue
+            if received:
+                machine.receive(received)
+            else:
+                self._why = self._why or link.why
+                machine.receive_eof()
+
+    def _give_up(self, why: str) -> None:
+        """The host is silent: for the machine that is the end of the connection."""
+        self._why = why
+        self._link.abort()
+        self._machine.receive_eof()
+
+
+def _needs_utf8(letter: Letter, deliveries: Sequence[Delivery]) -> bool:
+    """Whether the transaction needs SMTPUTF8 (RFC 6531 section 3.4).
+
+    Header fields alone ask for it only in mail that came with it: raw 8-bit in old mail was never UTF-8 by promise.
+    """
+    if letter.smtputf8 and letter.header is not None and not letter.header.isascii():
+        return True
+    return not letter.sender.isascii() or any(not delivery.recipient.isascii() for delivery in deliveries)
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> Address:
+    return Address.parse(text, utf8=True)
+
+
+def _recipient(delivery: Delivery) -> Recipient | Address:
+    address = _address(delivery.recipient)
+    if delivery.notify or delivery.orcpt:
+        return Recipient(address, delivery.notify, delivery.orcpt)
+    return address
+
+
+def is_address(text: str) -> bool:
+    """Whether a stored address can be written into a command at all."""
+    try:
+        _address(text)
+    except AddressError:
+        return False
+    return True
