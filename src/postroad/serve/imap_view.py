@@ -4,7 +4,7 @@ Invariant: the place of a message (its sequence number less one) changes only in
 send EXPUNGE. Whatever the store says in between is noted beside the arrays, so that a number which the client uses
 always means the message it has seen under that number (RFC 3501 section 7.4.1, RFC 2180 section 4).
 
-A message costs 16 bytes: its UID, its modseq, its flags and the number of its keyword set, which most messages share.
+A message costs 15 bytes: its UID, its modseq, its flags and the number of its keyword set, which most messages share.
 Modseqs are kept although nobody can ask for them yet, because CONDSTORE answers from here.
 """
 
@@ -14,12 +14,15 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
-RECENT = 0x80
+from postroad.store.mailbox_records import Entry
+
+RECENT: Final = 0x80
 """Bit beside the stored flags: this session was the first to be told of the message."""
 
-Row = tuple[int, int, int, str]
-"""UID, modseq, bits of the system flags, and keywords joined by spaces."""
+KEYWORD_SETS_MAX: Final = 0xFFFF
+"""Different sets of keywords that one view numbers; above it unused ones are forgotten."""
 
 
 @dataclass(slots=True)
@@ -134,20 +137,20 @@ class MailboxView:
 
     # -- what the store says ----------------------------------------------------------------------------------------
 
-    def load(self, rows: Iterable[Row], recent_from: int) -> None:
+    def load(self, entries: Iterable[Entry], recent_from: int) -> None:
         """Adds messages in the order of their UIDs while the mailbox is being selected: the client is told at once."""
-        self._append(rows, recent_from)
+        self._append(entries, recent_from)
         self._told = len(self.uids)
         self._recent_told = self._recent
 
-    def learn(self, rows: Iterable[Row], gone: Iterable[int], modseq: int, recent_from: int) -> None:
+    def learn(self, entries: Iterable[Entry], gone: Iterable[int], modseq: int, recent_from: int) -> None:
         """Takes changes since `modseq`: changed and new messages in any order, UIDs that were expunged.
 
         Messages from the UID `recent_from` on are recent to this session (0: none are).
         """
-        new: list[Row] = []
+        new: list[Entry] = []
         last = self.uids[-1] if self.uids else 0
-        for row in rows:
+        for row in entries:
             if row[0] > last:
                 new.append(row)
             else:
@@ -166,8 +169,8 @@ class MailboxView:
         self.flags[place] = flags | (self.flags[place] & RECENT)
         self.keywords[place] = self._keyword_number(keywords)
 
-    def _append(self, rows: Iterable[Row], recent_from: int) -> None:
-        for uid, modseq, flags, keywords in rows:
+    def _append(self, entries: Iterable[Entry], recent_from: int) -> None:
+        for uid, modseq, flags, keywords in entries:
             if recent_from and uid >= recent_from:
                 flags |= RECENT
                 self._recent += 1
@@ -176,7 +179,7 @@ class MailboxView:
             self.flags.append(flags)
             self.keywords.append(self._keyword_number(keywords))
 
-    def _update(self, row: Row) -> None:
+    def _update(self, row: Entry) -> None:
         uid, modseq, flags, keywords = row
         place = bisect_left(self.uids, uid)
         if place == len(self.uids) or self.uids[place] != uid or self.modseqs[place] >= modseq:
@@ -190,7 +193,7 @@ class MailboxView:
         number = self._keyword_numbers.get(keywords)
         if number is None:
             number = len(self._keyword_sets)
-            if number > 0xFFFF:
+            if number > KEYWORD_SETS_MAX:
                 self._forget_unused_sets()
                 number = len(self._keyword_sets)
             self._keyword_sets.append(keywords)
