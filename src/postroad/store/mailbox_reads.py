@@ -131,12 +131,11 @@ class Mailboxes:
             await asyncio.sleep(0)
 
     async def modseqs(self, mailboxes: Iterable[int]) -> dict[int, int]:
-        """The highest modseq of each of these mailboxes; those that were deleted are missing."""
+        """The highest modseq of each of these mailboxes, to see which have changed; deleted ones are missing."""
         found: dict[int, int] = {}
         for question, part in marks(list(mailboxes)):
             rows = await self._rows(
-                "SELECT id, CASE WHEN hidden_from > 0 THEN hidden_modseq ELSE modseq END FROM mailboxes"
-                f" WHERE id IN ({question}) AND account IS NOT NULL",
+                f"SELECT id, modseq FROM mailboxes WHERE id IN ({question}) AND account IS NOT NULL",
                 part,
             )
             found.update((ident, modseq) for ident, modseq in rows)
@@ -147,9 +146,10 @@ class Mailboxes:
         rows = await self._rows(_NUMBERS + "id = ?", (mailbox,))
         if not rows:
             return None
-        _, _, _, uidnext, now, _, _, recent_from, _, keywords, _, log_from = rows[0]
+        _, _, _, uidnext, now, _, _, recent_from, _, keywords, hidden, log_from = rows[0]
         complete = modseq >= log_from
-        if modseq >= now:
+        # While a copy hides messages, everybody continues from the same modseq and is told again what came after it.
+        if modseq >= now and not hidden:
             return Changes(now, uidnext, recent_from, keywords, [], [], complete)
         changed = await self._after(_CHANGED, mailbox, modseq, below=uidnext)
         removed = await self._after(_REMOVED, mailbox, modseq, below=uidnext)

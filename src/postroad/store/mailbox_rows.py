@@ -6,12 +6,12 @@ begins with the account; one that only changes flags locks one mailbox and nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from postroad.store.mailbox_records import SEEN
-from postroad.store.units import Table, Tx
+from postroad.store.mailbox_records import KEYWORD_LENGTH_MAX, KEYWORDS_MAX, SEEN, Expunged
+from postroad.store.units import ROWS_PER_UNIT, Table, Tx
 
 MAILBOX_MESSAGES: Final = Table(
     "mailbox_messages",
@@ -81,7 +81,6 @@ def begin_job(tx: Tx, kind: int, account: int, mailbox: int, *, due_us: int) -> 
         " VALUES (?, ?, ?, ?, ?, 0, 0, 0, 0)",
         (job, kind, account, mailbox, due_us),
     )
-    tx.hint("sweep")
     return job
 
 
@@ -125,13 +124,39 @@ def credit_account(tx: Tx, account: int, messages: int, size: int) -> None:
     )
 
 
-def lock_account_of(tx: Tx, mailbox: int) -> int:
-    """Locks the account a mailbox belongs to and returns its id; 0 when the mailbox is gone."""
+def lock_account(tx: Tx, account: int) -> bool:
+    """Locks an account; False when it was removed."""
+    return bool(
+        tx.execute("UPDATE accounts SET messages = messages WHERE id = ? AND state <> 2 RETURNING id", (account,))
+    )
+
+
+class Locked(NamedTuple):
+    """A mailbox whose row is locked."""
+
+    account: int
+    modseq: int
+    below: int
+    """The uid below which its messages are visible."""
+    keywords: str
+
+
+def lock_mailbox(tx: Tx, mailbox: int) -> Locked | None:
+    """Locks a mailbox; None when it was removed."""
     rows = tx.execute(
-        "UPDATE accounts SET messages = messages WHERE id = (SELECT account FROM mailboxes WHERE id = ?) RETURNING id",
+        "UPDATE mailboxes SET uidnext = uidnext WHERE id = ? AND account IS NOT NULL"
+        " RETURNING account, modseq, CASE WHEN hidden_from > 0 THEN hidden_from ELSE uidnext END, keywords",
         (mailbox,),
     )
-    return rows[0][0] if rows else 0
+    return Locked(*rows[0]) if rows else None
+
+
+def lock_with_account(tx: Tx, mailbox: int) -> Locked | None:
+    """Locks the account of a mailbox and then the mailbox; None when it was removed."""
+    rows = tx.execute("SELECT account FROM mailboxes WHERE id = ? AND account IS NOT NULL", (mailbox,))
+    if not rows or not lock_account(tx, rows[0][0]):
+        return None
+    return lock_mailbox(tx, mailbox)
 
 
 def marks(values: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
@@ -145,10 +170,17 @@ def marks(values: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
         yield ", ".join("?" * len(part)), part
 
 
-def rows_of(tx: Tx, columns: str, mailbox: int, uids: Sequence[int]) -> list[tuple[Any, ...]]:
-    """Rows of mailbox_messages among the visible ones of a mailbox, ascending by uid; absent uids are left out."""
+def few(uids: Sequence[int]) -> Sequence[int]:
+    """The uids of one call; raises ValueError when there are more than a unit may touch."""
+    if len(uids) > ROWS_PER_UNIT:
+        raise ValueError(f"{len(uids)} uids in one call; at most {ROWS_PER_UNIT} are taken")
+    return uids
+
+
+def rows_of(tx: Tx, columns: str, mailbox: int, uids: Sequence[int], *, below: int) -> list[tuple[Any, ...]]:
+    """Visible rows of mailbox_messages, ascending by uid; uids that are absent or hidden are left out."""
     found: list[tuple[Any, ...]] = []
-    for question, part in marks(sorted(set(uids))):
+    for question, part in marks(sorted({uid for uid in uids if uid < below})):
         found += tx.execute(
             f"SELECT {columns} FROM mailbox_messages WHERE mailbox = ? AND uid IN ({question}) ORDER BY uid",
             [mailbox, *part],
@@ -156,14 +188,31 @@ def rows_of(tx: Tx, columns: str, mailbox: int, uids: Sequence[int]) -> list[tup
     return found
 
 
-def visible_below(tx: Tx, mailbox: int) -> int:
-    """The uid below which messages of a mailbox are visible; 0 when the mailbox is gone."""
-    rows = tx.execute(
-        "SELECT CASE WHEN hidden_from > 0 THEN hidden_from ELSE uidnext END FROM mailboxes"
-        " WHERE id = ? AND account IS NOT NULL",
-        (mailbox,),
-    )
-    return rows[0][0] if rows else 0
+def tidy(keywords: Iterable[str]) -> str:
+    """Keywords as they are stored: each once, sorted, separated by spaces."""
+    return " ".join(sorted(set(keywords)))
+
+
+def remember_keywords(tx: Tx, mailbox: int, known: str, keywords: str) -> bool:
+    """Adds new keywords to those of the mailbox; False when there would be too many, or one is too long."""
+    before = set(known.split())
+    new = set(keywords.split()) - before
+    if not new:
+        return True
+    if len(before) + len(new) > KEYWORDS_MAX or max(map(len, new)) > KEYWORD_LENGTH_MAX:
+        return False
+    tx.execute("UPDATE mailboxes SET keywords = ? WHERE id = ?", (tidy([*before, *new]), mailbox))
+    return True
+
+
+def fit_keywords(tx: Tx, mailbox: int, known: str, words: list[str]) -> list[str]:
+    """Keywords of messages that come from another mailbox; those that are one too many here are taken off."""
+    if not any(words):
+        return words
+    if remember_keywords(tx, mailbox, known, " ".join(words)):
+        return words
+    allowed = set(known.split())
+    return [tidy(allowed & set(each.split())) for each in words]
 
 
 def remove_rows(tx: Tx, mailbox: int, uids: Sequence[int]) -> Tally:
@@ -177,3 +226,45 @@ def remove_rows(tx: Tx, mailbox: int, uids: Sequence[int]) -> Tally:
             gone.count(flags, size)
             tx.release(message)
     return gone
+
+
+LOG_KEPT: Final = 100_000
+"""Changes of a mailbox for which the log of removals is kept: a client that missed more compares all uids."""
+
+
+def log_removed(tx: Tx, mailbox: int, uids: Sequence[int], gone: Tally) -> int:
+    """Settles a mailbox after rows were removed, under a new modseq, and notes their uids; returns the modseq."""
+    rows = tx.execute(
+        "UPDATE mailboxes SET modseq = modseq + 1, messages = messages - ?, unseen = unseen - ?, bytes = bytes - ?"
+        " WHERE id = ? RETURNING modseq",
+        (gone.messages, gone.unseen, gone.size, mailbox),
+    )
+    modseq = int(rows[0][0])
+    for uid in uids:
+        tx.append(EXPUNGED, (mailbox, modseq, uid))
+    if modseq > LOG_KEPT:
+        _trim_log(tx, mailbox, modseq - LOG_KEPT, 2 * len(uids))
+    tx.hint("mailbox", mailbox)
+    return modseq
+
+
+def _trim_log(tx: Tx, mailbox: int, until: int, count: int) -> None:
+    """Forgets twice as many old removals as were just noted, so the log stays bounded and no call takes long."""
+    old = tx.execute(
+        "SELECT modseq, uid FROM expunged WHERE mailbox = ? AND modseq <= ? ORDER BY modseq, uid LIMIT ?",
+        (mailbox, until, count),
+    )
+    if old:
+        tx.executemany(
+            "DELETE FROM expunged WHERE mailbox = ? AND modseq = ? AND uid = ?", [(mailbox, *row) for row in old]
+        )
+        tx.execute("UPDATE mailboxes SET log_from = ? WHERE id = ?", (old[-1][0], mailbox))
+
+
+def expunge(tx: Tx, account: int, mailbox: int, uids: list[int], *, more: bool = False) -> Expunged:
+    """Removes messages by uid, whatever their flags; the caller holds both locks and has read the uids."""
+    if not uids:
+        return Expunged([])
+    gone = remove_rows(tx, mailbox, uids)
+    credit_account(tx, account, gone.messages, gone.size)
+    return Expunged(uids, log_removed(tx, mailbox, uids, gone), more)
