@@ -61,10 +61,10 @@ class ContentCheck:
     def count(self, content: bytes) -> bytes:
         """Measure the next content; returns it, or nothing once the message is going to be refused."""
         self.size += len(content)
-        if self.refusal is not None:
-            return b""
+        # Size first: of two faults it is the one that does not depend on where the content was cut.
         if self.size > self._max_size:
             self.refusal = TOO_BIG
+        if self.refusal is not None:
             return b""
         if self._line_is_too_long(content):
             self.refusal = LINE_TOO_LONG
