@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from postroad.store.account_records import DomainAdd, UserAdd
@@ -11,10 +10,8 @@ from postroad.store.accounts import domain_add, user_add
 from postroad.store.directory import Directory
 from postroad.store.engine import Connection, Params, Row
 from postroad.store.mailbox import file_copy
-from postroad.store.migrate import migrate
 from postroad.store.queue import MESSAGES
 from postroad.store.records import Copy, Record
-from postroad.store.sqlite import SqliteConnection
 from postroad.store.units import UNITS, Tx, load_units, unit
 from postroad.store.writer import OK, Call, Writer
 
@@ -66,7 +63,6 @@ class SmallStore:
         self.connection = connection
         self.clock = SteppingClock()
         self.removed: list[str] = []
-        migrate(connection, self.clock.wall_us())
         self.writer = Writer(connection, remove_body=self.removed.append, clock=self.clock)
         self.directory = Directory(self)
         self._message = 1000
@@ -112,8 +108,3 @@ class SmallStore:
         """Files messages, each of its own; returns what became of each."""
         copy = Copy("", account, prefix, mailbox)
         return [self.run(file_one, File(self.message_id(), size, [copy]))[0] for _ in range(count)]
-
-
-def sqlite_store(folder: Path) -> SmallStore:
-    """A fresh store in a file."""
-    return SmallStore(SqliteConnection(folder / "store.db"))

@@ -1,0 +1,238 @@
+"""The planner of local recipients against a directory that is a dict."""
+
+from __future__ import annotations
+
+import pytest
+
+from postroad.flow.local import DEPTH_MAX, Plan, Planner, delivered_before
+from postroad.store.account_records import Alias, Empty, Local, NotOurs, Resolved, Unknown
+from postroad.values.address import Address
+
+OURS = "example.com"
+
+
+class Directory:
+    """Accounts by user with (quota, used), aliases by user, all below example.com; counts its questions."""
+
+    def __init__(self) -> None:
+        self.accounts = {"anna": (0, 0), "bob": (1000, 400), "full": (1000, 1000)}
+        self.disabled: set[str] = set()
+        self.aliases: dict[str, list[str]] = {}
+        self.postmaster: list[str] = ["anna@example.com"]
+        self.somebody = "bob"
+        self.questions = 0
+
+    def local(self, user: str, tag: str = "", *, unfailing: bool = False) -> Local:
+        quota, used = self.accounts[user]
+        number = 1 + list(self.accounts).index(user)
+        address = f"{user}@{OURS}"
+        return Local(number, address, address, quota, used, user in self.disabled, tag, unfailing)
+
+    async def recipient(self, address: Address, delimiter: str = "+") -> Resolved:
+        self.questions += 1
+        if address.domain != OURS:
+            return NotOurs(address.domain)
+        user, _, tag = address.local.lower().partition(delimiter)
+        if user in self.accounts:
+            return self.local(user, tag)
+        if user in self.aliases:
+            return Alias(address.key, self.aliases[user])
+        if user == "postmaster":
+            return await self.bare_postmaster()
+        return Unknown(str(address))
+
+    async def bare_postmaster(self) -> Resolved:
+        if not self.postmaster:
+            return Empty("postmaster")
+        return Alias("postmaster@example.com", self.postmaster, "postmaster", unfailing=True)
+
+    async def anybody(self, domain: str) -> Local | None:
+        return self.local(self.somebody, unfailing=True) if self.somebody else None
+
+
+@pytest.fixture
+def directory() -> Directory:
+    return Directory()
+
+
+async def plan(directory: Directory, user: str, *, size: int = 0, may_relay: bool = False) -> Plan:
+    address = Address.parse(user if "@" in user else f"{user}@{OURS}")
+    planner = Planner(directory, hostname="mx.example.org")
+    return await planner.plan(address, size=size, may_relay=may_relay, peer="198.51.100.7")
+
+
+def said(plan: Plan) -> str:
+    assert not plan.copies
+    assert not plan.remotes
+    return str(plan.refusal)
+
+
+def remotes(plan: Plan) -> list[str]:
+    return [str(address) for address in plan.remotes]
+
+
+async def test_a_mailbox_takes_its_mail_under_the_address_it_was_sent_to(directory: Directory) -> None:
+    assert (await plan(directory, "anna+news")).copies == [(1, "INBOX", "anna+news@example.com")]
+    assert directory.questions == 1
+
+
+async def test_nobody_is_refused_by_name(directory: Directory) -> None:
+    refused = await plan(directory, "ana")
+    assert said(refused) == "550 5.1.1 No mailbox ana@example.com here. Check the spelling."
+    assert refused.why == "no such mailbox"
+
+
+async def test_a_stranger_may_not_relay(directory: Directory) -> None:
+    refused = await plan(directory, "x@other.example")
+    assert said(refused) == "550 5.7.1 We do not relay to other.example from 198.51.100.7. Log in on port 465 or 587."
+    assert refused.why == "relay refused"
+
+
+async def test_a_known_sender_may_relay(directory: Directory) -> None:
+    taken = await plan(directory, "X@other.example", may_relay=True)
+    assert (remotes(taken), taken.expansions, taken.refusal) == (["X@other.example"], [], None)
+
+
+@pytest.mark.parametrize("size, full", [(0, False), (600, False), (601, True)])
+async def test_the_declared_size_must_fit(directory: Directory, size: int, full: bool) -> None:
+    planned = await plan(directory, "bob", size=size)
+    if full:
+        assert said(planned).startswith("452 4.2.2 Mailbox is full.")
+    else:
+        assert [account for account, _, _ in planned.copies] == [2]
+
+
+async def test_a_disabled_mailbox_is_refused(directory: Directory) -> None:
+    directory.disabled.add("bob")
+    assert said(await plan(directory, "bob")).startswith("550 5.2.1 Mailbox bob@example.com is disabled.")
+
+
+async def test_an_alias_leads_to_many_each_once(directory: Directory) -> None:
+    directory.aliases = {
+        "team": ["anna@example.com", "bob@example.com", "inner@example.com", "x@other.example"],
+        "inner": ["ANNA@example.com", "anna+tag@example.com", "X@other.example", "team@example.com"],
+    }
+    planned = await plan(directory, "team")
+    assert [account for account, _, _ in planned.copies] == [1, 2]
+    assert remotes(planned) == ["x@other.example"]
+    assert planned.expansions[0] == (
+        "team@example.com",
+        "alias: anna@example.com, bob@example.com, inner@example.com, x@other.example",
+    )
+    assert planned.expansions[1][0] == "inner@example.com"
+
+
+async def test_an_alias_may_leave_without_a_login(directory: Directory) -> None:
+    directory.aliases = {"away": ["x@other.example"]}
+    assert remotes(await plan(directory, "away")) == ["x@other.example"]
+
+
+@pytest.mark.parametrize(
+    "aliases",
+    [
+        {"a": ["a@example.com"]},
+        {"a": ["b@example.com"], "b": ["a@example.com"]},
+        {"a": ["b@example.com", "c@example.com"], "b": ["c@example.com"], "c": ["a@example.com"]},
+    ],
+)
+async def test_aliases_in_a_circle_are_refused(directory: Directory, aliases: dict[str, list[str]]) -> None:
+    directory.aliases = aliases
+    refused = await plan(directory, "a")
+    assert said(refused).startswith("554 5.4.6 Mail to a@example.com runs in a circle")
+    assert refused.why == "alias loop"
+    assert directory.questions == len(aliases)
+
+
+async def test_a_circle_with_a_way_out_delivers(directory: Directory) -> None:
+    directory.aliases = {"a": ["b@example.com"], "b": ["a@example.com", "anna@example.com"]}
+    assert [account for account, _, _ in (await plan(directory, "a")).copies] == [1]
+
+
+@pytest.mark.parametrize("length, reached", [(DEPTH_MAX, True), (DEPTH_MAX + 1, False)])
+async def test_a_chain_ends_at_the_limit(directory: Directory, length: int, reached: bool) -> None:
+    directory.aliases = {f"a{number}": [f"a{number + 1}@example.com"] for number in range(length)}
+    directory.aliases[f"a{length - 1}"] = ["anna@example.com"]
+    planned = await plan(directory, "a0")
+    assert bool(planned.copies) == reached
+    if not reached:
+        assert planned.why == "alias loop"
+
+
+async def test_a_tree_that_grows_too_large_is_refused(directory: Directory) -> None:
+    directory.aliases = {"all": [f"x{number}@other.example" for number in range(1001)]}
+    assert (await plan(directory, "all")).why == "alias too large"
+
+
+async def test_what_cannot_be_reached_among_several_does_not_stop_the_others(directory: Directory) -> None:
+    directory.disabled.add("bob")
+    directory.aliases = {"team": ["gone@example.com", "bob@example.com", "anna@example.com", "not an address"]}
+    planned = await plan(directory, "team")
+    assert [account for account, _, _ in planned.copies] == [1]
+    assert planned.refusal is None
+    assert planned.expansions[-1] == ("not an address", "passed over: address has no domain")
+
+
+async def test_a_full_mailbox_among_several_waits_in_the_queue(directory: Directory) -> None:
+    directory.aliases = {"team": ["full@example.com", "anna@example.com"]}
+    assert sorted(account for account, _, _ in (await plan(directory, "team", size=1)).copies) == [1, 3]
+
+
+async def test_only_full_mailboxes_are_a_temporary_refusal(directory: Directory) -> None:
+    directory.aliases = {"team": ["gone@example.com", "full@example.com"]}
+    assert said(await plan(directory, "team", size=1)).startswith("452 4.2.2")
+
+
+async def test_only_unknown_targets_are_a_permanent_refusal(directory: Directory) -> None:
+    directory.aliases = {"team": ["gone@example.com", "away@example.com"]}
+    assert said(await plan(directory, "team")).startswith("550 5.1.1 No mailbox gone@example.com here.")
+
+
+# -- required addresses ----------------------------------------------------------------------------------------------
+
+
+async def test_postmaster_is_taken_even_over_quota(directory: Directory) -> None:
+    directory.postmaster = ["full@example.com"]
+    assert [account for account, _, _ in (await plan(directory, "postmaster", size=1)).copies] == [3]
+
+
+async def test_postmaster_of_our_own_name_is_taken_though_it_is_no_mail_domain(directory: Directory) -> None:
+    assert [account for account, _, _ in (await plan(directory, "Postmaster@mx.example.org")).copies] == [1]
+    assert (await plan(directory, "anna@mx.example.org")).why == "relay refused"
+
+
+@pytest.mark.parametrize("target", ["gone@example.com", "bob@example.com", "postmaster@example.com"])
+async def test_postmaster_reaches_somebody_when_its_target_does_not_take_mail(
+    directory: Directory, target: str
+) -> None:
+    directory.disabled.add("bob")
+    directory.postmaster = [target]
+    directory.somebody = "anna"
+    planned = await plan(directory, "postmaster")
+    assert [account for account, _, _ in planned.copies] == [1]
+    assert planned.refusal is None
+
+
+async def test_postmaster_of_an_empty_server_is_refused_only_for_now(directory: Directory) -> None:
+    directory.postmaster = []
+    assert said(await plan(directory, "postmaster")).startswith("451 4.3.0")
+    directory.postmaster = ["gone@example.com"]
+    directory.somebody = ""
+    assert said(await plan(directory, "postmaster")).startswith("451 4.3.0")
+
+
+# -- loops over other hosts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header, found",
+    [
+        (b"Delivered-To: anna@example.com\r\nSubject: x\r\n\r\n", "anna@example.com"),
+        (b"Subject: x\r\nDELIVERED-TO: Anna@Example.com\r\n\r\n", "anna@example.com"),
+        (b"Subject: x\r\nDelivered-To: joanna@example.com\r\n\r\n", ""),
+        (b"Subject: Delivered-To: anna@example.com\r\n\r\n", ""),
+        (b"X-Delivered-To: anna@example.com\r\n\r\n", ""),
+        (b"", ""),
+    ],
+)
+def test_a_message_that_comes_back_is_recognised(header: bytes, found: str) -> None:
+    assert delivered_before(header, ["bob@example.com", "anna@example.com"]) == found
