@@ -1,0 +1,52 @@
+"""What the store's words mean to the person at the keyboard, with what to do next."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from postroad.console.cli.exits import NO_USER, NOTHING, Trouble
+from postroad.store.account_records import (
+    ADDRESS_IN_USE,
+    DOMAIN_EXISTS,
+    DONE,
+    NO_ACCOUNT,
+    NO_ALIAS,
+    NO_DOMAIN,
+    NO_TARGET,
+    NOT_A_DOMAIN,
+    NOT_A_QUOTA,
+    NOT_AN_ADDRESS,
+    WORDS,
+)
+
+USAGE: Final = 2
+
+_FIXES: Final = {
+    NOT_A_DOMAIN: ("Write it as example.org.", USAGE),
+    NOT_AN_ADDRESS: ("Write it as anna@example.org.", USAGE),
+    DOMAIN_EXISTS: ("Nothing to do. See: postroad domain list", NOTHING),
+    NO_DOMAIN: ("Add it: postroad domain add DOMAIN     or look: postroad domain list", NOTHING),
+    ADDRESS_IN_USE: ("See: postroad user list     postroad alias list", NOTHING),
+    NO_ACCOUNT: ("Look: postroad user list", NO_USER),
+    NO_ALIAS: ("Look: postroad alias list", NO_USER),
+    NO_TARGET: ("Look: postroad alias list", NOTHING),
+    NOT_A_QUOTA: ("Write it as 5GB, or none.", USAGE),
+}
+"""What to do about each word, and the exit status."""
+
+
+class Answer(Protocol):
+    """What a unit of `store.accounts` answers."""
+
+    @property
+    def word(self) -> str:
+        """A word of `account_records.WORDS`."""
+        ...
+
+
+def demand(answer: Answer, about: str) -> None:
+    """Ends the command with the word's sentence unless the change was made."""
+    if answer.word == DONE:
+        return
+    fix, status = _FIXES.get(answer.word, ("", NOTHING))
+    raise Trouble(f"{about}: {WORDS[answer.word]} Nothing was changed.", fix, exit_code=status)

@@ -1,0 +1,278 @@
+"""`postroad user`: accounts, their passwords and what they may hold."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from postroad.console.cli.answers import demand
+from postroad.console.cli.exits import Trouble
+from postroad.console.cli.place import Place, place_options
+from postroad.console.cli.show import confirm, json_option, parse_size, print_json, print_rows, size_text, wall
+
+if TYPE_CHECKING:
+    from postroad.store.account_records import Account, Credential
+
+GENERATED_GROUPS = 5
+"""Five groups of four letters out of 32: 100 bits, and easy to read aloud."""
+LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
+@click.group()
+def user() -> None:
+    """Make and change accounts.
+
+    \b
+    Examples:
+      postroad user add anna@example.org
+      postroad user list
+      postroad user passwd anna@example.org
+      postroad user quota anna@example.org 5GB
+      postroad user remove anna@example.org
+    """
+
+
+_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+_generate = click.option("--generate", is_flag=True, help="Make a password and show it once.")
+
+
+@user.command()
+@click.argument("address")
+@click.option("--quota", default="none", metavar="SIZE", help="What it may hold, such as 5GB [none].")
+@_stdin
+@_generate
+@place_options
+def add(address: str, quota: str, password_stdin: bool, generate: bool, place: Place) -> None:
+    """Make an account.
+
+    The password is asked for; without a terminal it is made up and shown once.
+
+    \b
+    Examples:
+      postroad user add anna@example.org
+      postroad user add anna@example.org --quota 5GB --generate
+      printf %s "$PASSWORD" | postroad user add anna@example.org --password-stdin
+    """
+    from postroad.console.cli.stores import changing
+    from postroad.store.account_records import UserAdd
+    from postroad.store.accounts import user_add
+
+    octets = _size(quota)
+    password, made = _new_password(password_stdin, generate)
+    credential = _credential(password)
+    with changing(place.data_dir(), make=True) as call:
+        demand(call(user_add, UserAdd(address, octets, credential)), address)
+    click.echo(f"{address} can receive mail and log in with the whole address.")
+    _show_once(password, made)
+
+
+@user.command("list")
+@click.argument("domain", default="")
+@json_option
+@place_options
+def list_(domain: str, as_json: bool, place: Place) -> None:
+    """List the accounts, of one domain or all.
+
+    \b
+    Examples:
+      postroad user list
+      postroad user list example.org --json
+    """
+    accounts = _accounts(place, domain)
+    if as_json:
+        rows = [
+            {
+                "address": a.address,
+                "used_bytes": a.used_bytes,
+                "quota_bytes": a.quota_bytes,
+                "messages": a.messages,
+                "disabled": a.disabled,
+                "created_us": a.created_us,
+            }
+            for a in accounts
+        ]
+        print_json("users/1", rows=rows)
+        return
+    print_rows(
+        ("address", "messages", "used", "quota", "state", "since"),
+        [
+            (
+                a.address,
+                str(a.messages),
+                size_text(a.used_bytes),
+                size_text(a.quota_bytes) if a.quota_bytes else "-",
+                "disabled" if a.disabled else "ok",
+                wall(a.created_us),
+            )
+            for a in accounts
+        ],
+        "No account yet. Add one: postroad user add anna@example.org",
+    )
+
+
+def _accounts(place: Place, domain: str) -> list[Account]:
+    from postroad.console.cli.stores import directory, now
+    from postroad.store.directory import LIST_PAGE
+
+    with directory(place.data_dir()) as found:
+        accounts: list[Account] = []
+        while True:
+            after = accounts[-1].key if accounts else ""
+            page = cast("list[Account]", now(found.accounts(domain, after)))
+            accounts += page
+            if len(page) < LIST_PAGE:
+                return accounts
+
+
+@user.command()
+@click.argument("address")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@place_options
+def remove(address: str, yes: bool, place: Place) -> None:
+    """Remove an account and erase its mail.
+
+    \b
+    Example:
+      postroad user remove anna@example.org
+    """
+    from postroad.console.cli.stores import changing
+    from postroad.store.account_records import UserRemove
+    from postroad.store.accounts import user_remove
+
+    confirm(f"Erase {address} and all its mail?", yes)
+    with changing(place.data_dir()) as call:
+        demand(call(user_remove, UserRemove(address)), address)
+    click.echo(f"{address} is removed. Its mail is erased in the background.")
+
+
+@user.command()
+@click.argument("address")
+@_stdin
+@_generate
+@place_options
+def passwd(address: str, password_stdin: bool, generate: bool, place: Place) -> None:
+    """Give an account a new password.
+
+    \b
+    Examples:
+      postroad user passwd anna@example.org
+      postroad user passwd anna@example.org --generate
+    """
+    from postroad.console.cli.stores import changing
+    from postroad.store.account_records import SetPassword
+    from postroad.store.accounts import set_password
+
+    password, made = _new_password(password_stdin, generate)
+    credential = _credential(password)
+    with changing(place.data_dir()) as call:
+        demand(call(set_password, SetPassword(address, credential)), address)
+    click.echo(f"The password of {address} is changed and counts at once.")
+    _show_once(password, made)
+
+
+@user.command()
+@click.argument("address")
+@click.argument("size")
+@place_options
+def quota(address: str, size: str, place: Place) -> None:
+    """Set what an account may hold; "none" takes the limit away.
+
+    An account that holds more keeps everything and takes nothing new.
+
+    \b
+    Examples:
+      postroad user quota anna@example.org 5GB
+      postroad user quota anna@example.org none
+    """
+    from postroad.console.cli.stores import changing
+    from postroad.store.account_records import UserQuota
+    from postroad.store.accounts import user_quota
+
+    octets = _size(size)
+    with changing(place.data_dir()) as call:
+        demand(call(user_quota, UserQuota(address, octets)), address)
+    click.echo(f"{address} may hold {size_text(octets) if octets else 'as much as the disk'}.")
+
+
+@user.command()
+@click.argument("address")
+@place_options
+def disable(address: str, place: Place) -> None:
+    """Stop an account from logging in and from taking mail; nothing is lost.
+
+    \b
+    Example:
+      postroad user disable anna@example.org
+    """
+    _disable(address, place, disabled=True)
+    click.echo(f"{address} cannot log in and takes no mail. Again: postroad user enable {address}")
+
+
+@user.command()
+@click.argument("address")
+@place_options
+def enable(address: str, place: Place) -> None:
+    """Let a disabled account log in and take mail again.
+
+    \b
+    Example:
+      postroad user enable anna@example.org
+    """
+    _disable(address, place, disabled=False)
+    click.echo(f"{address} can log in and takes mail again.")
+
+
+def _disable(address: str, place: Place, *, disabled: bool) -> None:
+    from postroad.console.cli.stores import changing
+    from postroad.store.account_records import UserDisable
+    from postroad.store.accounts import user_disable
+
+    with changing(place.data_dir()) as call:
+        demand(call(user_disable, UserDisable(address, disabled)), address)
+
+
+# -- passwords and sizes ---------------------------------------------------------------------------------------------
+
+
+def _new_password(from_stdin: bool, generate: bool) -> tuple[str, bool]:
+    """A new password, and whether we made it up."""
+    if from_stdin and generate:
+        raise click.UsageError("Choose one of --password-stdin and --generate.")
+    if from_stdin:
+        given = sys.stdin.readline().rstrip("\r\n")
+        if not given:
+            raise click.UsageError("No password came on standard input.")
+        return given, False
+    if generate or not sys.stdin.isatty():
+        return made_up(), True
+    return click.prompt("New password", hide_input=True, confirmation_prompt="Again"), False
+
+
+def made_up() -> str:
+    """A password nobody can guess, in groups of letters that cannot be mistaken for each other."""
+    return "-".join("".join(secrets.choice(LETTERS) for _ in range(4)) for _ in range(GENERATED_GROUPS))
+
+
+def _credential(password: str) -> Credential:
+    from postroad.serve.passwords import PasswordError, hash_password
+
+    try:
+        return hash_password(password)
+    except PasswordError as error:
+        raise Trouble(f"This password cannot be used: {error}.", "Choose another one.", exit_code=2) from error
+
+
+def _show_once(password: str, made: bool) -> None:
+    if made:
+        click.echo(f"Password: {password}")
+        click.echo("It is shown only now.", err=True)
+
+
+def _size(text: str) -> int:
+    octets = parse_size(text)
+    if octets is None:
+        raise click.UsageError(f'"{text}" is not a size. Write it as 5GB, 500MB or none.')
+    return octets
