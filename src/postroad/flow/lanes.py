@@ -15,7 +15,7 @@ from random import Random
 from typing import Final
 
 from postroad.flow.route import Hop, Plan
-from postroad.store.records import Accept, Due, Leg
+from postroad.store.records import INLINE_BODY_MAX, Accept, Due, Leg
 
 RECIPIENTS_MAX: Final = 100
 """RFC 5321 section 4.5.3.1.8: what every server must take in one transaction."""
@@ -27,6 +27,12 @@ SUSPEND_MAX_S: Final = 300.0
 PLAIN_S: Final = 3600.0
 """How long a host whose TLS handshake failed is spoken to in the clear at once."""
 
+CLAIMED_WEIGHT: Final = INLINE_BODY_MAX + 8 * 1024
+"""Octets that a message out of the queue is taken to need in memory: its body is inline, or stays in its file."""
+
+WAITING_MAX: Final = 200
+"""Parcels waiting in one lane above which no more is claimed for it: others need the memory."""
+
 LANES_KEPT: Final = 10_000
 """Lanes without mail or connections that are remembered for the health of their hosts."""
 
@@ -35,8 +41,8 @@ class Letter:
     """One message as far as sending it needs it; `header` is None until it has been read from the store."""
 
     __slots__ = (
-        "body", "body_file", "eightbit", "envid", "expires_us", "header", "id", "received_us", "ret", "sender", "size",
-        "smtputf8",
+        "body", "body_file", "eightbit", "envid", "expires_us", "fresh", "header", "id", "open", "received_us", "ret",
+        "sender", "size", "smtputf8", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +60,12 @@ class Letter:
         self.body_file = source.body_file
         self.header = header
         self.body = body
+        self.fresh = header is not None
+        """It came straight from acceptance, not out of the queue."""
+        self.open = 0
+        """Deliveries of it that this worker holds and whose results are not in the store."""
+        self.weight = len(header) + len(body or b"") if header is not None else min(source.size, CLAIMED_WEIGHT)
+        """Octets it takes in memory, or will when it is read."""
 
 
 class Delivery:
@@ -178,6 +190,11 @@ class Lane:
         """The last failure of a host, for people."""
         return max(self.health.values(), key=lambda known: known.until).why if self.health else ""
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so much waits that more should be left in the queue."""
+        return len(self.queue) >= WAITING_MAX
+
     def _every_hop(self) -> list[Hop]:
         return self.plan.hops(_UNMOVED)
 
@@ -238,6 +255,7 @@ class Lanes:
         if self.connections >= self.total:
             self._line.setdefault(lane.site, lane)
             return False
+        self._lanes.setdefault(lane.site, lane)
         self.connections += 1
         lane.connections += 1
         lane.opening += 1

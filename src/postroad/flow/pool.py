@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from random import Random
 from typing import Final, Protocol
 
@@ -48,8 +48,14 @@ class Sink(Protocol):
         """These deliveries of the parcel have ended their attempt."""
         ...
 
-    full: bool
-    """So many results are not in the store yet that no more may be made now."""
+    def on_untried(self, parcel: Parcel, why: str, until: float) -> None:
+        """This parcel was not tried and waits until its lane is open again, at `until` of the monotonic clock."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether so many results are not in the store yet that no more may be made now."""
+        ...
 
     async def room(self) -> None:
         """Waits until more results may be made."""
@@ -125,9 +131,8 @@ class Pool:
         self._connect(lane)
 
     def _suspended(self, lane: Lane, parcel: Parcel) -> None:
-        cause = f"not tried: the host failed just before ({lane.why()})"
-        outcome = Outcome(Fate.DEFERRED, About.HOST, cause, Reply(451, "4.4.1", cause))
-        self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
+        until = lane.suspended_until(self._now())
+        self._sink.on_untried(parcel, f"not tried: the host failed just before ({lane.why()})", until)
 
     def _connect(self, lane: Lane) -> None:
         while not self._draining and self._lanes.may_connect(lane):
@@ -171,7 +176,8 @@ class Pool:
                 await courier.quit()
         finally:
             self._lanes.disconnected(lane)
-            self._on_close()
+            if courier is not None:
+                self._on_close()
             following = self._lanes.next_in_line()
             if following is not None:
                 self._connect(following)

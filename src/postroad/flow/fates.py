@@ -1,0 +1,90 @@
+"""From the outcomes of an attempt to what is written down: ends, next times and the events that tell of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Final
+
+from postroad.flow.bounce import Failure
+from postroad.flow.lanes import Delivery, Letter
+from postroad.flow.schedule import is_over, next_time
+from postroad.store.records import Later
+from postroad.values.event import Event
+from postroad.values.outcome import Fate, Outcome
+
+EVIDENCE_MAX: Final = 1000
+"""Characters of a peer's words that the journal and the queue keep."""
+
+BY: Final = "outbound relay"
+BY_SCHEDULE: Final = "retry schedule"
+
+
+@dataclass(slots=True)
+class Tale:
+    """What one attempt changes, before it is written."""
+
+    done: list[int] = field(default_factory=list)
+    later: list[Later] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    """Ends undelivered: they are in `done`; whether a report is due is not decided here."""
+
+
+def tell(
+    letter: Letter,
+    results: Sequence[tuple[Delivery, Outcome]],
+    trail: Sequence[tuple[str, str]],
+    *,
+    now_us: int,
+    delays_s: Sequence[float],
+    rng: Random,
+) -> Tale:
+    """The tale of one attempt; `trail` names the hosts that failed in it, before the one that decided."""
+    tale = Tale()
+    attempt = results[0][0].attempt
+    for where, why in trail:
+        tale.events.append(Event(kind="attempted", at_us=now_us, cause=why, where=where, attempt=attempt, by=BY))
+    for delivery, outcome in results:
+        if outcome.fate is Fate.DELIVERED:
+            tale.done.append(delivery.id)
+            tale.events.append(_event("delivered", delivery, outcome, now_us))
+        elif outcome.fate is Fate.DEFERRED and not is_over(now_us, letter.expires_us):
+            due_us = next_time(delivery.attempt, now_us, letter.expires_us, delays_s, rng)
+            tale.later.append(Later(delivery.id, due_us, _said(outcome)))
+            tale.events.append(_event("deferred", delivery, outcome, now_us, due_us))
+        else:
+            _fail(tale, letter, delivery, outcome, now_us)
+    return tale
+
+
+def _fail(tale: Tale, letter: Letter, delivery: Delivery, outcome: Outcome, now_us: int) -> None:
+    expired = outcome.fate is Fate.DEFERRED
+    event = _event("bounced", delivery, outcome, now_us)
+    if expired:
+        days = (letter.expires_us - letter.received_us) / 86_400_000_000
+        cause = f"its time of {days:.3g} days was up; at last: {outcome.cause}"
+        event = _event("bounced", delivery, replace(outcome, cause=cause), now_us, by=BY_SCHEDULE)
+    tale.done.append(delivery.id)
+    tale.events.append(event)
+    tale.failures.append(Failure(delivery, outcome, expired))
+
+
+def _event(kind: str, delivery: Delivery, outcome: Outcome, now_us: int, next_us: int = 0, by: str = BY) -> Event:
+    where = outcome.where
+    return Event(
+        kind=kind,
+        at_us=now_us,
+        recipient=delivery.recipient,
+        cause=outcome.cause,
+        evidence=_said(outcome) if where or not outcome.cause else "",
+        by=by,
+        where=f"{where} {outcome.tls}" if outcome.tls else where,
+        next_us=next_us,
+        attempt=delivery.attempt,
+    )
+
+
+def _said(outcome: Outcome) -> str:
+    return str(outcome.reply)[:EVIDENCE_MAX] if outcome.reply is not None else outcome.cause

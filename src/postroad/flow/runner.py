@@ -1,0 +1,614 @@
+"""A worker's outbound side: takes mail from acceptance and from the queue, sends it, and records what became of it.
+
+    enqueue_fresh (from memory, right after the commit) --+
+                                                          +-> route -> lane -> connection -> result -> record
+    claim (from the store, when something is due) --------+
+
+Invariant: a delivery is in `_flying` from the moment this worker takes it until the store has its result, and what is
+in it is never taken again; so nothing is attempted twice at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine, Iterable
+from random import Random
+from typing import Any, Final, Protocol
+
+from postroad.config import Config
+from postroad.flow.bounce import ANY_QUOTA, Note, PlanFor, Reporter
+from postroad.flow.fates import Tale, tell
+from postroad.flow.lanes import Delivery, Lane, Lanes, Letter, Parcel, parcels
+from postroad.flow.local import Plan as LocalPlan
+from postroad.flow.local import Planner
+from postroad.flow.meters import Meters
+from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_address
+from postroad.flow.pool import Pool, Results
+from postroad.flow.recorder import Recorder, Result, Store
+from postroad.flow.route import Plan, Signposts, plan, read_signposts
+from postroad.flow.schedule import count_hops
+from postroad.net.dns import DnsLookup
+from postroad.net.interfaces import own_addresses
+from postroad.net.tls import ClientTls
+from postroad.store.client import UnitFailed
+from postroad.store.queue import claim, deliver_local
+from postroad.store.reader import StoredMessage
+from postroad.store.records import FILED, KIND_LOCAL, OVER_QUOTA, Accept, Claim, Copy, Due, FileLocal, Later
+from postroad.values.address import Address
+from postroad.values.errors import StoreBroken, StoreFull
+from postroad.values.event import Event, pack
+from postroad.values.ids import IdMaker, id_text
+from postroad.values.outcome import About, Fate, Outcome
+from postroad.values.ports import Clock, Lookup
+from postroad.values.reply import Reply
+
+log = logging.getLogger(__name__)
+
+WINDOW_DELIVERIES: Final = 2000
+WINDOW_OCTETS: Final = 64 * 1024 * 1024
+"""Fresh mail kept in memory per worker; beyond it mail is committed unowned, for whoever has room."""
+
+CLAIMED_DELIVERIES: Final = 1000
+CLAIMED_OCTETS: Final = 64 * 1024 * 1024
+"""The same for mail out of the queue, apart, so that neither keeps the other from being sent."""
+
+CLAIM_BATCH: Final = 200
+"""Deliveries claimed at a time: about 2 ms of the store's time."""
+
+POLL_S: Final = 5.0
+"""How often the queue is looked at without a hint or a known due time: what a lost hint costs."""
+
+PLAN_S: Final = 60.0
+"""How long the way to a domain is used before it is planned again."""
+
+PLANS_KEPT: Final = 20_000
+AVOIDED_MAX: Final = 200
+"""Domains that one claim may be told to leave alone."""
+
+CONNECTIONS_MAX: Final = 500
+"""Outgoing connections of one worker."""
+
+_NO_ADDRESS: Final = Outcome(
+    Fate.FAILED, About.RECIPIENT, "the address is no address", Reply(553, "5.1.3", "no address")
+)
+
+
+class Letters(Protocol):
+    """Where messages are read from (`store.reader.Reader`)."""
+
+    async def message(self, ident: int) -> StoredMessage | None:
+        """A message by its id; raises StoreBroken."""
+        ...
+
+
+class Runner:
+    """Sends the mail of one worker. `from_config` makes one, `start` sets it going, `drain` brings it to an end."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        letters: Letters,
+        bodies: Bodies,
+        note: Note,
+        ids: IdMaker,
+        clock: Clock,
+        plan_for: PlanFor,
+        lookup: Lookup,
+        signposts: Signposts,
+        manner: Manner,
+        hostname: str,
+        delays_s: tuple[float, ...],
+        lifetime_s: float,
+        max_hops: int = 50,
+        connections_per_lane: int = 20,
+        messages_per_connection: int = 100,
+        idle_s: float = 5.0,
+        meters: Meters | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self._store = store
+        self._letters = letters
+        self._note = note
+        self._clock = clock
+        self._now = clock.monotonic
+        self._lookup = lookup
+        self._signposts = signposts
+        self._delays_s = delays_s
+        self._max_hops = max_hops
+        self._rng = rng or Random()
+        self._meters = _Meters(meters or Meters.private())
+        self._reporter = Reporter(hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note)
+        self._recorder = Recorder(store, self._on_recorded)
+        self._lanes = Lanes(per_lane=connections_per_lane, total=CONNECTIONS_MAX)
+        self._pool = Pool(
+            sink=self,
+            lanes=self._lanes,
+            manner=manner,
+            bodies=bodies,
+            clock=clock,
+            rng=self._rng,
+            messages_per_connection=messages_per_connection,
+            idle_s=idle_s,
+            on_open=self._meters.opened,
+            on_close=self._meters.closed,
+        )
+        self._flying: dict[int, Delivery] = {}
+        self._fresh = _Window()
+        self._claimed = _Window()
+        self._ways: dict[str, tuple[float, Lane]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._claiming: asyncio.Task[None] | None = None
+        self._woken = asyncio.Event()
+        self._starving = False
+        """There is more in the queue than there was room for."""
+        self._draining = False
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config,
+        *,
+        store: Store,
+        reader: Letters,
+        spool: Bodies,
+        story: Any,
+        ids: IdMaker,
+        clock: Clock,
+        meters: Meters,
+        planner: Planner,
+        lifecycle: object = None,
+    ) -> Runner:
+        """The runner that a configuration describes; raises ValueError for routes or networks that are none."""
+        relay = config.relay
+
+        async def plan_for(address: Address) -> LocalPlan:
+            return await planner.plan(address, size=ANY_QUOTA, may_relay=True)
+
+        return cls(
+            store=store,
+            letters=reader,
+            bodies=spool,
+            note=story.note,
+            ids=ids,
+            clock=clock,
+            plan_for=plan_for,
+            lookup=DnsLookup(config.dns.nameservers, timeout_s=config.dns.timeout_s, clock=clock),
+            signposts=read_signposts(
+                port=relay.port,
+                next_hop=relay.next_hop,
+                routes=relay.routes,
+                own_names=[config.hostname],
+                own_addresses=own_addresses(config.listen.mx, relay.port),
+                allow_private=relay.allow_private,
+            ),
+            manner=Manner(
+                ehlo_name=config.hostname,
+                tls=ClientTls(relay.ca_file) if relay.tls else None,
+                connect_timeout_s=relay.connect_timeout_s,
+                bind=relay.bind,
+            ),
+            hostname=config.hostname,
+            delays_s=config.retry.delays_s,
+            lifetime_s=config.retry.lifetime_s,
+            max_hops=config.limits.hops,
+            connections_per_lane=relay.connections_per_lane,
+            messages_per_connection=relay.messages_per_connection,
+            idle_s=relay.idle_s,
+            meters=meters,
+        )
+
+    # -- fresh mail --------------------------------------------------------------------------------------------------
+
+    def room_for(self, legs: int, size: int) -> bool:
+        """Whether a message with so many deliveries may begin its first attempt here, from memory."""
+        return not self._draining and self._fresh.has_room(legs, size, WINDOW_DELIVERIES, WINDOW_OCTETS)
+
+    def enqueue_fresh(self, accepted: Accept) -> None:
+        """Takes the legs that a just committed message was born with; never waits."""
+        letter = Letter(accepted, accepted.id, header=accepted.header, body=accepted.body)
+        owner = self._store.incarnation
+        deliveries = [
+            Delivery(letter, leg, 1) for leg in accepted.legs if leg.owner == owner and leg.kind != KIND_LOCAL
+        ]
+        if deliveries:
+            self._take(self._fresh, letter, deliveries)
+            self._dispatch(letter, deliveries)
+
+    def _take(self, window: _Window, letter: Letter, deliveries: list[Delivery]) -> None:
+        letter.open = len(deliveries)
+        window.add(letter)
+        flying = self._flying
+        for delivery in deliveries:
+            flying[delivery.id] = delivery
+
+    # -- mail out of the queue ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begins to claim what is due."""
+        self._claiming = asyncio.get_running_loop().create_task(self._claim_for_ever())
+
+    def wake(self) -> None:
+        """Something may have become due: called for every hint about the queue."""
+        self._woken.set()
+
+    async def _claim_for_ever(self) -> None:
+        while not self._draining:
+            self._woken.clear()
+            try:
+                wait = await self._claim_once()
+            except (StoreBroken, StoreFull) as error:
+                if self._store.closed.done():
+                    return
+                log.warning("nothing can be claimed: %s", error)
+                wait = POLL_S
+            except UnitFailed:
+                log.exception("claiming failed")
+                wait = POLL_S
+            if wait > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._woken.wait()
+
+    async def _claim_once(self) -> float:
+        """Claims one batch; returns in how many seconds to look again."""
+        room = min(CLAIMED_DELIVERIES - self._claimed.deliveries, CLAIM_BATCH)
+        if room < CLAIM_BATCH // 4 or self._claimed.octets > CLAIMED_OCTETS:
+            self._starving = True
+            return POLL_S
+        avoided, opens_in = self._avoided()
+        claimed = await self._store.call(
+            claim, Claim(self._store.incarnation, room, list(self._delays_s), domains_not=avoided)
+        )
+        self._take_claimed(claimed.deliveries)
+        if len(claimed.deliveries) == room:
+            return 0.0
+        wait = min(POLL_S, opens_in)
+        if claimed.next_due_us:
+            wait = min(wait, max(0.01, (claimed.next_due_us - self._clock.wall_us()) / 1e6))
+        return wait
+
+    def _avoided(self) -> tuple[list[str], float]:
+        """Domains whose lanes can do nothing with more mail now, and in how many seconds the first of them can."""
+        now = self._now()
+        shut: dict[Lane, float] = {}
+        for lane in self._lanes.all():
+            until = lane.suspended_until(now)
+            if until or lane.is_crowded:
+                shut[lane] = max(0.05, until - now) if until else 1.0
+        if not shut:
+            return [], POLL_S
+        domains = [domain for domain, (_, lane) in self._ways.items() if lane in shut]
+        return domains[:AVOIDED_MAX], min(shut.values())
+
+    def _take_claimed(self, dues: Iterable[Due]) -> None:
+        by_message: dict[int, tuple[Letter, list[Delivery]]] = {}
+        for due in dues:
+            if due.id in self._flying:
+                continue
+            known = by_message.get(due.message)
+            if known is None:
+                known = by_message[due.message] = (Letter(due, due.message), [])
+            letter, deliveries = known
+            deliveries.append(Delivery(letter, due, due.attempts + 1, due.last_reply))
+        for letter, deliveries in by_message.values():
+            self._take(self._claimed, letter, deliveries)
+            remote = []
+            for delivery in deliveries:
+                if delivery.kind == KIND_LOCAL:
+                    self._spawn(self._file(delivery))
+                else:
+                    remote.append(delivery)
+            if remote:
+                self._dispatch(letter, remote)
+
+    # -- the way -----------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, letter: Letter, deliveries: list[Delivery]) -> None:
+        """Brings deliveries to their lanes: at once where the way is known, else when it has been planned."""
+        now = self._now()
+        ways = self._ways
+        if len(deliveries) == 1:
+            known = ways.get(deliveries[0].domain)
+            if known is not None and known[0] > now:
+                self._pool.submit(known[1], Parcel(letter, deliveries))
+                return
+        by_lane: dict[Lane, list[Delivery]] = {}
+        unknown: list[Delivery] = []
+        for delivery in deliveries:
+            known = ways.get(delivery.domain)
+            if known is not None and known[0] > now:
+                by_lane.setdefault(known[1], []).append(delivery)
+            else:
+                unknown.append(delivery)
+        if unknown:
+            self._spawn(self._route(letter, unknown))
+        self._submit(letter, by_lane)
+
+    def _submit(self, letter: Letter, by_lane: dict[Lane, list[Delivery]]) -> None:
+        for lane, deliveries in by_lane.items():
+            for parcel in parcels(letter, deliveries):
+                self._pool.submit(lane, parcel)
+
+    async def _route(self, letter: Letter, deliveries: list[Delivery]) -> None:
+        """Plans the ways of all domains at the same time and submits what shares one together."""
+        by_domain: dict[str, list[Delivery]] = {}
+        for delivery in deliveries:
+            by_domain.setdefault(delivery.domain, []).append(delivery)
+        try:
+            found = await asyncio.gather(*(plan(domain, self._signposts, self._lookup) for domain in by_domain))
+        except asyncio.CancelledError:
+            self._give_back(Parcel(letter, deliveries))
+            raise
+        by_lane: dict[Lane, list[Delivery]] = {}
+        for (domain, members), way in zip(by_domain.items(), found, strict=True):
+            if isinstance(way, Plan):
+                lane = self._lanes.lane(way)
+                if len(self._ways) >= PLANS_KEPT:
+                    self._ways.clear()
+                self._ways[domain] = (self._now() + PLAN_S, lane)
+                by_lane.setdefault(lane, []).extend(members)
+            else:
+                self.on_result(Parcel(letter, members), [(delivery, way) for delivery in members])
+        self._submit(letter, by_lane)
+
+    # -- what the pool asks and tells (flow.pool.Sink) ---------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        """Whether so many results wait for the store that nothing more may be sent."""
+        return self._recorder.full
+
+    async def room(self) -> None:
+        """Waits for the store."""
+        await self._recorder.room()
+
+    async def load(self, parcel: Parcel) -> bool:
+        """Reads header and body of a claimed letter; False when there is nothing to send."""
+        letter = parcel.letter
+        if not await self._read(parcel):
+            return False
+        hops = count_hops(letter.header or b"")
+        if hops > self._max_hops:
+            cause = f"too many hops: it has passed {hops} servers and runs in a circle"
+            outcome = Outcome(Fate.FAILED, About.BODY, cause, Reply(554, "5.4.6", cause))
+            self.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
+            return False
+        wrong = [delivery for delivery in parcel.deliveries if not is_address(delivery.recipient)]
+        if wrong:
+            parcel.deliveries = [delivery for delivery in parcel.deliveries if delivery not in wrong]
+            self.on_result(Parcel(letter, wrong), [(delivery, _NO_ADDRESS) for delivery in wrong])
+        return bool(parcel.deliveries)
+
+    async def _read(self, parcel: Parcel) -> bool:
+        letter = parcel.letter
+        if letter.header is not None:
+            return True
+        try:
+            stored = await self._letters.message(letter.id)
+        except (StoreBroken, StoreFull) as error:
+            cause = f"the message could not be read: {error}"
+            outcome = Outcome(Fate.DEFERRED, About.BODY, cause, Reply(451, "4.3.0", cause))
+            self.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
+            return False
+        if stored is None:
+            # Somebody dropped it from the queue meanwhile; the store knows of no delivery any more.
+            self._release(letter, [delivery.id for delivery in parcel.deliveries])
+            return False
+        letter.header, letter.body, letter.body_file = stored.header, stored.body, stored.body_file
+        return True
+
+    def on_result(self, parcel: Parcel, results: Results) -> None:
+        """Writes down what became of these deliveries."""
+        letter = parcel.letter
+        if parcel.started:
+            self._meters.attempt.observe(self._now() - parcel.started)
+        tale = tell(
+            letter,
+            results,
+            parcel.trail,
+            now_us=self._clock.wall_us(),
+            delays_s=self._delays_s,
+            rng=self._rng,
+        )
+        if tale.failures:
+            self._spawn(self._report(letter, tale))
+        else:
+            self._record(letter, tale)
+
+    def on_untried(self, parcel: Parcel, why: str, until: float) -> None:
+        """Puts deliveries off without an attempt, until their lane may be tried again."""
+        now_us = self._clock.wall_us()
+        opens_us = now_us + int(max(0.0, until - self._now()) * 1e6 * (1 + 0.1 * self._rng.random()))
+        tale = Tale()
+        for delivery in parcel.deliveries:
+            # Fresh mail keeps the next time it was born with; what was claimed has waited long enough already.
+            due_us = max(opens_us, delivery.due_us) if parcel.letter.fresh else opens_us
+            tale.later.append(Later(delivery.id, due_us, delivery.last_reply or why))
+            tale.events.append(
+                Event(
+                    kind="deferred", at_us=now_us, recipient=delivery.recipient, cause=why, next_us=due_us,
+                    by="outbound relay", attempt=delivery.attempt,
+                )
+            )  # fmt: skip
+        self._record(parcel.letter, tale)
+
+    # -- writing it down ---------------------------------------------------------------------------------------------
+
+    def _record(self, letter: Letter, tale: Tale, report: Accept | None = None) -> None:
+        note = self._note(letter.id, tale.events) if tale.events else b""
+        self._recorder.add(Result(letter, tale.done, tale.later, note, report))
+
+    async def _report(self, letter: Letter, tale: Tale) -> None:
+        """Ends deliveries undelivered, with the report that is due."""
+        if letter.header is None and not await self._read(Parcel(letter, [f.delivery for f in tale.failures])):
+            return
+        now_us = self._clock.wall_us()
+        try:
+            report = await self._reporter.report(letter, tale.failures, now_us)
+        except (StoreBroken, StoreFull) as error:
+            # Where the report must go could not be found out: nothing ends without one, so all of it waits.
+            log.warning("a report could not be made, trying again later: %s", error)
+            self._postpone(letter, tale, now_us)
+            return
+        if isinstance(report, str):
+            tale.events += [
+                Event(kind="discarded", at_us=now_us, recipient=f.delivery.recipient, cause=report, by="report rules")
+                for f in tale.failures
+            ]
+            self._record(letter, tale)
+            return
+        tale.events.append(
+            Event(kind="reported", at_us=now_us, recipient=letter.sender, by="report rules", link=id_text(report.id))
+        )
+        self._record(letter, tale, report)
+
+    def _postpone(self, letter: Letter, tale: Tale, now_us: int) -> None:
+        failed = {failure.delivery.id for failure in tale.failures}
+        tale.done = [ident for ident in tale.done if ident not in failed]
+        due_us = now_us + int(self._delays_s[0] * 1e6)
+        tale.later += [Later(failure.delivery.id, due_us, failure.delivery.last_reply) for failure in tale.failures]
+        tale.events = []
+        self._record(letter, tale)
+
+    def _on_recorded(self, result: Result) -> None:
+        self._release(result.letter, result.ids)
+        if result.report is not None and result.report.legs:
+            self.wake()
+        if result.later and min(later.due_us for later in result.later) < self._clock.wall_us() + POLL_S * 1e6:
+            self.wake()
+
+    def _release(self, letter: Letter, ids: Iterable[int]) -> None:
+        window = self._fresh if letter.fresh else self._claimed
+        count = 0
+        for ident in ids:
+            count += self._flying.pop(ident, None) is not None
+        letter.open -= count
+        window.remove(letter, count)
+        if self._starving and self._claimed.deliveries < CLAIMED_DELIVERIES // 2:
+            self._starving = False
+            self._woken.set()
+
+    def _give_back(self, parcel: Parcel) -> None:
+        """A parcel nobody tried: whoever has time may have it at once."""
+        now_us = self._clock.wall_us()
+        later = [Later(delivery.id, now_us, delivery.last_reply) for delivery in parcel.deliveries]
+        self._recorder.add(Result(parcel.letter, [], later, b"", None))
+
+    # -- mailboxes ---------------------------------------------------------------------------------------------------
+
+    async def _file(self, delivery: Delivery) -> None:
+        """Another try of a copy that its mailbox could not take when the message was accepted."""
+        now_us = self._clock.wall_us()
+        event = Event(
+            kind="delivered", at_us=now_us, recipient=delivery.recipient, by="local delivery", where="mailbox INBOX",
+            attempt=delivery.attempt,
+        )  # fmt: skip
+        copy = Copy(delivery.recipient, delivery.account, delivery.prefix)
+        letter = delivery.letter
+        try:
+            outcome = await self._store.call(
+                deliver_local, FileLocal(self._store.incarnation, delivery.id, copy, pack([event]))
+            )
+        except (StoreBroken, StoreFull, UnitFailed) as error:
+            self._not_filed(letter, delivery, Fate.DEFERRED, "4.3.0", f"the mailbox could not be written: {error}")
+            return
+        if outcome == FILED:
+            self._note(letter.id, [event])
+            self._release(letter, [delivery.id])
+        elif outcome == OVER_QUOTA:
+            self._not_filed(letter, delivery, Fate.DEFERRED, "4.2.2", "the mailbox is full")
+        else:
+            self._not_filed(letter, delivery, Fate.FAILED, "5.1.1", "the mailbox does not exist any more")
+
+    def _not_filed(self, letter: Letter, delivery: Delivery, fate: Fate, status: str, cause: str) -> None:
+        outcome = Outcome(fate, About.RECIPIENT, cause, Reply(450 if fate is Fate.DEFERRED else 550, status, cause))
+        self.on_result(Parcel(letter, [delivery]), [(delivery, outcome)])
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    async def drain(self, grace: float) -> None:
+        """Begins no new attempt, waits up to `grace` seconds for those under way, then cuts them off.
+
+        An attempt that is cut off is as if its host had never answered: the time of the next one stands in the store.
+        """
+        self._draining = True
+        if self._claiming is not None:
+            self._claiming.cancel()
+        until = self._now() + grace
+        await self._pool.drain(grace, self._give_back)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=max(0.1, until - self._now()))
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(1.0, until - self._now())):
+                await self._recorder.flush()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a delivery met a bug", exc_info=task.exception())
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries this worker holds: waiting, under way, or not yet recorded."""
+        return len(self._flying)
+
+
+class _Window:
+    """How much mail is held."""
+
+    __slots__ = ("deliveries", "octets")
+
+    def __init__(self) -> None:
+        self.deliveries = 0
+        self.octets = 0
+
+    def has_room(self, legs: int, size: int, deliveries_max: int, octets_max: int) -> bool:
+        return self.deliveries + legs <= deliveries_max and self.octets + size <= octets_max
+
+    def add(self, letter: Letter) -> None:
+        self.deliveries += letter.open
+        self.octets += letter.weight
+
+    def remove(self, letter: Letter, count: int) -> None:
+        self.deliveries -= count
+        if count and letter.open == 0:
+            self.octets -= letter.weight
+
+
+class _Meters:
+    """The counters of outgoing mail, bound once."""
+
+    __slots__ = ("_failed", "_meters", "_now", "_ok", "attempt")
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+        self._now = meters.gauge("postroad_out_connections")
+        self._ok = meters.counter("postroad_out_connections_total", result="ok")
+        self._failed = meters.counter("postroad_out_connections_total", result="failed")
+        self.attempt = meters.histogram("postroad_out_attempt_seconds")
+
+    def opened(self, opened: Courier | NoCourier) -> None:
+        """Counts a session, or a host that took none."""
+        if isinstance(opened, NoCourier):
+            self._failed.add()
+            return
+        self._ok.add()
+        self._now.add()
+        version = opened.tls.partition(" ")[0] or "none"
+        self._meters.counter("postroad_out_tls_total", version=version).add()
+
+    def closed(self) -> None:
+        """Counts the end of a session."""
+        self._now.add(-1)
