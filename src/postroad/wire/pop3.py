@@ -152,6 +152,7 @@ class Pop3Machine:
         self._open: Event | None = None
         self._awaiting_sasl = False
         self._tls_pending = False
+        self._ended = False
         self._user: bytes | None = None
         self._tries = 0
         self._bad = 0
@@ -178,6 +179,10 @@ class Pop3Machine:
         if not self.closed and not self._tls_pending:
             self._lines.receive(octets)
 
+    def receive_eof(self) -> None:
+        """The peer sends nothing more: what came before is still carried out, then the session ends."""
+        self._ended = True
+
     @property
     def unread(self) -> int:
         """Octets received and not yet acted on; a driver stops reading when this grows."""
@@ -198,6 +203,7 @@ class Pop3Machine:
                 self._bad_line(error.fault)
                 continue
             if line is None:
+                self.closed = self._ended
                 return None
             self._open = self._sasl_line(line) if self._awaiting_sasl else self._command(line)
             if self._open is not None:

@@ -1,0 +1,166 @@
+"""Mail sessions on socket pairs over an in-process store: no process, no port, a few milliseconds a test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from postroad.serve.conversation import Conversation, Watch
+from postroad.serve.lifecycle import Lifecycle
+from postroad.store import folder
+from postroad.store.migrate import migrate
+from postroad.store.records import Copy
+from postroad.store.spool import Spool
+from postroad.values.clock import SystemClock
+from tests.store.small_store import File, SmallStore, file_one
+
+ANNA = "anna@example.com"
+PASSWORD = "fahrt ins blaue"
+
+
+@dataclass(frozen=True)
+class KnownAccount:
+    """What a verified login gives a session."""
+
+    id: int
+    address: str
+
+
+class Counted:
+    """Counters that remember."""
+
+    def __init__(self) -> None:
+        self.logins: list[tuple[str, str]] = []
+        self.open = 0
+
+    def session_opened(self, door: str) -> None:
+        self.open += 1
+
+    def session_closed(self, door: str) -> None:
+        self.open -= 1
+
+    def message_received(self, door: str, size: int) -> None: ...
+
+    def refused(self, door: str, code: int, why: str) -> None: ...
+
+    def logged_in(self, service: str, result: str) -> None:
+        self.logins.append((service, result))
+
+
+@dataclass
+class Peer:
+    """The client's end of one connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def line(self) -> bytes:
+        """The next line without its CRLF; empty at the end of the connection."""
+        return (await self.reader.readline()).removesuffix(b"\r\n")
+
+    async def lines(self, until: bytes = b".") -> list[bytes]:
+        """Lines up to one that is exactly `until`, without it."""
+        found: list[bytes] = []
+        while (line := await self.line()) != until:
+            assert line or not self.reader.at_eof(), found
+            found.append(line)
+        return found
+
+    def send(self, octets: bytes) -> None:
+        """Sends octets as they are."""
+        self.writer.write(octets)
+
+    async def ask(self, command: bytes) -> bytes:
+        """Sends one line and returns the next one."""
+        self.send(command + b"\r\n")
+        return await self.line()
+
+    async def rest(self) -> bytes:
+        """Everything up to the end of the connection."""
+        return await self.reader.read()
+
+    async def hang_up(self) -> None:
+        """Closes without a word and lets the server notice."""
+        self.writer.close()
+        await breathe()
+
+
+async def breathe() -> None:
+    """Lets everything that is ready to run, run."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@dataclass
+class House:
+    """A store with a spool, and connections to the sessions a test makes over it."""
+
+    store: SmallStore
+    spool: Spool
+    watch: Watch
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    counters: Counted = field(default_factory=Counted)
+    conversations: list[Conversation] = field(default_factory=list)
+    peers: list[Peer] = field(default_factory=list)
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(5000))
+
+    def deliver(self, account: int, raw: bytes, *, mailbox: str = "INBOX", prefix: bytes = b"") -> None:
+        """Files one message as the accepting transaction does; a large body goes to a file."""
+        end = raw.find(b"\r\n\r\n") + 4 if b"\r\n\r\n" in raw else len(raw)
+        number = next(self.numbers)
+        copy = Copy("", account, prefix, mailbox)
+        header, body, body_file = raw[:end], raw[end:], ""
+        if len(body) > 64 * 1024:
+            body_file = f"bodies/00/{number}"
+            path = self.spool.body_path(body_file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(body)
+        file_args = File(number, len(raw), [copy], body_file)
+        self.store.run(file_one, file_args)
+        self.store.connection.begin()
+        self.store.connection.execute(
+            "UPDATE messages SET header = ?, body = ? WHERE id = ?", (header, None if body_file else body, number)
+        )
+        self.store.connection.commit()
+
+    async def connect(self, make_session: Callable[[Conversation], Any], *, tls: ssl.SSLContext | None = None) -> Peer:
+        """A new connection to a new session."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setblocking(False)
+
+        def accept() -> Conversation:
+            conversation = Conversation(self.watch, loop, make_session)
+            self.conversations.append(conversation)
+            return conversation
+
+        await loop.connect_accepted_socket(accept, ours)
+        reader, writer = await asyncio.open_connection(sock=theirs, limit=64 * 1024 * 1024)
+        peer = Peer(reader, writer)
+        self.peers.append(peer)
+        return peer
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        for peer in self.peers:
+            peer.writer.close()
+        for conversation in self.conversations:
+            conversation.transport.abort()
+        await breathe()
+        self.spool.close()
+
+
+def open_house(data_dir: Path, connection: Any) -> House:
+    """A house over a fresh database connection; call it with a running loop."""
+    folder.prepare(data_dir)
+    migrate(connection, 0)
+    store = SmallStore(connection)
+    spool = Spool(data_dir, 1, SystemClock(), message_size=50_000_000)
+    return House(store, spool, Watch(asyncio.get_running_loop()))
