@@ -13,7 +13,7 @@ command in the TRANSACTION state.
     >>> machine = Pop3Machine(tls_active=True)
     >>> machine.receive(b"USER ada\\r\\nPASS secret\\r\\nRETR 1\\r\\nQUIT\\r\\n")
     >>> machine.next_event()
-    Login(user=b'ada', password=b'secret')
+    Login(user=b'ada')
     >>> machine.open_maildrop([MaildropEntry(12, b"uid-1")])
     >>> machine.next_event()
     Retrieve(number=1, top_lines=None)
@@ -31,19 +31,19 @@ command in the TRANSACTION state.
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
 from postroad.wire.lines import Fault, LineBuffer, LineError
+from postroad.wire.sasl import MAX_ENCODED, SaslError, decode_base64, encode_base64
 
 MAX_COMMAND_LINE: Final = 512
 """Octets of a command with CRLF. RFC 2449 section 4 gives 255; a long address and password together need more."""
 
-MAX_SASL_LINE: Final = 12_288
-"""Octets of a base64 response line (RFC 5034 section 4 names this number)."""
+MAX_UNREAD: Final = 64 * 1024
+"""Octets waiting behind an open event at which the driver stops reading."""
 
 MAX_LOGIN_TRIES: Final = 3
 MAX_BAD_COMMANDS: Final = 10
@@ -70,7 +70,7 @@ class Login:
     """USER and PASS were given. Answer with `open_maildrop` or `refuse_login`."""
 
     user: bytes
-    password: bytes
+    password: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Authenticate:
 
     mechanism: str
     """Upper case."""
-    initial: bytes | None
+    initial: bytes | None = field(repr=False)
     """The decoded initial response; None when there was none."""
 
 
@@ -87,7 +87,7 @@ class Authenticate:
 class SaslResponse:
     """The answer to a `challenge`, base64 undone. Answer as `Authenticate`."""
 
-    octets: bytes
+    octets: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +184,9 @@ class Pop3Machine:
         self._ended = True
 
     @property
-    def unread(self) -> int:
-        """Octets received and not yet acted on; a driver stops reading when this grows."""
-        return self._lines.unread
+    def wants_input(self) -> bool:
+        """Whether the driver may go on reading; False when enough waits behind the open event."""
+        return not self.closed and self._lines.unread < MAX_UNREAD
 
     def take_output(self) -> bytes:
         """Everything to be sent now."""
@@ -198,7 +198,7 @@ class Pop3Machine:
         """The next thing the driver must do; None when more octets are needed, an event is open, or all is over."""
         while not self.closed and self._open is None and not self._tls_pending:
             try:
-                line = self._lines.next_line(MAX_SASL_LINE if self._awaiting_sasl else MAX_COMMAND_LINE)
+                line = self._lines.next_line(MAX_ENCODED + 2 if self._awaiting_sasl else MAX_COMMAND_LINE)
             except LineError as error:
                 self._bad_line(error.fault)
                 continue
@@ -235,7 +235,7 @@ class Pop3Machine:
         """Send a SASL challenge; the answer comes as `SaslResponse`."""
         self._end(Authenticate, SaslResponse)
         self._awaiting_sasl = True
-        self._out.append(b"+ " + binascii.b2a_base64(octets, newline=False) + b"\r\n")
+        self._out.append(b"+ " + encode_base64(octets) + b"\r\n")
 
     def begin_tls(self) -> None:
         """Say yes to STLS and forget whatever came after it in clear text."""
@@ -529,8 +529,8 @@ def _number(digits: bytes) -> int | None:
 
 def _base64(text: bytes) -> bytes | None:
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except binascii.Error:
+        return decode_base64(text)
+    except SaslError:
         return None
 
 
