@@ -65,6 +65,7 @@ class Refusals:
         self._minute = 0
         self._counts: dict[str, int] = {}
         self._more: dict[str, tuple[int, Refusal]] = {}
+        self._gathering = False
         self.due = float("inf")
         """Monotonic time of the next write: soon after the first refusal that waits, otherwise never."""
 
@@ -91,7 +92,8 @@ class Refusals:
             self._more[source] = (count - PER_SOURCE, refusal)
         else:
             self._rows.append((refusal.reference, refusal.at_us, 1, source, refusal.why, refusal.keys, refusal.events))
-        if self.due == float("inf"):
+        if self._rows and not self._gathering:
+            self._gathering = True
             self.due = 0.0
 
     def _close_minute(self) -> None:
@@ -104,10 +106,14 @@ class Refusals:
         self._more.clear()
 
     def step(self, now: float) -> None:
-        """Writes what waits; called as a chore. After the first refusal it lets `WAIT_S` pass, to gather more."""
+        """Writes what waits; called as a chore. After the first refusal it lets `WAIT_S` pass, to gather more; a
+        minute with more than `PER_SOURCE` of one source is closed a minute later, also when nobody calls again."""
         if self.due == 0.0:
             self.due = now + WAIT_S
             return
+        if not self._gathering:
+            self._close_minute()
+        self._gathering = False
         self.flush()
         self.due = now + 60.0 if self._more else float("inf")
 
