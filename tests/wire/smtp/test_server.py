@@ -121,9 +121,7 @@ def test_what_waits_behind_an_open_command_is_bounded() -> None:
 
 
 def test_s14_octets_that_come_between_data_and_its_answer_close() -> None:
-    machine = in_data()
     machine = opened()
-    FakeSession(machine)
     ask(machine, b"MAIL FROM:<a@x.test>\r\n", events.Mail)
     machine.answer(OK)
     ask(machine, b"RCPT TO:<b@x.test>\r\n", events.Rcpt)
@@ -262,7 +260,7 @@ def test_chunks_stream_and_count() -> None:
     machine.receive(b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@x.test>\r\n")
     session.run()
     machine.receive(b"BDAT 4\r\nab\r\nBDAT 3\r\nxyzBDAT 2 LAST\r\n.\r")
-    seen = []
+    seen: list[Any] = []
     while (event := machine.next_event()) is not None:
         seen.append(event)
         if isinstance(event, events.ChunkEnd):

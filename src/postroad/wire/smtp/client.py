@@ -102,6 +102,7 @@ class ClientMachine:
         "_expected",
         "_extensions",
         "_finals",
+        "_handshake",
         "_lmtp",
         "_logged_in",
         "_login",
@@ -140,6 +141,7 @@ class ClientMachine:
         self._over = False
         self._dirty = False
         self._sending = False
+        self._handshake = False
         self.tls = False
         """Whether TLS protects the session."""
         self.in_transaction = False
@@ -245,8 +247,11 @@ class ClientMachine:
         """What has happened, or None when that waits for the server or for the driver's content."""
         events = self._events
         while not events:
-            if self._over or (self._sending and not self._eof):
+            if self._over or (self._sending and not self._eof and self._replies.lines.unread <= _MAX_UNREAD):
                 return None
+            if self._handshake and self._replies.lines.unread:
+                self._lose(_BEHIND_STARTTLS, at="starttls")
+                continue
             try:
                 reply = self._replies.next_reply()
             except BadReply as error:
@@ -263,8 +268,9 @@ class ClientMachine:
     def tls_started(self) -> None:
         """The handshake is done: what was announced before is forgotten (RFC 3207 section 4.2)."""
         if self._replies.lines.unread:
-            self._lose("octets behind the 220 to STARTTLS", at="starttls")
+            self._lose(_BEHIND_STARTTLS, at="starttls")
             return
+        self._handshake = False
         self.tls = True
         self._extensions = NO_EXTENSIONS
         self._say_hello()
@@ -342,10 +348,10 @@ class ClientMachine:
 
     def _take_starttls(self, reply: Reply) -> None:
         if reply.code == 220:
-            # What stands behind the 220 was sent in the clear, by whoever sits in between.
-            if self._replies.lines.unread:
-                self._lose("octets behind the 220 to STARTTLS", at="starttls")
-            else:
+            # Until the handshake is done no octet is read: what stands behind the 220 was sent in the clear, by whoever
+            # sits in between.
+            self._handshake = True
+            if not self._replies.lines.unread:
                 self._events.append(TlsWanted())
         elif reply.positive:
             self._lose(f"{reply.code} to starttls", reply, at="starttls")
@@ -565,6 +571,9 @@ class ClientMachine:
         self._events.append(Lost(stage, why, reply))
 
 
+_MAX_UNREAD: Final = 65_536
+"""Octets of replies kept while the content is on its way; more than the replies to 1,000 recipients."""
+_BEHIND_STARTTLS: Final = "octets behind the 220 to STARTTLS"
 _LOST: Final = Reply(421, "4.4.2", "Connection lost")
 
 _TAKERS: Final[dict[Stage, Callable[[ClientMachine, Reply], None]]] = {
