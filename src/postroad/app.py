@@ -252,7 +252,7 @@ async def build_worker(errand: Errand) -> Parts:
         command_patience=config.limits.command_timeout_s,
     )
     doors = Doors(
-        smtp_sessions(smtp, insecure_auth=config.insecure_auth, limits=limits),
+        smtp_sessions(smtp, limits=limits),
         admission=admission,
         counters=counters,
         watch=watch,

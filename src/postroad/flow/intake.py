@@ -141,9 +141,8 @@ class Intake:
         ident = self._ids.make(now_us)
         received = self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
-        accept = self._compose(
-            ident, now_us, received + header, body, body_file, size, envelope, destinations, arrival, eightbit
-        )
+        content = (received + header, body, body_file, size)
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit)
         await self._store.call(accept_unit, accept)
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)

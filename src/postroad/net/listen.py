@@ -42,8 +42,8 @@ def places(service: str, address: str) -> list[Place]:
 
     Raises ListenError when the text is no address.
     """
-    host, _, port_text = address.rpartition(":")
-    if not port_text.isdigit() or not 0 <= int(port_text) <= 65535:
+    host, colon, port_text = address.rpartition(":")
+    if not colon or not port_text.isdigit() or not 0 <= int(port_text) <= 65535:
         raise ListenError(f'"{address}" is not an address like "0.0.0.0:25", "[::1]:25" or ":25"')
     port = int(port_text)
     if not host:
@@ -104,9 +104,10 @@ def port_holder(port: int) -> str:
     inodes = _listening_inodes(port)
     if not inodes:
         return ""
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and _holds(entry.path, inodes):
-            return f"{_command(entry.path)} (pid {entry.name})"
+    with os.scandir("/proc") as processes:
+        for entry in processes:
+            if entry.name.isdigit() and _holds(entry.path, inodes):
+                return f"{_command(entry.path)} (pid {entry.name})"
     return ""
 
 
@@ -127,7 +128,8 @@ def _listening_inodes(port: int) -> set[str]:
 
 def _holds(process: str, inodes: set[str]) -> bool:
     try:
-        return any(os.readlink(entry.path) in inodes for entry in os.scandir(process + "/fd"))
+        with os.scandir(process + "/fd") as descriptors:
+            return any(os.readlink(entry.path) in inodes for entry in descriptors)
     except OSError:
         return False
 

@@ -110,6 +110,7 @@ class Conversation(asyncio.Protocol):
         "_busy",
         "_clogged",
         "_closing",
+        "_early",
         "_loop",
         "_make_session",
         "_paused",
@@ -147,6 +148,7 @@ class Conversation(asyncio.Protocol):
         self._closing = False
         self._writable: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._early: list[bytes] | None = None
 
     # -- from the event loop ----------------------------------------------------------------------------------------
 
@@ -168,6 +170,9 @@ class Conversation(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
+            return
+        if self._early is not None:
+            self._early.append(data)
             return
         self.machine.receive(data)
         if self._busy or self._clogged:
@@ -241,6 +246,9 @@ class Conversation(asyncio.Protocol):
             self._bug(bug)
         self._busy = False
         self._task = None
+        early, self._early = self._early, None
+        if early and not self._closing:
+            self.machine.receive(b"".join(early))
         if self._paused and not self._closing:
             self._paused = False
             self.transport.resume_reading()
@@ -305,8 +313,12 @@ class Conversation(asyncio.Protocol):
             self._turn()
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
-        """Shake hands as the server after our 220; raises OSError (ssl.SSLError among it) when that fails."""
+        """Shake hands as the server after our 220; raises OSError (ssl.SSLError among it) when that fails.
+
+        What comes through TLS before the session has told its machine so is kept until the event is handled.
+        """
         self.flush()
+        self._early = []
         self.transport = await self._loop.start_tls(
             self.transport, self, context, server_side=True, ssl_handshake_timeout=TLS_HANDSHAKE_S
         )

@@ -15,7 +15,7 @@ from postroad.serve.logs import log_line
 from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.smtp import SmtpSession
 from postroad.values.reply import Reply
-from postroad.wire.smtp.extensions import Door
+from postroad.wire.smtp.extensions import MX, SUBMISSION, SUBMISSIONS, Door
 from postroad.wire.smtp.limits import MachineLimits
 from postroad.wire.smtp.server import ServerMachine
 
@@ -94,25 +94,19 @@ class Doors:
             log_line("info", "waiting for open connections", count=len(self._watch.conversations))
 
 
-def smtp_sessions(service: SmtpService, *, insecure_auth: bool, limits: MachineLimits) -> dict[str, MakeSession]:
+def smtp_sessions(service: SmtpService, *, limits: MachineLimits) -> dict[str, MakeSession]:
     """The makers of SMTP sessions by service.
 
     The MX offers no login: whoever has one uses a submission port (RFC 6409 section 4.3), where nothing else is taken.
     """
-    doors = {
-        "mx": Door("mx", starttls=True),
-        "submission": Door("submission", starttls=True, auth=("PLAIN", "LOGIN"), must_tls=not insecure_auth),
-        "submissions": Door("submissions", auth=("PLAIN", "LOGIN")),
-    }
-
-    def maker(name: str, door: Door) -> MakeSession:
+    def maker(door: Door) -> MakeSession:
         def make(conversation: Conversation) -> Session:
             machine = ServerMachine(hostname=service.hostname, door=door, limits=limits)
-            return SmtpSession(conversation, machine, service, name)
+            return SmtpSession(conversation, machine, service, door.name)
 
         return make
 
-    return {name: maker(name, door) for name, door in doors.items()}
+    return {door.name: maker(door) for door in (MX, SUBMISSION, SUBMISSIONS)}
 
 
 def turned_away() -> dict[str, Callable[[Reply], bytes]]:

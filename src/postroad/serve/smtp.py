@@ -15,6 +15,7 @@ from typing import Any, Final
 from postroad.flow.intake import Arrival, Destinations, Intake
 from postroad.flow.local import Plan, Planner
 from postroad.net.tls import ServerTls
+from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
 from postroad.serve.counters import SessionCounters
 from postroad.serve.lifecycle import Lifecycle
@@ -117,7 +118,18 @@ class Transaction:
 class SmtpSession:
     """One client at one of our doors (mx, submission, submissions)."""
 
-    __slots__ = ("_auth", "_helo", "_login", "_opened", "_service", "_transaction", "_wire", "door", "machine")
+    __slots__ = (
+        "_auth",
+        "_draining",
+        "_helo",
+        "_login",
+        "_opened",
+        "_service",
+        "_transaction",
+        "_wire",
+        "door",
+        "machine",
+    )
 
     def __init__(self, wire: Conversation, machine: ServerMachine, service: Service, door: str) -> None:
         self._wire = wire
@@ -129,6 +141,7 @@ class SmtpSession:
         self._transaction: Transaction | None = None
         self._auth: tuple[str, list[bytes]] | None = None
         self._opened = service.clock.monotonic()
+        self._draining = False
 
     # -- for the driver ----------------------------------------------------------------------------------------------
 
@@ -172,9 +185,10 @@ class SmtpSession:
         self._drop_transaction()
 
     def drain(self) -> None:
-        """We are going down: 421 now between transactions, else after the open one."""
+        """We are going down: 421 now between transactions, else behind the open one."""
+        self._draining = True
         if self._transaction is None and not self._wire.busy:
-            self.machine.close_with(Reply(421, "4.3.2", "Going down for a moment. Please reconnect; nothing was lost."))
+            self.machine.close_with(GOING_DOWN)
             self._wire.turn_soon()
 
     # -- greeting, TLS and login -------------------------------------------------------------------------------------
@@ -324,6 +338,8 @@ class SmtpSession:
         transaction = self._begin_content()
         self._transaction = None
         self.machine.answer(await self._take(transaction))
+        if self._draining:
+            self.machine.close_with(GOING_DOWN)
 
     async def _take(self, transaction: Transaction) -> Reply:
         """Hand the message to the intake; the reply says whether it is ours."""
