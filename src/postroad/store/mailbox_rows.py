@@ -268,3 +268,17 @@ def expunge(tx: Tx, account: int, mailbox: int, uids: list[int], *, more: bool =
     gone = remove_rows(tx, mailbox, uids)
     credit_account(tx, account, gone.messages, gone.size)
     return Expunged(uids, log_removed(tx, mailbox, uids, gone), more)
+
+
+def detach_mailbox(tx: Tx, account: int, mailbox: int) -> None:
+    """Takes a mailbox from its account, which is credited with all of it at once; a job erases the rows afterwards."""
+    [(messages, size)] = tx.execute(
+        "UPDATE mailboxes SET account = NULL WHERE id = ? RETURNING messages, bytes", (mailbox,)
+    )
+    # An unfinished copy has charged the account, but is not counted in the mailbox.
+    [(placed, placed_size)] = tx.execute(
+        "SELECT coalesce(sum(messages), 0), coalesce(sum(bytes), 0) FROM mailbox_jobs WHERE mailbox = ? AND kind = ?",
+        (mailbox, COPY),
+    )
+    credit_account(tx, account, messages + int(placed), size + int(placed_size))
+    begin_job(tx, ERASE_MAILBOX, account, mailbox, due_us=0)

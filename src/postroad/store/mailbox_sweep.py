@@ -25,6 +25,7 @@ from postroad.store.mailbox_rows import (
     ERASE_MAILBOX,
     POP_REMOVAL,
     credit_account,
+    detach_mailbox,
     end_job,
     expunge,
     lock_with_account,
@@ -65,29 +66,34 @@ def sweep_once(tx: Tx) -> bool:
         return False
     job, kind, account, mailbox, decided = due[0]
     if kind == COPY:
-        _undo_copy(tx, job, account, mailbox)
+        _undo_copy(tx, job, mailbox)
     elif kind == POP_REMOVAL:
         _remove_popped(tx, job, mailbox, decided)
     elif kind == ERASE_MAILBOX:
-        if not _erase_mailbox(tx, account, mailbox):
+        if not _erase_mailbox(tx, mailbox):
             end_job(tx, job)
     elif kind == ERASE_ACCOUNT:
         _erase_account(tx, job, account)
     return True
 
 
-def _undo_copy(tx: Tx, job: int, account: int, mailbox: int) -> None:
+def _undo_copy(tx: Tx, job: int, mailbox: int) -> None:
+    locked = lock_with_account(tx, mailbox)
     # From now on no slice of it is taken any more.
-    tx.execute("UPDATE mailbox_jobs SET due_us = 0, messages = 0, unseen = 0, bytes = 0 WHERE id = ?", (job,))
+    tx.execute("UPDATE mailbox_jobs SET due_us = 0 WHERE id = ?", (job,))
     placed = tx.execute(
         "SELECT first_uid, last_uid FROM mailbox_job_uids WHERE job = ? ORDER BY first_uid LIMIT 1", (job,)
     )
-    if not placed:
+    if locked is None or not placed:
         finish_copy(tx, job)
         return
     first, last = placed[0]
     gone = remove_rows(tx, mailbox, range(first, last + 1))
-    credit_account(tx, account, gone.messages, gone.size)
+    credit_account(tx, locked.account, gone.messages, gone.size)
+    tx.execute(
+        "UPDATE mailbox_jobs SET messages = messages - ?, unseen = unseen - ?, bytes = bytes - ? WHERE id = ?",
+        (gone.messages, gone.unseen, gone.size, job),
+    )
     tx.execute("DELETE FROM mailbox_job_uids WHERE job = ? AND first_uid = ?", (job, first))
 
 
@@ -112,14 +118,13 @@ def _remove_popped(tx: Tx, job: int, mailbox: int, decided: int) -> None:
     tx.executemany("DELETE FROM mailbox_job_uids WHERE job = ? AND first_uid = ?", [(job, first) for first in done])
 
 
-def _erase_mailbox(tx: Tx, account: int, mailbox: int) -> bool:
-    """One slice of a mailbox's end; False when nothing of it is left."""
+def _erase_mailbox(tx: Tx, mailbox: int) -> bool:
+    """One slice of a mailbox's end; False when nothing of it is left. Its account was settled when it was removed."""
     found = tx.execute(
         "SELECT uid FROM mailbox_messages WHERE mailbox = ? ORDER BY uid LIMIT ?", (mailbox, ROWS_PER_UNIT)
     )
     if found:
-        gone = remove_rows(tx, mailbox, [uid for (uid,) in found])
-        credit_account(tx, account, gone.messages, gone.size)
+        remove_rows(tx, mailbox, [uid for (uid,) in found])
         return True
     logged = tx.execute("SELECT modseq, uid FROM expunged WHERE mailbox = ? LIMIT ?", (mailbox, ROWS_PER_UNIT))
     if logged:
@@ -134,7 +139,7 @@ def _erase_mailbox(tx: Tx, account: int, mailbox: int) -> bool:
 def _erase_account(tx: Tx, job: int, account: int) -> None:
     found = tx.execute("SELECT id FROM mailboxes WHERE account = ? ORDER BY id LIMIT 1", (account,))
     if found:
-        _erase_mailbox(tx, account, found[0][0])
+        detach_mailbox(tx, account, found[0][0])
         return
     if tx.execute("SELECT 1 FROM mailbox_jobs WHERE account = ? AND id <> ? LIMIT 1", (account, job)):
         tx.execute("UPDATE mailbox_jobs SET due_us = ? WHERE id = ?", (tx.now_us + PUT_OFF_US, job))

@@ -1,7 +1,7 @@
 """Units that change an account's tree of mailboxes: make, remove, rename, subscribe.
 
 A name is found by its octets in one spelling (`mailbox_names`). Removing is quick whatever stands in the mailbox: the
-row loses its account, so the name is free and nobody finds it any more, and a job erases the rest.
+row loses its account, so name and quota are free and nobody finds it any more, and a job erases the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from postroad.store.mailbox_records import (
     MailboxRename,
     MailboxSubscribe,
 )
-from postroad.store.mailbox_rows import ERASE_MAILBOX, add_mailbox, begin_job, find_mailbox, lock_account
+from postroad.store.mailbox_rows import add_mailbox, detach_mailbox, find_mailbox, lock_account
 from postroad.store.units import Tx, unit
 
 
@@ -66,17 +66,14 @@ def mailbox_delete(tx: Tx, args: MailboxDelete) -> MailboxDone:
         return MailboxDone(NOT_INBOX)
     if name is None or not lock_account(tx, args.account):
         return MailboxDone(NO_MAILBOX)
-    rows = tx.execute(
-        "UPDATE mailboxes SET account = NULL WHERE account = ? AND name = ? RETURNING id, subscribed",
-        (args.account, name),
-    )
+    rows = tx.execute("SELECT id, subscribed FROM mailboxes WHERE account = ? AND name = ?", (args.account, name))
     if not rows:
         return MailboxDone(NO_MAILBOX)
     mailbox, subscribed = rows[0]
+    detach_mailbox(tx, args.account, mailbox)
     if subscribed:
         # RFC 3501 section 6.3.9: the server MUST NOT unilaterally remove a name from the subscription list
         tx.execute("INSERT INTO subscriptions (account, name) VALUES (?, ?)", (args.account, name))
-    begin_job(tx, ERASE_MAILBOX, args.account, mailbox, due_us=tx.now_us)
     tx.hint("mailbox", mailbox)
     return MailboxDone(DONE, mailbox)
 
