@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from postroad.store.engine import Connection, Params, Row, StatementFailed
-from postroad.store.queue import DELIVERIES, MESSAGES, accept
-from postroad.store.records import Record
+from postroad.store.queue import DELIVERIES, MESSAGES, accept, claim
+from postroad.store.records import Claim, Record
 from postroad.store.units import UNITS, Tx, Withdrawn, unit
 from postroad.store.writer import BROKEN, FAILED, FULL, OK
 from postroad.values.errors import StoreBroken, StoreFull
@@ -112,6 +112,13 @@ def test_a_unit_that_withdraws_leaves_nothing_and_its_caller_gets_a_result(desk:
     assert desk.count("messages") == 1
 
 
+def test_a_batch_that_only_looked_does_not_wait_for_the_disk(faulty: Faulty) -> None:
+    desk = Desk(faulty, FakeClock(START_US))
+    faulty.commit_error = StoreBroken("nobody may commit")
+    assert desk.run(claim, Claim(5, 10, [60.0])).deliveries == []
+    assert desk.rows("SELECT last_batch FROM writers") == [(0,)]
+
+
 def test_hints_come_once_each_and_only_after_the_commit(desk: Desk) -> None:
     desk.batch([(stumble, Order())])
     assert desk.writer.hints == [("stumbled", 0)]
@@ -180,11 +187,19 @@ def test_a_commit_that_the_database_refuses_is_run_singly(faulty: Faulty) -> Non
 def test_effects_wait_for_the_commit(faulty: Faulty) -> None:
     desk = Desk(faulty, FakeClock(START_US))
     seen: list[str] = []
-    desk.writer.transact(lambda tx: tx.after_commit(lambda: seen.append("committed")))
+
+    def work(word: str) -> Callable[[Tx], None]:
+        def change(tx: Tx) -> None:
+            tx.execute("UPDATE counters SET value = value + 1 WHERE name = 'last_id'")
+            tx.after_commit(lambda: seen.append(word))
+
+        return change
+
+    desk.writer.transact(work("committed"))
     assert seen == ["committed"]
     faulty.commit_error = StoreFull("full")
     with pytest.raises(StoreFull):
-        desk.writer.transact(lambda tx: tx.after_commit(lambda: seen.append("never")))
+        desk.writer.transact(work("never"))
     assert seen == ["committed"]
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from postroad.store import folder
 from postroad.store.dayfiles import Mover
+from postroad.store.mailbox_sweep import MailboxSweep
 from postroad.store.migrate import migrate
 from postroad.store.refusals import Refusals
 from postroad.store.server import Chore
@@ -46,7 +47,14 @@ class OpenStore:
         reclaim, orphans = Reclaim(self.writer), Orphans(data_dir, self.writer)
         self._mover = Mover(data_dir, self.writer, clock)
         self._sweeps = (reclaim, orphans)
-        self.chores: list[Chore] = [self.refusals, reclaim, orphans, self._mover, GiveBack(self.connection)]
+        self.chores: list[Chore] = [
+            self.refusals,
+            reclaim,
+            orphans,
+            self._mover,
+            MailboxSweep(self.writer),
+            GiveBack(self.connection),
+        ]
         self.aside: dict[str, Callable[[msgspec.Raw], None]] = {
             "refuse": self.refusals.take,
             "break_off": self._break_off,

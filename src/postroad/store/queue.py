@@ -162,10 +162,11 @@ def claim(tx: Tx, args: Claim) -> Claimed:
         for flag in _FLAGS:
             due[flag] = due[flag] == 1
         claimed.append(Due(*due))
-    tx.executemany(
-        "UPDATE deliveries SET owner = ?, due_us = ?, attempts = attempts + 1 WHERE id = ?",
-        [(args.owner, due.due_us, due.id) for due in claimed],
-    )
+    if claimed:
+        tx.executemany(
+            "UPDATE deliveries SET owner = ?, due_us = ?, attempts = attempts + 1 WHERE id = ?",
+            [(args.owner, due.due_us, due.id) for due in claimed],
+        )
     if len(rows) == args.limit:
         return Claimed(claimed, tx.now_us)
     following = tx.execute("SELECT min(due_us) FROM deliveries WHERE due_us > ?", (tx.now_us,))

@@ -36,6 +36,8 @@ TEND_S: Final = 0.2
 """Silence after which the log is checkpointed although it is short."""
 CHORE_SHARE: Final = 10
 """Under load a chore's slice is followed by at least this many times its own length without one."""
+CHORE_PAUSE_S: Final = 5.0
+"""After a slice that failed: a full disk is not filled any faster by asking again."""
 
 
 class Chore(Protocol):
@@ -140,13 +142,13 @@ class Server:
     def _patience(self, dirty: bool) -> float | None:
         """Seconds to wait for calls: until the next chore, or the end of a silence."""
         waits = [TEND_S] if dirty else []
-        if self._chores:
+        if self._chores and not self._writer.broken:
             waits.append(max(min(chore.due for chore in self._chores) - self._clock.monotonic(), 0.0))
         return min(waits) if waits else None
 
     def _chores_due(self) -> bool:
         now = self._clock.monotonic()
-        return any(chore.due <= now for chore in self._chores)
+        return not self._writer.broken and any(chore.due <= now for chore in self._chores)
 
     def _do_chore(self, *, busy: bool) -> None:
         now = self._clock.monotonic()
@@ -155,21 +157,25 @@ class Server:
         chore = min(self._chores, key=lambda each: each.due, default=None)
         if chore is None or chore.due > now or self._writer.broken:
             return
-        self._guarded(lambda: chore.step(now))
+        sound = self._guarded(lambda: chore.step(now))
         after = self._clock.monotonic()
-        if chore.due <= now:
+        if not sound:
+            chore.due = after + CHORE_PAUSE_S
+        elif chore.due <= now:
             chore.due = after
         self._chore_after = after + (after - now) * CHORE_SHARE
         self._tell(self._take_hints())
 
-    def _guarded(self, housekeeping: Callable[[], None]) -> None:
-        """Runs what nobody waits for: its failure may break the store, never the loop."""
+    def _guarded(self, housekeeping: Callable[[], None]) -> bool:
+        """Runs what nobody waits for: its failure may break the store, never the loop. False when it failed."""
         try:
             housekeeping()
+            return True
         except StoreBroken as error:
             self._writer.break_off(str(error))
         except Exception:
             log.exception("housekeeping failed")
+        return False
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

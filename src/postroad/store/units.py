@@ -21,7 +21,6 @@ and its name stands in `MODULES`, by which every process knows every unit.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar, get_type_hints
 
@@ -98,6 +97,7 @@ class Tx:
         "_next_position",
         "_released",
         "_rows",
+        "changed",
         "live",
         "now_us",
         "owner",
@@ -119,6 +119,8 @@ class Tx:
         self._released: set[int] = set()
         self._next_position = first_position
         self._ids = ids
+        self.changed = False
+        """Whether there is anything to commit: a batch that only looked does not wait for the disk."""
 
     def skip_locked(self, alias: str) -> str:
         """What follows a SELECT whose rows of `alias` this transaction alone may take (see `engine.Connection`)."""
@@ -126,6 +128,7 @@ class Tx:
 
     def append(self, table: Table, row: Row) -> None:
         """Adds a row at the end of the batch; its values stand in the order of `table.columns`."""
+        self.changed = True
         rows = self._rows.get(table)
         if rows is None:
             self._rows[table] = [row]
@@ -137,10 +140,13 @@ class Tx:
 
         "UPDATE ... WHERE used + ? <= quota RETURNING uid": no row back means the guard said no.
         """
+        if not sql.startswith("SELECT"):
+            self.changed = True
         return self._connection.execute(sql, params)
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
         """Runs one statement now for each row of parameters."""
+        self.changed = True
         self._connection.executemany(sql, rows)
 
     def flush(self) -> None:
@@ -259,5 +265,4 @@ def unit(function: Callable[[Tx, A], R]) -> Callable[[Tx, A], R]:
 def load_units() -> None:
     """Imports every module of this package that declares units; a process that runs units calls it first."""
     for name in MODULES:
-        if importlib.util.find_spec(f"postroad.store.{name}"):
-            importlib.import_module(f"postroad.store.{name}")
+        importlib.import_module(f"postroad.store.{name}")

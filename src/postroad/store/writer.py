@@ -181,6 +181,9 @@ class Writer:
 
     def _commit(self, tx: Tx) -> list[str]:
         files = tx.finish()
+        if not tx.changed:
+            self._connection.rollback()
+            return files
         self._batch += 1
         self._connection.execute("UPDATE writers SET last_batch = ? WHERE id = ?", (self._batch, self.number))
         self._connection.commit()
