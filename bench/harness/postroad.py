@@ -19,7 +19,7 @@ insecure_auth = true
 mx = ["127.0.0.1:{port}"]
 submission = []
 submissions = []
-imap = ["127.0.0.1:17143"]
+imap = []
 imaps = []
 pop3 = ["127.0.0.1:17110"]
 pop3s = []
@@ -36,7 +36,7 @@ allow_private = ["127.0.0.0/8"]
 connections_per_lane = 50
 
 [limits]
-connections_per_address = 20000
+connections_per_address = 10000
 """
 
 

@@ -32,8 +32,10 @@ from postroad.serve.fullness import Fullness
 from postroad.serve.hints import Hints
 from postroad.serve.lifecycle import Lifecycle
 from postroad.serve.logs import log_line, make_journal, setup_logs
+from postroad.serve.mailstore import Mailstore
 from postroad.serve.metrics import forget_meters, meters_file
 from postroad.serve.passwords import Passwords
+from postroad.serve.pop3 import Pop3Service
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.supervisor import GRACE_S, StartError, Supervisor, drop_privileges
@@ -61,7 +63,7 @@ def serve(config: Config) -> int:
 
     Raises StartError with a text for people when it cannot start.
     """
-    setup_logs(config.log, "supervisor")
+    lines = setup_logs(config.log, "supervisor")
     raise_file_limit()
     data_dir = prepare_data_dir(Path(config.data_dir))
     listeners, metrics = open_all(config)
@@ -69,7 +71,10 @@ def serve(config: Config) -> int:
     drop_privileges(config.user, data_dir)
     forget_meters(data_dir)
     workers = config.workers or os.cpu_count() or 1
-    return asyncio.run(Supervisor(config, data_dir, listeners, workers, metrics).run())
+    try:
+        return asyncio.run(Supervisor(config, data_dir, listeners, workers, metrics).run())
+    finally:
+        lines.close()
 
 
 def raise_file_limit() -> None:
@@ -251,8 +256,17 @@ async def build_worker(errand: Errand) -> Parts:
         recipients=config.limits.recipients,
         command_patience=config.limits.command_timeout_s,
     )
+    pop3 = Pop3Service(
+        mailstore=Mailstore(store, reader, spool),
+        passwords=passwords,
+        counters=counters,
+        lifecycle=lifecycle,
+        tls=tls,
+        insecure_auth=config.insecure_auth,
+        idle_s=config.limits.idle_pop3_s,
+    )
     doors = Doors(
-        smtp_sessions(smtp, limits=limits),
+        {**smtp_sessions(smtp, limits=limits), "pop3": pop3.session, "pop3s": pop3.session},
         admission=admission,
         counters=counters,
         watch=watch,

@@ -52,7 +52,10 @@ class Machine(Protocol):
 class Session(Protocol):
     """What a protocol's session offers the driver."""
 
-    machine: Machine
+    @property
+    def machine(self) -> Machine:
+        """The connection's protocol machine."""
+        ...
 
     def opened(self) -> None:
         """The connection stands (TLS done, when implicit): greet."""
@@ -68,6 +71,10 @@ class Session(Protocol):
 
     def lost(self) -> None:
         """The connection is gone: drop what was open."""
+        ...
+
+    def drain(self) -> None:
+        """The server is going down: say goodbye as soon as nothing is open."""
         ...
 
     def failed(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from postroad.net.tls import ServerTls
@@ -35,7 +35,7 @@ class Doors:
 
     def __init__(
         self,
-        sessions: dict[str, MakeSession],
+        sessions: Mapping[str, MakeSession],
         *,
         admission: Admission,
         counters: SessionCounters,
@@ -70,7 +70,7 @@ class Doors:
         self, service: str, implicit: bool, loop: asyncio.AbstractEventLoop
     ) -> Callable[[], asyncio.BaseProtocol]:
         make = self._sessions[service]
-        away = self._turn_away[service.removesuffix("s") if service != "mx" else service]
+        away = self._turn_away[service.removesuffix("s")]
 
         def admit(conversation: Conversation) -> Session | None:
             refusal = self._admission.admit(conversation.peer)

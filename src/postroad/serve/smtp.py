@@ -400,8 +400,9 @@ class SmtpSession:
         self.machine.answer(BYE)
 
     async def end_of_stream(self, event: on.EndOfStream) -> None:
-        if event.reply is not None:
-            self._refused(event.reply, event.why, "")
+        """The last event: what the machine refused by itself is written down, nothing of a transaction stays."""
+        for line, reply in self.machine.refusals:
+            self._refused(reply, "protocol", line.decode("utf-8", "backslashreplace"))
         self._drop_transaction()
 
     # -- refusals ----------------------------------------------------------------------------------------------------
