@@ -16,7 +16,8 @@ from postroad.wire.data import stuff
 from postroad.wire.smtp import events
 from postroad.wire.smtp.extensions import MX, SUBMISSION, SUBMISSIONS, Door
 from postroad.wire.smtp.limits import MachineLimits
-from postroad.wire.smtp.server import Mode, ServerMachine
+from postroad.wire.smtp.mode import Mode
+from postroad.wire.smtp.server import ServerMachine
 from tests.dialogs.runner import FakeSession
 from tests.testdata import testdata
 
@@ -193,9 +194,16 @@ def test_a_login_is_kept_and_235_needs_one() -> None:
 
 def test_refusals_are_kept_without_secrets() -> None:
     machine = opened(SUBMISSION)
-    machine.receive(b"AUTH PLAIN AHVzZXIAc2VjcmV0\r\nRCPT TO:<x>\r\n")
+    machine.receive(b"AUTH PLAIN AHVzZXIAc2VjcmV0\r\nAHVzZXIAc2VjcmV0\r\nRCPT TO:<x>\r\n")
     assert machine.next_event() is None
-    assert [(line, reply.code) for line, reply in machine.refusals] == [(b"AUTH", 538), (b"RCPT TO:<x>", 503)]
+    kept = [(line, reply.code) for line, reply in machine.refusals]
+    assert kept == [(b"AUTH", 538), (b"?", 500), (b"RCPT TO:<x>", 503)]
+    machine = opened(SUBMISSIONS)
+    ask(machine, b"AUTH PLAIN\r\n", events.Auth)
+    machine.answer(Reply(334, "", ""))
+    machine.receive(b"AHVzZXIAc2VjcmV0\0\r\n")
+    assert isinstance(machine.next_event(), events.EndOfStream)
+    assert [line for line, _ in machine.refusals] == [b"AUTH"]
 
 
 @pytest.mark.parametrize("code, over", [(220, False), (554, False), (421, True), (521, True)])

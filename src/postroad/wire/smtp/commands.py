@@ -1,17 +1,22 @@
-"""MAIL and RCPT lines read into events: one pattern for the shape nearly every client sends, the grammar else."""
+"""Command lines read into events: for MAIL and RCPT one pattern of what nearly every client sends, the grammar else."""
 
 from __future__ import annotations
 
 import re
 
 from postroad.values.address import Address, AddressError
+from postroad.wire.sasl import decode_base64
 from postroad.wire.smtp import grammar
 from postroad.wire.smtp.events import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, Rcpt, RcptParams
+from postroad.wire.smtp.grammar import CommandError
 
 _mail_line = re.compile(
     r"(?:MAIL FROM|mail FROM):<([^<>\"\s,:]*+)>(?: (?:SIZE|size)=([0-9]{1,20}))?+(?: BODY=(8BITMIME|7BIT))?+"
 ).fullmatch
 _rcpt_line = re.compile(r"(?:RCPT TO|rcpt TO):<([^<>\"\s,:@]++@[^<>\"\s,:]++)>").fullmatch
+_http_line = re.compile(
+    rb"(?:GET|POST|PUT|HEAD|DELETE|OPTIONS|CONNECT|TRACE|PATCH|PRI) \S|.* HTTP/[0-9.]+\Z|Host:", re.IGNORECASE
+).match
 
 
 def read_mail(line: bytes) -> tuple[Address | None, MailParams]:
@@ -58,3 +63,20 @@ def read_rcpt(line: bytes, utf8: bool, hostname: str) -> Rcpt:
     if mailbox.lower() == "postmaster":
         return Rcpt(Address("postmaster", hostname.lower()), params, bare_postmaster=True)
     return Rcpt(grammar.read_address(mailbox, utf8=utf8, sender=False), params)
+
+
+def refuse_argument(line: bytes) -> None:
+    """Raise `CommandError` when something stands behind a verb of four letters that takes nothing."""
+    if line[4:].strip(b" "):
+        raise CommandError(grammar.bad_parameter("This command takes no argument"))
+
+
+def initial_response(word: bytes) -> bytes:
+    """The initial response of AUTH; raises `SaslError`."""
+    # RFC 4954 section 4: a zero-length initial response is "transmitted as a single equals sign"
+    return b"" if word == b"=" else decode_base64(word)
+
+
+def is_http(line: bytes) -> bool:
+    """Whether a line comes from a web client, by accident or because somebody lets a browser speak for him."""
+    return _http_line(line) is not None

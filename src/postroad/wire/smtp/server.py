@@ -5,25 +5,22 @@ command that could be carried out becomes an event.
 
 Invariant: at most one command is open. While it is open no octet behind it is looked at, so pipelined commands are
 answered in order, a slow driver slows the peer, and nothing sent in the clear is read after STARTTLS.
-The transaction is MAIL, accepted recipients and content as far as it has come; every end of it, accepted or refused,
-throws all of it away.
+Every end of a transaction, accepted or refused, throws the one object away that holds all of it.
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
 from typing import Final
 
 from postroad.values.errors import PeerError
 from postroad.values.reply import Reply
-from postroad.wire.data import TOO_BIG, ChunkReader, ContentCheck, DataReader
+from postroad.wire.data import TOO_BIG, ChunkReader, DataReader
 from postroad.wire.lines import Fault, LineBuffer, LineError
 from postroad.wire.sasl import MAX_ENCODED, SaslError, decode_base64
 from postroad.wire.smtp import grammar, refusals
-from postroad.wire.smtp.commands import read_mail, read_rcpt
+from postroad.wire.smtp.commands import initial_response, is_http, read_mail, read_rcpt, refuse_argument
 from postroad.wire.smtp.events import (
     Auth,
     AuthCancel,
@@ -49,19 +46,8 @@ from postroad.wire.smtp.events import (
 from postroad.wire.smtp.extensions import Door, ehlo_lines
 from postroad.wire.smtp.grammar import MAX_COMMAND, MAX_LONG_COMMAND, CommandError
 from postroad.wire.smtp.limits import DEFAULT_LIMITS, MachineLimits
-
-
-class Mode(Enum):
-    """What the next octets mean."""
-
-    GREETING = "greeting"
-    COMMAND = "command"
-    DATA = "data"
-    CHUNK = "chunk"
-    AUTH = "auth"
-    HANDSHAKE = "handshake"
-    OVER = "over"
-
+from postroad.wire.smtp.mode import Mode
+from postroad.wire.smtp.transaction import Transaction
 
 _COMMAND = Mode.COMMAND
 _DATA = Mode.DATA
@@ -70,9 +56,6 @@ _AUTH = Mode.AUTH
 _OVER = Mode.OVER
 
 _CLOSING: Final = frozenset((421, 521))
-_http_line = re.compile(
-    rb"(?:GET|POST|PUT|HEAD|DELETE|OPTIONS|CONNECT|TRACE|PATCH|PRI) \S|.* HTTP/[0-9.]+\Z|Host:", re.IGNORECASE
-).match
 
 
 class ServerMachine:
@@ -83,9 +66,6 @@ class ServerMachine:
     """
 
     __slots__ = (
-        "_accepted",
-        "_check",
-        "_chunks",
         "_deaf",
         "_door",
         "_eof",
@@ -100,13 +80,12 @@ class ServerMachine:
         "_line_limit",
         "_lines",
         "_long_lines",
-        "_mail_open",
         "_mode",
         "_open",
         "_output",
         "_reader",
         "_swallowed",
-        "_utf8",
+        "_transaction",
         "authenticated_as",
         "refusals",
         "tls",
@@ -129,8 +108,8 @@ class ServerMachine:
         self._junk = 0
         self._failed_logins = 0
         self._long_lines = 0
+        self._transaction: Transaction | None = None
         self._reader: DataReader | ChunkReader | None = None
-        self._check: ContentCheck | None = None
         self._last_chunk = False
         self._swallowed: Reply | None = None
         self.tls = door.name == "submissions"
@@ -138,8 +117,7 @@ class ServerMachine:
         self.authenticated_as = ""
         """The login of a successful AUTH; empty before."""
         self.refusals: list[tuple[bytes, Reply]] = []
-        """Commands this machine refused by itself, with what it said; the error limit bounds it."""
-        self._forget_transaction()
+        """Commands this machine refused by itself, with what it said."""
 
     # --- what the driver calls ---------------------------------------------------------------------------------
 
@@ -222,14 +200,14 @@ class ServerMachine:
     @property
     def accepted_recipients(self) -> int:
         """Recipients accepted in the open transaction."""
-        return self._accepted
+        return self._transaction.accepted if self._transaction is not None else 0
 
     def tls_started(self) -> None:
         """The handshake behind our 220 is done: all that was said before is forgotten."""
         # RFC 3207 section 4.2: "The server MUST discard any knowledge obtained from the client, such as the argument
         # to the EHLO command, which was not obtained from the TLS negotiation itself."
         self._lines = LineBuffer()
-        self._forget_transaction()
+        self._transaction = None
         self._greeted = False
         self.authenticated_as = ""
         self.tls = True
@@ -289,7 +267,7 @@ class ServerMachine:
         """Verbs that are not four letters, and what is no command at all."""
         if len(line) > MAX_COMMAND - 2:
             self._too_long(line)
-        elif _http_line(line):
+        elif is_http(line):
             self._end("HTTP", refusals.HTTP, line)
         elif self._deaf:
             self._refuse(line, refusals.NOT_WELCOME)
@@ -304,8 +282,8 @@ class ServerMachine:
         before = error.before
         if error.fault is Fault.TOO_LONG:
             self._too_long_so_far(before)
-        elif error.fault is Fault.BARE_LF or self._mode is _AUTH or not _argument_of_known(before):
-            self._end(error.fault.value, refusals.BARE_LINE, before)
+        elif error.fault is Fault.BARE_LF or self._mode is _AUTH or not _is_argument(before):
+            self._end(error.fault.value, refusals.BARE_LINE, b"AUTH" if self._mode is _AUTH else before)
         else:
             self._line_limit = MAX_LONG_COMMAND
             self._lines.skip_line()
@@ -345,7 +323,7 @@ class ServerMachine:
     def _mail(self, line: bytes) -> None:
         if not self._greeted:
             raise CommandError(refusals.NO_HELLO)
-        if self._mail_open:
+        if self._transaction is not None:
             raise CommandError(refusals.MAIL_IS_OPEN)
         if self._door.must_tls and not self.tls:
             raise CommandError(refusals.NEEDS_TLS)
@@ -354,31 +332,34 @@ class ServerMachine:
         sender, params = read_mail(line)
         if params.size > self._limits.size:
             raise CommandError(TOO_BIG)
-        self._utf8 = params.smtputf8
         self._ask(Mail(sender, params))
 
     def _rcpt(self, line: bytes) -> None:
-        if not self._mail_open:
-            raise CommandError(refusals.NO_MAIL)
-        if self._check is not None:
-            raise CommandError(refusals.CHUNKS_ARE_OPEN)
-        if self._accepted >= self._limits.recipients:
+        transaction = self._without_content()
+        if transaction.accepted >= self._limits.recipients:
             raise CommandError(refusals.TOO_MANY_RECIPIENTS)
-        self._ask(read_rcpt(line, self._utf8, self._hostname))
+        self._ask(read_rcpt(line, transaction.utf8, self._hostname))
 
     def _data(self, line: bytes) -> None:
-        _no_argument(line)
-        if not self._mail_open:
-            raise CommandError(refusals.NO_MAIL)
-        if self._check is not None:
-            raise CommandError(refusals.CHUNKS_ARE_OPEN)
-        if not self._accepted:
+        refuse_argument(line)
+        if not self._without_content().accepted:
             raise CommandError(refusals.NO_RECIPIENT)
         # RFC 2920 section 3.1: DATA "can only appear as the last command in a group"
         if self._lines.unread:
             self._end("pipelined behind DATA", refusals.EARLY_DATA, line)
         else:
             self._ask(DataStart())
+
+    def _without_content(self) -> Transaction:
+        """The open transaction before any of its content; raises `CommandError`."""
+        transaction = self._transaction
+        if transaction is None:
+            raise CommandError(refusals.NO_MAIL)
+        # RFC 3030 section 2: "If a DATA statement is issued after a BDAT for the current transaction, a 503 ... MUST be
+        # issued."
+        if transaction.check is not None:
+            raise CommandError(refusals.CHUNKS_ARE_OPEN)
+        return transaction
 
     def _bdat(self, line: bytes) -> None:
         asked = grammar.read_bdat(line)
@@ -390,22 +371,25 @@ class ServerMachine:
         if size > self._limits.size:
             self._end("chunk too big", TOO_BIG, line)
             return
-        self._chunks += 1
-        if self._chunks > self._limits.chunks:
+        transaction = self._transaction
+        if transaction is not None and transaction.chunks >= self._limits.chunks:
             self._end("too many chunks", refusals.TOO_MANY_CHUNKS, line)
-            return
-        # RFC 3030 section 2: with a 5yz to BDAT the octets of the chunk are still on their way
-        self._swallowed = None if self._accepted else refusals.NO_RECIPIENT if self._mail_open else refusals.NO_MAIL
-        if self._swallowed is None and self._check is None:
-            self._check = ContentCheck(self._limits.size, self._limits.content_line)
-        self._reader = ChunkReader(size, self._check if self._swallowed is None else None)
+        elif transaction is not None and transaction.accepted:
+            self._read_chunk(ChunkReader(size, transaction.begin_chunk(self._limits)), last)
+        else:
+            # RFC 3030 section 2: with a 5yz to BDAT the octets of the chunk are still on their way
+            self._swallowed = refusals.NO_MAIL if transaction is None else refusals.NO_RECIPIENT
+            self._read_chunk(ChunkReader(size, None), last)
+
+    def _read_chunk(self, reader: ChunkReader, last: bool) -> None:
+        self._reader = reader
         self._last_chunk = last
         self._mode = _CHUNK
 
     def _rset(self, line: bytes) -> None:
-        _no_argument(line)
+        refuse_argument(line)
         if not self._is_junk():
-            self._forget_transaction()
+            self._transaction = None
             self._ask(Rset())
 
     def _noop(self, line: bytes) -> None:
@@ -425,7 +409,7 @@ class ServerMachine:
             self._ask(Verify(line[:4].upper().decode("ascii"), text))
 
     def _quit(self, line: bytes) -> None:
-        _no_argument(line)
+        refuse_argument(line)
         self._ask(Quit())
 
     def _starttls(self, line: bytes) -> None:
@@ -438,7 +422,7 @@ class ServerMachine:
             self._refuse(line, refusals.NOT_IMPLEMENTED)
         elif not self._greeted:
             self._refuse(line, refusals.NO_HELLO)
-        elif self._mail_open:
+        elif self._transaction is not None:
             self._refuse(line, refusals.MAIL_IS_OPEN)
         elif self._lines.unread:
             self._end("pipelined behind STARTTLS", refusals.EARLY_TLS, line)
@@ -458,7 +442,7 @@ class ServerMachine:
         # commands with a 503 reply", and "The AUTH command is not permitted during a mail transaction."
         if self.authenticated_as:
             raise CommandError(refusals.AUTH_TWICE)
-        if self._mail_open:
+        if self._transaction is not None:
             raise CommandError(refusals.AUTH_IN_MAIL)
         if self._failed_logins >= self._limits.logins:
             self._end("too many failed logins", refusals.TOO_MANY_LOGINS, b"AUTH")
@@ -470,7 +454,7 @@ class ServerMachine:
         if mechanism not in self._door.auth:
             raise CommandError(refusals.AUTH_MECHANISM)
         try:
-            initial = _initial_response(words[2]) if len(words) == 3 else None
+            initial = initial_response(words[2]) if len(words) == 3 else None
         except SaslError:
             self._failed_logins += 1
             raise CommandError(refusals.AUTH_JUNK) from None
@@ -506,31 +490,34 @@ class ServerMachine:
             return False
         try:
             content = reader.feed(octets)
-            if reader.done and self._last_chunk and self._check is not None:
-                self._check.finish()
+            if reader.done:
+                self._content_ends(reader, content)
+            elif content:
+                self._events.append(Content(content))
         except PeerError as error:
             self._end("bare CR, LF or NUL in content", error.reply)
-            return True
-        if content:
-            self._events.append(Content(content))
-        if reader.done:
-            self._lines.receive(reader.rest)
-            self._content_ends()
         return True
 
-    def _content_ends(self) -> None:
-        """DATA or one chunk has come whole."""
-        reader = self._reader
+    def _content_ends(self, reader: DataReader | ChunkReader, content: bytes) -> None:
+        """DATA or one chunk has come whole; raises `PeerError`."""
+        transaction = self._transaction
+        check = transaction.check if transaction is not None else None
+        if check is not None and self._last_chunk:
+            check.finish()
+        if content:
+            self._events.append(Content(content))
+        self._lines.receive(reader.rest)
         self._mode = _COMMAND
         self._reader = None
-        check = self._check
-        if self._swallowed is not None or check is None:
-            self._refuse(b"BDAT", self._swallowed or refusals.NO_MAIL)
+        if self._swallowed is not None:
+            self._refuse(b"BDAT", self._swallowed)
             self._swallowed = None
-        elif check.refusal is not None:
+            return
+        assert check is not None
+        if check.refusal is not None:
             self._events.append(ContentRefused(check.refusal, check.size))
             self._refuse(b"", check.refusal)
-            self._forget_transaction()
+            self._transaction = None
         elif self._last_chunk:
             self._ask(ContentEnd(check.size))
         else:
@@ -548,7 +535,7 @@ class ServerMachine:
             return
         # RFC 5321 section 4.1.4: behind a later EHLO the server "MUST clear all buffers and reset the state exactly as
         # if a RSET command had been issued"
-        self._forget_transaction()
+        self._transaction = None
         self._greeted = True
         assert isinstance(command, Hello)
         name = f"{self._hostname} {reply.text}" if reply.text else self._hostname
@@ -560,17 +547,17 @@ class ServerMachine:
             else Reply(250, "", name).wire()
         )
 
-    def _answer_mail(self, _command: Command, reply: Reply) -> None:
+    def _answer_mail(self, command: Command, reply: Reply) -> None:
         self._output.append(reply.wire())
         if reply.code < 300:
-            self._mail_open = True
-        else:
-            self._utf8 = False
+            assert isinstance(command, Mail)
+            self._transaction = Transaction(command.params.smtputf8)
 
     def _answer_rcpt(self, _command: Command, reply: Reply) -> None:
         self._output.append(reply.wire())
         if reply.code < 300:
-            self._accepted += 1
+            assert self._transaction is not None
+            self._transaction.accepted += 1
 
     def _answer_data(self, _command: Command, reply: Reply) -> None:
         if self._lines.unread:
@@ -578,23 +565,23 @@ class ServerMachine:
             return
         self._output.append(reply.wire())
         if reply.code == 354:
-            self._check = ContentCheck(self._limits.size, self._limits.content_line)
-            self._reader = DataReader(self._check)
+            assert self._transaction is not None
+            self._reader = self._transaction.begin_data(self._limits)
             self._last_chunk = True
             self._mode = _DATA
         else:
-            self._forget_transaction()
+            self._transaction = None
 
     def _answer_content(self, _command: Command, reply: Reply) -> None:
         self._output.append(reply.wire())
-        self._forget_transaction()
+        self._transaction = None
         if reply.code < 300:
             self._junk = 0
 
     def _answer_chunk(self, _command: Command, reply: Reply) -> None:
         self._output.append(reply.wire())
         if reply.code >= 300:
-            self._forget_transaction()
+            self._transaction = None
 
     def _answer_starttls(self, _command: Command, reply: Reply) -> None:
         if reply.code != 220:
@@ -643,13 +630,18 @@ class ServerMachine:
         self._mode = _OVER
         self._open = None
         self._lines = LineBuffer()
-        self._forget_transaction()
+        self._transaction = None
+        self._reader = None
         self._events.append(EndOfStream(why, reply))
 
     def _keep_refusal(self, line: bytes, reply: Reply) -> None:
-        if len(self.refusals) < _MAX_REFUSALS:
-            secret = line[:4].upper() == b"AUTH"
-            self.refusals.append((b"AUTH" if secret else line[:_MAX_KEPT_LINE], reply))
+        if len(self.refusals) >= _MAX_REFUSALS:
+            return
+        verb = line[:4].upper()
+        if verb == b"AUTH" or (self._door.auth and verb not in _VERBS):
+            # Where passwords are sent, what is no command may be one: a client that goes on after a refused AUTH.
+            line = b"AUTH" if verb == b"AUTH" else b"?"
+        self.refusals.append((line[:_MAX_KEPT_LINE], reply))
 
     def _is_junk(self) -> bool:
         """Count a command that moves no mail; True when it was one too many."""
@@ -658,15 +650,6 @@ class ServerMachine:
             return False
         self._end("too much junk", refusals.TOO_MUCH_JUNK)
         return True
-
-    def _forget_transaction(self) -> None:
-        self._mail_open = False
-        self._accepted = 0
-        self._chunks = 0
-        self._utf8 = False
-        self._check = None
-        self._reader = None
-        self._last_chunk = False
 
 
 _MAX_AUTH_COMMAND: Final = MAX_ENCODED + 64
@@ -711,16 +694,6 @@ _ANSWERS: Final[dict[type[Command], Callable[[ServerMachine, Command, Reply], No
 }
 
 
-def _argument_of_known(before: bytes) -> bool:
-    """Whether a line so far is a known verb and a part of its argument."""
+def _is_argument(before: bytes) -> bool:
+    """Whether what has come of a line is a known verb and part of its argument."""
     return before[4:5] == b" " and before[:4].upper() in _VERBS
-
-
-def _no_argument(line: bytes) -> None:
-    if line[4:].strip(b" "):
-        raise CommandError(grammar.bad_parameter("This command takes no argument"))
-
-
-def _initial_response(word: bytes) -> bytes:
-    # RFC 4954 section 4: a zero-length initial response is "transmitted as a single equals sign"
-    return b"" if word == b"=" else decode_base64(word)
