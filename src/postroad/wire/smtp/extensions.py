@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from postroad.wire.smtp.grammar import decimal
@@ -48,6 +49,13 @@ def ehlo_lines(door: Door, *, size: int, tls: bool) -> tuple[str, ...]:
     if door.dsn:
         lines.append("DSN")
     return tuple(lines)
+
+
+@lru_cache(maxsize=64)
+def ehlo_wire(door: Door, size: int, tls: bool) -> bytes:
+    """The lines of `ehlo_lines` as they stand behind the first line of the reply."""
+    *earlier, last = ehlo_lines(door, size=size, tls=tls)
+    return "".join([*(f"250-{line}\r\n" for line in earlier), f"250 {last}\r\n"]).encode()
 
 
 _ALWAYS: Final = ("PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "SMTPUTF8")

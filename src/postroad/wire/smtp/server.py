@@ -43,7 +43,7 @@ from postroad.wire.smtp.events import (
     StartTls,
     Verify,
 )
-from postroad.wire.smtp.extensions import Door, ehlo_lines
+from postroad.wire.smtp.extensions import Door, ehlo_wire
 from postroad.wire.smtp.grammar import MAX_COMMAND, MAX_LONG_COMMAND, CommandError
 from postroad.wire.smtp.limits import DEFAULT_LIMITS, MachineLimits
 from postroad.wire.smtp.mode import Mode
@@ -538,14 +538,11 @@ class ServerMachine:
         self._transaction = None
         self._greeted = True
         assert isinstance(command, Hello)
-        name = f"{self._hostname} {reply.text}" if reply.text else self._hostname
-        extensions = ehlo_lines(self._door, size=self._limits.size, tls=self.tls) if command.verb == "EHLO" else ()
         # RFC 2034 section 4: no enhanced codes in the greeting and in replies to EHLO and HELO
-        self._output.append(
-            Reply(250, "", extensions[-1], (name, *extensions[:-1])).wire()
-            if extensions
-            else Reply(250, "", name).wire()
-        )
+        first = Reply(250, "", f"{self._hostname} {reply.text}" if reply.text else self._hostname).wire()
+        if command.verb == "EHLO":
+            first = b"250-" + first[4:] + ehlo_wire(self._door, self._limits.size, self.tls)
+        self._output.append(first)
 
     def _answer_mail(self, command: Command, reply: Reply) -> None:
         self._output.append(reply.wire())
