@@ -6,7 +6,7 @@ the text; what cannot change the result is never asked.
 
     >>> keys, _ = read_search(Cursor(b"NOT DELETED OR 1 SUBJECT road"))
     >>> matcher = Matcher(keys, largest_sequence=9, largest_uid=120)
-    >>> [step.test.name for step in matcher.program], matcher.cost
+    >>> [step.key.name for step in matcher.program], matcher.cost
     (['FLAG', 'SET', 'SUBJECT'], <Cost.HEADER: 1>)
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from postroad.wire.imap.search import Cost, Node, Op, Test, read_search
+from postroad.wire.imap.search import Cost, Key, Node, Op, read_search
 from postroad.wire.imap.sets import contains, resolve
 from postroad.wire.imap.syntax import Cursor
 from postroad.wire.mime.addresses import read_addresses
@@ -159,7 +159,7 @@ def _body_text(tree: Tree, body: bytes) -> str:
 class Step(NamedTuple):
     """One test of a program and the places to go on; `MATCH` and `MISS` end it."""
 
-    test: Test
+    key: Key
     if_true: int
     if_false: int
 
@@ -173,10 +173,10 @@ class Matcher:
         """`largest_sequence` and `largest_uid` give "*" its meaning; 0 in an empty mailbox."""
         self.program = compile_keys(keys)
         """The tests in order; the first is where judging begins. Empty when the keys match everything."""
-        self.cost = max((step.test.cost for step in self.program), key=lambda cost: cost.value, default=Cost.NUMBERS)
+        self.cost = max((step.key.cost for step in self.program), key=lambda cost: cost.value, default=Cost.NUMBERS)
         """The most that any test may ask for."""
         self._predicates = [
-            (_predicate(step.test, largest_sequence, largest_uid), step.if_true, step.if_false) for step in self.program
+            (_predicate(step.key, largest_sequence, largest_uid), step.if_true, step.if_false) for step in self.program
         ]
 
     def matches(self, message: MessageView) -> bool:
@@ -192,7 +192,7 @@ class Matcher:
 Predicate = Callable[[MessageView], bool]
 
 
-def _predicate(test: Test, largest_sequence: int, largest_uid: int) -> Predicate:
+def _predicate(test: Key, largest_sequence: int, largest_uid: int) -> Predicate:
     """A test as a function of a message; sets are resolved here, once."""
     number, text, name = test.number, test.text, test.header
     if test.name == "SET":
@@ -236,7 +236,7 @@ def compile_keys(keys: Node) -> tuple[Step, ...]:
     if entry == MATCH:
         return ()
     if entry == MISS:
-        return (Step(Test("NEVER"), MISS, MISS),)
+        return (Step(Key("NEVER"), MISS, MISS),)
     # A step is only reached from steps compiled after it: what was compiled after the entry is never reached.
     reached = steps[: entry + 1]
     return tuple(
@@ -255,8 +255,8 @@ def _costs(keys: Node) -> dict[int, int]:
     return costs
 
 
-def _cost(key: Node | Test, costs: dict[int, int]) -> int:
-    return key.cost.value if isinstance(key, Test) else costs[id(key)]
+def _cost(key: Node | Key, costs: dict[int, int]) -> int:
+    return key.cost.value if isinstance(key, Key) else costs[id(key)]
 
 
 class _Frame:
@@ -271,7 +271,7 @@ class _Frame:
         self.if_true = if_true
         self.if_false = if_false
 
-    def next_child(self, entry: int) -> tuple[Node | Test, int, int]:
+    def next_child(self, entry: int) -> tuple[Node | Key, int, int]:
         """The next child from the end, and where it leads; `entry` is where the child behind it begins."""
         child = self.waiting.pop()
         if_true, if_false = self.if_true, self.if_false
@@ -293,7 +293,7 @@ def _compile(keys: Node, costs: dict[int, int], steps: list[Step]) -> int:
             frames.pop()
             continue
         child, if_true, if_false = frame.next_child(entry)
-        if isinstance(child, Test):
+        if isinstance(child, Key):
             steps.append(Step(child, if_true, if_false))
             entry = len(steps) - 1
         elif child.children:

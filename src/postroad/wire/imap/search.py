@@ -40,7 +40,7 @@ class Cost(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Key:
     """One key without its negation: UNSEEN is SEEN that must not hold."""
 
     name: str
@@ -68,7 +68,7 @@ class Node:
     """An inner node of the tree of keys."""
 
     op: Op
-    children: list[Node | Test] = field(default_factory=list)
+    children: list[Node | Key] = field(default_factory=list)
     wanted: int = -1
     """How many children make it complete; -1 for a list that a parenthesis or the end completes."""
 
@@ -165,7 +165,7 @@ class _Reader:
             return Node(Op.ANY, wanted=2)
         return None
 
-    def _complete(self, done: Node | Test) -> None:
+    def _complete(self, done: Node | Key) -> None:
         """Give a finished key to the innermost open node, which may finish that one, and so on."""
         while True:
             node = self.stack[-1]
@@ -174,10 +174,10 @@ class _Reader:
                 return
             done = self.stack.pop()
 
-    def _read_test(self) -> Node | Test:
+    def _read_test(self) -> Node | Key:
         cursor = self.cursor
         if cursor.peek() in b"0123456789*" and not cursor.at_end:
-            return Test("SET", numbers=read_set(cursor.set_text()))
+            return Key("SET", numbers=read_set(cursor.set_text()))
         name = cursor.word()
         if name in _FLAG_KEYS:
             flag, holds = _FLAG_KEYS[name]
@@ -189,31 +189,31 @@ class _Reader:
             return Node(Op.ALL, [_flag_test(b"\\recent", True), _flag_test(b"\\seen", False)])
         return self._read_argument(name)
 
-    def _read_argument(self, name: bytes) -> Node | Test:
+    def _read_argument(self, name: bytes) -> Node | Key:
         cursor = self.cursor
         cursor.space()
         text = name.decode("ascii")
         if name in (b"KEYWORD", b"UNKEYWORD"):
             return _flag_test(cursor.flag(), name == b"KEYWORD")
         if name in _DAY_KEYS:
-            return Test(text, Cost.HEADER if name.startswith(b"SENT") else Cost.NUMBERS, number=cursor.date_day())
+            return Key(text, Cost.HEADER if name.startswith(b"SENT") else Cost.NUMBERS, number=cursor.date_day())
         if name in _SIZE_KEYS:
-            return Test(text, number=cursor.number())
+            return Key(text, number=cursor.number())
         if name == b"UID":
-            return Test("UID", numbers=read_set(cursor.set_text()))
+            return Key("UID", numbers=read_set(cursor.set_text()))
         if name in _ADDRESS_KEYS:
-            return Test(text, Cost.HEADER, header=_ADDRESS_KEYS[name], text=self._text())
+            return Key(text, Cost.HEADER, header=_ADDRESS_KEYS[name], text=self._text())
         if name == b"HEADER":
             field_name = cursor.astring().lower()
             cursor.space()
-            return Test("HEADER", Cost.HEADER, header=field_name, text=self._text())
+            return Key("HEADER", Cost.HEADER, header=field_name, text=self._text())
         if name in _TEXT_KEYS:
-            return Test(text, Cost.TEXT, text=self._text())
+            return Key(text, Cost.TEXT, text=self._text())
         if name == b"MODSEQ":
             return self._read_modseq()
         raise BadSyntax("unknown search key")
 
-    def _read_modseq(self) -> Test:
+    def _read_modseq(self) -> Key:
         """RFC 7162 section 3.1.5: MODSEQ [entry-name entry-type] number; the entry is ignored as the RFC allows."""
         cursor = self.cursor
         if cursor.peek() == b'"':
@@ -221,7 +221,7 @@ class _Reader:
             cursor.space()
             cursor.word()
             cursor.space()
-        return Test("MODSEQ", number=cursor.number(MAX_MODSEQ))
+        return Key("MODSEQ", number=cursor.number(MAX_MODSEQ))
 
     def _text(self) -> str:
         octets = self.cursor.astring()
@@ -230,6 +230,6 @@ class _Reader:
         return decode_charset(octets, b"utf-8").casefold()
 
 
-def _flag_test(flag: bytes, holds: bool) -> Node | Test:
-    test = Test("FLAG", header=flag.lower())
+def _flag_test(flag: bytes, holds: bool) -> Node | Key:
+    test = Key("FLAG", header=flag.lower())
     return test if holds else Node(Op.NOT, [test])

@@ -101,10 +101,11 @@ def find_part(root: Part, path: tuple[int, ...]) -> Part | None:
             elif not part.is_multipart:
                 return None
         if part.is_multipart:
-            if number > len(part.children):
-                # A multipart without parts is shown with one empty part.
-                return _nothing_in(part) if number == 1 and not part.children else None
-            part = part.children[number - 1]
+            # A multipart without parts is shown with one empty part.
+            children = part.children or [_nothing_in(part)]
+            if number > len(children):
+                return None
+            part = children[number - 1]
         elif number != 1:
             return None
         is_root = False

@@ -244,7 +244,7 @@ class _TreeReader:
             return frames[-1], False
         if inner:
             return inner[-1], True
-        if text.startswith(self.frames[-1].boundary):
+        if self.frames and text.startswith(self.frames[-1].boundary):
             self.oddities |= Oddity.PREFIX_BOUNDARY
         return None, False
 
