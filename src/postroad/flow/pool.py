@@ -253,7 +253,7 @@ class Pool:
         idle = _Idle(future, self._now())
         self._idle.setdefault(lane, []).append(idle)
         if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(min(SWEEP_S, self._idle_s), self._sweep)
         try:
             return await future
         except asyncio.CancelledError:
