@@ -233,6 +233,27 @@ def test_the_driver_closes_with_421() -> None:
     assert machine.next_event() is None
 
 
+@pytest.mark.parametrize("octets", [b"NOOP\r\n", b"half a command", b""])
+def test_the_driver_closes_without_a_command(octets: bytes) -> None:
+    machine = opened()
+    machine.receive(octets)
+    machine.next_event()
+    machine.close_with(Reply(421, "4.4.2", "Timeout"))
+    machine.close_with(Reply(421, "4.4.2", "Timeout"))
+    assert machine.take_output() == b"421 4.4.2 Timeout\r\n"
+    assert isinstance(machine.next_event(), events.EndOfStream)
+    assert machine.next_event() is None
+
+
+def test_closing_voids_content_that_was_not_yet_looked_at() -> None:
+    machine = in_data()
+    machine.receive(b"x\r\n.\r\n")
+    assert isinstance(machine.next_event(), events.Content)
+    machine.close_with(Reply(421, "4.4.2", "Timeout"))
+    assert isinstance(machine.next_event(), events.EndOfStream)
+    assert machine.next_event() is None
+
+
 def test_a_refused_data_ends_the_transaction() -> None:
     machine = opened()
     session = FakeSession(machine)

@@ -629,6 +629,7 @@ class ServerMachine:
         self._lines = LineBuffer()
         self._transaction = None
         self._reader = None
+        self._events.clear()
         self._events.append(EndOfStream(why, reply))
 
     def _keep_refusal(self, line: bytes, reply: Reply) -> None:
