@@ -24,7 +24,7 @@ import msgspec
 
 from postroad.config import Config
 from postroad.serve.figures import ServerFigures
-from postroad.serve.logs import log_line
+from postroad.serve.logs import log_bug, log_line
 from postroad.serve.metrics import MetricsPage, MetricsServer
 
 SILENCE_S: Final = 10.0
@@ -99,6 +99,7 @@ class Supervisor:
         self._listeners = listeners
         self._workers = workers
         self._metrics = metrics
+        self._failed = False
         self._stopping = asyncio.Event()
         self._reached = asyncio.Event()
         self._store: Child | None = None
@@ -121,7 +122,7 @@ class Supervisor:
         self._spawn(self._announce())
         await self._stopping.wait()
         await self._drain()
-        return 0
+        return 1 if self._failed else 0
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -131,7 +132,8 @@ class Supervisor:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (bug := task.exception()) is not None:
-            log_line("error", "supervisor failed", cause=repr(bug))
+            log_bug(bug, where="supervisor")
+            self._failed = True
             self._stop()
 
     # -- signals ----------------------------------------------------------------------------------------------------
@@ -312,6 +314,11 @@ def drop_privileges(user: str, data_dir: Path) -> None:
     os.initgroups(user, account.pw_gid)
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
+    if not os.access(sys.executable, os.X_OK) or not os.access(__file__, os.R_OK):
+        raise StartError(
+            f'The user "{user}" may not run {sys.executable}. Install Postroad where everybody may read it '
+            "(not below /root), or set `user` to somebody who may."
+        )
 
 
 def hand_over(folder: Path, uid: int, gid: int) -> None:
