@@ -1,4 +1,4 @@
-"""A real server for tests: `postroad serve` as its users start it, on ports the system chose, in a folder of its own."""
+"""A real server for tests: `postroad serve` as users start it, on ports the system chose, in a folder of its own."""
 
 from __future__ import annotations
 
