@@ -84,6 +84,37 @@ def test_the_log_is_checkpointed_only_when_told(tmp_path: Path, monkeypatch: pyt
     connection.close()
 
 
+def test_a_checkpoint_that_a_reader_holds_up_is_not_tried_at_every_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroad.store.sqlite.WAL_MAX", 80 * PAGE_SIZE)
+    connection = SqliteConnection(tmp_path / "db")
+    connection.execute("CREATE TABLE t (x BLOB)")
+    reader = apsw.Connection(str(tmp_path / "db"))
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM t").fetchall() == [(0,)]
+    tries: list[bool] = []
+    checkpoint = SqliteConnection.checkpoint
+
+    def counted(self: SqliteConnection, *, truncate: bool = False) -> bool:
+        tries.append(checkpoint(self, truncate=truncate))
+        return tries[-1]
+
+    monkeypatch.setattr(SqliteConnection, "checkpoint", counted)
+    for _ in range(100):
+        connection.execute("INSERT INTO t VALUES (zeroblob(4000))")
+        connection.tend(idle=False)
+    assert set(tries) == {False}
+    assert 3 <= len(tries) <= 30
+    reader.execute("ROLLBACK")
+    for _ in range(20):
+        connection.execute("INSERT INTO t VALUES (zeroblob(4000))")
+        connection.tend(idle=False)
+    assert tries[-1]
+    reader.close()
+    connection.close()
+
+
 def test_a_reader_in_the_middle_of_a_slice_delays_a_checkpoint_and_harms_nothing(tmp_path: Path) -> None:
     connection = SqliteConnection(tmp_path / "db")
     connection.execute("CREATE TABLE t (x INTEGER)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -124,14 +125,27 @@ def test_what_a_living_worker_owns_is_left_alone_even_when_due(desk: Desk) -> No
 
 
 def test_one_delivery_never_has_two_owners(connect: Callable[[], Connection]) -> None:
-    """Two writers whose transactions overlap, as two machines on one PostgreSQL; on SQLite they take turns."""
-    one, two = Desk(connect(), FakeClock(START_US)), Desk(connect(), FakeClock(START_US))
-    one.accept(1, legs=[leg(10 + n) for n in range(6)])
-    turns: list[int] = []
-    for _ in range(3):
-        turns += claim_all(one, 5, limit=1)
-        turns += claim_all(two, 6, limit=1)
-    assert sorted(turns) == [10, 11, 12, 13, 14, 15]
+    """Two writers claim at the same time, as two machines on one PostgreSQL do; on SQLite they take turns."""
+    first = Desk(connect(), FakeClock(START_US))
+    first.accept(1, legs=[leg(10 + n) for n in range(60)])
+    desks = [first, Desk(connect(), FakeClock(START_US))]
+    taken: list[list[int]] = [[], []]
+    together = threading.Barrier(2)
+
+    def take(which: int) -> None:
+        together.wait(5)
+        while claimed := claim_all(desks[which], which + 5, limit=7):
+            taken[which] += claimed
+
+    threads = [threading.Thread(target=take, args=(which,)) for which in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken[0] + taken[1]) == [10 + n for n in range(60)]
+    for which in (0, 1):
+        owned = [ident for (ident,) in first.rows("SELECT id FROM deliveries WHERE owner = ?", which + 5)]
+        assert sorted(owned) == sorted(taken[which])
 
 
 # -- record ----------------------------------------------------------------------------------------------------------

@@ -234,8 +234,17 @@ def test_the_command_line_uses_the_process_that_runs_and_otherwise_the_folder_it
     assert len(Stories(data_dir).find("a@example.org")) == 2
 
 
+def test_whoever_registers_is_alive_until_the_store_is_closed(tmp_path: Path) -> None:
+    """Body files of the dead are swept: `postroad send` must not be taken for one of them."""
+    with open_store(tmp_path) as own:
+        incarnation = own.call(register, Register("send")).incarnation
+        own.call(accept, sample(1, legs=[leg(10, owner=incarnation)]))
+        assert own.call(claim, Claim(999, 10, [60.0])).deliveries == []
+
+
 def test_a_folder_of_somebody_else_is_named_with_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     OpenStore(tmp_path / "data").close()
+    (tmp_path / "data" / folder.SOCKET).unlink(missing_ok=True)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(folder.WrongUser, match="sudo -u"):
         open_store(tmp_path / "data")

@@ -14,6 +14,7 @@ from postroad.store import folder
 from postroad.store.client import failure
 from postroad.store.frames import Unframer, decode_answers, frame
 from postroad.store.opening import OpenStore
+from postroad.store.register import Registered
 from postroad.store.units import UNITS, Tx, load_units
 from postroad.store.writer import OK, Call
 from postroad.values.errors import StoreBroken
@@ -23,10 +24,11 @@ R = TypeVar("R")
 
 
 class StoreAccess(Protocol):
-    """A way to run units, one at a time, without an event loop; a context manager."""
+    """A way to run units, one at a time, without an event loop; a context manager.
 
-    incarnation: int
-    """0: the command line owns no deliveries."""
+    Whoever writes body files or owns deliveries calls `register` first, as a worker does: the number it returns is
+    alive until `close`.
+    """
 
     def call(self, unit: Callable[[Tx, A], R], args: A) -> R:
         """Runs a unit; raises `StoreBroken`, `StoreFull` or `client.UnitFailed`."""
@@ -47,12 +49,13 @@ def open_store(data_dir: Path) -> StoreAccess:
     """Opens a data folder for writing, whether or not a server runs on it.
 
     Raises `folder.WrongUser` with the right command, `StoreBroken` when the store cannot be used or the process that
-    holds it does not answer, and FileNotFoundError when there is no such folder.
+    holds it does not answer, and FileNotFoundError when there is no such folder. Root may use a running process of
+    another user, but opens nothing itself.
     """
-    folder.require_owner(data_dir)
     try:
         return Remote(data_dir)
-    except StoreBroken as silent:
+    except (StoreBroken, OSError) as silent:
+        folder.require_owner(data_dir)
         try:
             return Own(data_dir)
         except folder.StoreLocked:
@@ -74,7 +77,6 @@ class Remote(_Closing):
         load_units()
         self._sock: socket.socket = folder.connect(data_dir)
         self._unframer = Unframer()
-        self.incarnation = 0
 
     def __enter__(self) -> Remote:
         return self
@@ -110,7 +112,6 @@ class Own(_Closing):
 
     def __init__(self, data_dir: Path) -> None:
         self._store = OpenStore(data_dir)
-        self.incarnation = 0
 
     def __enter__(self) -> Own:
         return self
@@ -118,9 +119,11 @@ class Own(_Closing):
     def call(self, unit: Callable[[Tx, A], R], args: A) -> R:
         """See `StoreAccess.call`."""
         [result] = self._store.writer.run([Call(UNITS[unit.__name__], args)])
-        if result.status == OK:
-            return result.value  # type: ignore[no-any-return]
-        raise failure(result.status, str(result.value))
+        if result.status != OK:
+            raise failure(result.status, str(result.value))
+        if isinstance(result.value, Registered):
+            self._store.writer.live.add(result.value.incarnation)
+        return result.value  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Closes the store and lets go of the lock."""

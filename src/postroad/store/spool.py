@@ -64,6 +64,8 @@ class Spool:
         free_space_share: float = 0.05,
         on_broken: Callable[[str], None] = lambda why: None,
     ) -> None:
+        if incarnation <= 0:
+            raise ValueError("a spool needs the number of a registered, living process: the sweep takes all others")
         self._folder = data_dir / folder.SPOOL
         self._drafts = data_dir / folder.DRAFTS
         self._incarnation = incarnation

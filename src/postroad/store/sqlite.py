@@ -7,6 +7,7 @@ store process calls `SqliteConnection.tend` between two batches, so no commit ev
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,8 @@ import apsw
 
 from postroad.store.engine import Params, Row, StatementFailed
 from postroad.values.errors import StoreBroken, StoreFull
+
+log = logging.getLogger(__name__)
 
 PAGE_SIZE: Final = 4096
 """Octets. A 5 kB message fills one overflow page and a third of another; larger pages write more per commit."""
@@ -28,6 +31,9 @@ READER_CACHE_KIB: Final = 4 * 1024
 WAL_MAX: Final = 32 * 1024 * 1024
 """Octets of log after which the next pause between batches checkpoints: mail that came and went in between costs the
 main file nothing, and a restart reads this much at most twice."""
+
+WAL_KEPT: Final = 2 * WAL_MAX
+"""Octets the log's file keeps when it starts again from its beginning: a backup may have made it much longer."""
 
 BUSY_MS: Final = 5000
 """How long a statement waits for another process; only the command line and backups ever stand in the way."""
@@ -44,7 +50,7 @@ _FAILURES: Final = (apsw.Error, OSError, *_NO_VALUE)
 class SqliteConnection:
     """The writing connection. Raises what `engine.Connection` says; after `StoreBroken` it must not be used again."""
 
-    __slots__ = ("_db", "_in_wal", "_run")
+    __slots__ = ("_checkpoint_at", "_db", "_in_wal", "_run")
 
     def __init__(self, path: Path, *, vfs: str | None = None) -> None:
         """Opens or creates the file; `vfs` names a registered apsw VFS, through which every octet then goes."""
@@ -52,6 +58,7 @@ class SqliteConnection:
             self._db = apsw.Connection(str(path), vfs=vfs, statementcachesize=STATEMENTS)
             self._run = self._db.execute
             self._in_wal = 0
+            self._checkpoint_at = WAL_MAX // PAGE_SIZE
             self._prepare()
         except (apsw.Error, OSError) as error:
             raise translated(error) from error
@@ -68,6 +75,7 @@ class SqliteConnection:
             "foreign_keys=ON",
             "temp_store=MEMORY",
             f"cache_size=-{CACHE_KIB}",
+            f"journal_size_limit={WAL_KEPT}",
         ):
             self._run(f"PRAGMA {pragma}").fetchall()
         self._db.set_wal_hook(self._count_wal)
@@ -119,22 +127,34 @@ class SqliteConnection:
     def tend(self, *, idle: bool) -> None:
         """Checkpoints when the log has grown past `WAL_MAX`, or past an eighth of it when nobody waits.
 
-        A reader in the middle of its slice keeps its pages in the log: the next call gets them.
+        One that could not be finished, because a reader still needs what is in the log or the disk is full, is not
+        tried again before the log has grown by another eighth: each try waits for the disk twice.
         Raises `StoreBroken`: a checkpoint that failed may have torn the main file, and only a check can tell.
         """
-        if self._in_wal * PAGE_SIZE > (WAL_MAX >> 3 if idle else WAL_MAX):
-            self.checkpoint()
+        step = (WAL_MAX >> 3) // PAGE_SIZE
+        if self._in_wal <= (min(step, self._checkpoint_at) if idle else self._checkpoint_at):
+            return
+        try:
+            finished = self.checkpoint()
+        except StoreFull as error:
+            log.warning("the log stays long: %s", error)
+            finished = False
+        self._checkpoint_at = WAL_MAX // PAGE_SIZE if finished else self._in_wal + step
 
-    def checkpoint(self, *, truncate: bool = False) -> None:
-        """Copies the log into the main file; `truncate` also empties it, which waits for readers."""
+    def checkpoint(self, *, truncate: bool = False) -> bool:
+        """Copies the log into the main file, and says whether all of it; `truncate` also empties it and waits for
+        readers."""
         mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if truncate else apsw.SQLITE_CHECKPOINT_PASSIVE
         try:
             in_log, copied = self._db.wal_checkpoint(mode=mode)
         except apsw.BusyError:
-            return
+            return False
         except (apsw.Error, OSError) as error:
             raise translated(error) from error
-        self._in_wal = max(in_log - copied, 0)
+        if copied < in_log:
+            return False
+        self._in_wal = 0
+        return True
 
     def give_back(self, pages: int, *, keep: int) -> int:
         """Returns up to `pages` free pages to the file system while more than `keep` are free; returns how many are."""
