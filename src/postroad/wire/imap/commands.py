@@ -115,7 +115,10 @@ class Unsubscribe:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """LIST or LSUB: `mailboxes.list_names`, then `list_response` for each. The empty pattern the machine answers."""
+    """LIST or LSUB: `mailboxes.list_names`, then `mailboxes.list_response` for each.
+
+    The empty pattern the machine answers by itself.
+    """
 
     reference: str
     pattern: str
@@ -138,6 +141,7 @@ class AppendStart:
 
     mailbox: str
     flags: tuple[bytes, ...]
+    """Each once; system flags as the RFC spells them (`\\Seen`), keywords as the client did."""
     moment_us: int | None
     """The date given, in microseconds since 1970; None when there was none."""
     size: int

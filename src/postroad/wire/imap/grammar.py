@@ -209,17 +209,24 @@ def read_append(cursor: Cursor, size: int) -> AppendStart:
         moment_us = cursor.date_time_us()
         cursor.space()
     cursor.end()
-    _check_flags(flags)
-    return AppendStart(mailbox, flags, moment_us, size)
+    return AppendStart(mailbox, _settable(flags), moment_us, size)
 
 
-_SYSTEM_FLAGS: Final = frozenset((b"\\answered", b"\\flagged", b"\\deleted", b"\\seen", b"\\draft"))
+_SYSTEM_FLAGS: Final = {
+    flag.lower(): flag for flag in (b"\\Answered", b"\\Flagged", b"\\Deleted", b"\\Seen", b"\\Draft")
+}
 
 
-def _check_flags(flags: tuple[bytes, ...]) -> None:
-    # RFC 3501 section 2.3.2: \Recent cannot be set by a client; other names with a backslash are reserved.
-    if any(flag.startswith(b"\\") and flag.lower() not in _SYSTEM_FLAGS for flag in flags):
-        raise BadSyntax("flag cannot be set")
+def _settable(flags: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Flags each once (names compare without case), system flags in their usual spelling."""
+    found: dict[bytes, bytes] = {}
+    for flag in flags:
+        name = flag.lower()
+        # RFC 3501 section 2.3.2: \Recent cannot be set by a client; other names with a backslash are reserved.
+        if flag.startswith(b"\\") and name not in _SYSTEM_FLAGS:
+            raise BadSyntax("flag cannot be set")
+        found.setdefault(name, _SYSTEM_FLAGS.get(name, flag))
+    return tuple(found.values())
 
 
 def _enable(cursor: Cursor) -> Command:
@@ -329,8 +336,7 @@ def _store(uid: bool) -> Reader:
         if word not in (b"FLAGS", b"FLAGS.SILENT"):
             raise BadSyntax("expected FLAGS")
         cursor.space()
-        flags = cursor.flags()
-        _check_flags(flags)
+        flags = _settable(cursor.flags())
         return Store(numbers, mode, flags, word == b"FLAGS.SILENT", uid, unchanged_since)
 
     return read

@@ -143,6 +143,7 @@ class ImapMachine:
         self._literal_left = 0
         self._message_sync = False
         self._discarding = False
+        self._ended = False
         self._idle_broken = False
         self._bad_in_row = 0
         self._failed_logins = 0
@@ -158,6 +159,10 @@ class ImapMachine:
         if self._mode not in (Mode.OVER, Mode.HANDSHAKE):
             self._lines.receive(octets)
 
+    def receive_eof(self) -> None:
+        """The peer sends nothing more: what came whole is still carried out, then the session ends without a word."""
+        self._ended = True
+
     def next_event(self) -> Event | None:
         """The next thing to do, or None when that waits for the peer or for an answer to the open command."""
         while self._mode is not Mode.OVER:
@@ -165,6 +170,8 @@ class ImapMachine:
                 return None
             step = self._step()
             if step is _WAIT:
+                if self._ended:
+                    self._end()
                 return None
             if step is not None:
                 return step

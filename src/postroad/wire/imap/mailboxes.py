@@ -14,8 +14,10 @@ from __future__ import annotations
 import binascii
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
+
+from postroad.wire.imap.responses import astring
 
 SEPARATOR: Final = "/"
 MAX_NAME_OCTETS: Final = 1_000
@@ -166,6 +168,29 @@ def list_names(names: Iterable[str], reference: str, pattern: str) -> list[Liste
     known = set(names)
     parents = {name[:at] for name in known for at in _separators(name)}
     return [Listed(name, name in known, name in parents) for name in sorted(known | parents) if wanted.matches(name)]
+
+
+def list_response(listed: Listed, *, subscribed: bool = False) -> bytes:
+    """The untagged LIST (or LSUB) response, for `untagged`.
+
+    >>> list_response(Listed("a", exists=False, has_children=True))
+    b'LIST (\\\\Noselect \\\\HasChildren) "/" a'
+    """
+    attributes = b"" if listed.exists else b"\\Noselect "
+    # RFC 3348: the CHILDREN attributes.
+    attributes += b"\\HasChildren" if listed.has_children else b"\\HasNoChildren"
+    word = b"LSUB" if subscribed else b"LIST"
+    return word + b" (" + attributes + b') "/" ' + astring(encode_name(listed.name))
+
+
+def status_response(mailbox: str, values: Mapping[str, int]) -> bytes:
+    """The untagged STATUS response, for `untagged`.
+
+    >>> status_response("INBOX", {"MESSAGES": 3, "UNSEEN": 1})
+    b'STATUS INBOX (MESSAGES 3 UNSEEN 1)'
+    """
+    shown = " ".join(f"{word} {number}" for word, number in values.items())
+    return b"STATUS " + astring(encode_name(mailbox)) + b" (" + shown.encode("ascii") + b")"
 
 
 def _separators(name: str) -> list[int]:
