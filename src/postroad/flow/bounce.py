@@ -7,6 +7,7 @@ A report goes to the sender of the message with the null sender of its own, so t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -294,14 +295,10 @@ def _original(letter: Letter) -> bytes:
 
 def decode_xtext(text: str) -> str:
     """RFC 3461 section 4: "+XX" stands for the octet XX; what is not well-formed stays as it is."""
-    first, *rest = text.split("+")
-    decoded = [first]
-    for piece in rest:
-        try:
-            decoded.append(chr(int(piece[:2], 16)) + piece[2:])
-        except ValueError:
-            decoded.append("+" + piece)
-    return "".join(decoded)
+    return _hexchar.sub(lambda found: chr(int(found[1], 16)), text)
+
+
+_hexchar: Final = re.compile(r"\+([0-9A-Fa-f]{2})")
 
 
 def _clean(text: str) -> str:
