@@ -228,5 +228,5 @@ class Run:
 
     def _story(self, line: int, what: str, seen: list[Reply]) -> str:
         replies = "".join(f"\n    {reply.tag.decode()} {text_of(reply.arguments)}" for reply in seen)
-        script = self._script.path.read_text("utf-8", "replace").split("\n")[line - 1]
+        script = self._script.path.read_text("utf-8", "replace").split("\n")[line - 1][:200]
         return f"{self._script.path.name}:{line}: {script}\n  {what}\n  replies:{replies or ' none'}"

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from postroad.store.mailbox_records import Located
 from postroad.wire.mime.tree import Tree, read_tree
@@ -114,6 +114,10 @@ class MessageContent:
         tree: Tree = await self._wait(self._large_tree)
         return tree
 
+    def sliceable(self) -> bytes:
+        """The body as something to cut small pieces from, whether or not it stands in memory."""
+        return self._body if self._body is not None else cast(bytes, FileSlices(self._descriptor))
+
     # -- the file ----------------------------------------------------------------------------------------------------
 
     def _at_hand(self, start: int, end: int) -> bytes:
@@ -147,6 +151,18 @@ class MessageContent:
             return await asyncio.wrap_future(self._bodies.start(work))
         except OSError as error:
             raise BodyUnreadable(f"message {self.id}: {error}") from error
+
+
+class FileSlices:
+    """An open file from which `[start:end]` reads; for the few octets of an inner message's header."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __getitem__(self, place: slice) -> bytes:
+        return os.pread(self._descriptor, place.stop - place.start, place.start)
 
 
 class MappedBody(mmap.mmap):
