@@ -57,14 +57,15 @@ def _description() -> inspect.StructType:
 
 @functools.cache
 def keys() -> dict[str, tuple[inspect.Type, Any]]:
-    """Every key as people write it ("relay.port"), with its type and its default."""
-    found: dict[str, tuple[inspect.Type, Any]] = {}
+    """Every key as people write it ("relay.port"), with its type and its default; those without a section first."""
+    top: dict[str, tuple[inspect.Type, Any]] = {}
+    below: dict[str, tuple[inspect.Type, Any]] = {}
     for field in _description().fields:
         if isinstance(field.type, inspect.StructType):
-            found |= {f"{field.name}.{inner.name}": (inner.type, _default(inner)) for inner in field.type.fields}
+            below |= {f"{field.name}.{inner.name}": (inner.type, _default(inner)) for inner in field.type.fields}
         else:
-            found[field.name] = (field.type, _default(field))
-    return found
+            top[field.name] = (field.type, _default(field))
+    return top | below
 
 
 def _default(field: inspect.Field) -> Any:

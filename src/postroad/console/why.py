@@ -165,6 +165,9 @@ def _sender(events: tuple[Event, ...]) -> str:
     return ""
 
 
+IN_WORDS: Final = {"due": "on its way"}
+"""How a state reads in a sentence, where the word alone would not."""
+
 _STATES: Final = {
     "delivered": "Delivered",
     "bounced": "Not delivered: given up",
@@ -180,7 +183,7 @@ _STATES: Final = {
 def _headline(ident: int, endings: tuple[Ending, ...], state: str, now_us: int) -> str:
     if state == "partly":
         counts = {one.state: sum(other.state == one.state for other in endings) for one in endings}
-        return ", ".join(f"{number} {word}" for word, number in counts.items()).capitalize() + "."
+        return ", ".join(f"{number} {IN_WORDS.get(word, word)}" for word, number in counts.items()) + "."
     text = _STATES.get(state, state)
     if not endings:
         return f"{text}."
@@ -245,7 +248,7 @@ def lines(told: Answer, now_us: int, width: int = 0) -> Iterator[Line]:
     yield [Piece(head, "bold"), Piece(f"   {day(made_at_us(told.id))}", "dim")]
     if told.sender or to:
         yield from _wrapped([], f"{told.sender or '?'} to {to or '?'}", 0, width)
-    look = told.state if told.state in _STATES else ""
+    look = told.state if told.state in (*ENDS, "waiting", "due", "refused") else ""
     yield from _wrapped([], told.headline, 0, width, look)
     if len(told.endings) > 1:
         yield from _endings_list(told, now_us, width)
@@ -263,8 +266,9 @@ def _endings_list(told: Answer, now_us: int, width: int) -> Iterator[Line]:
     for ending in told.endings:
         more = f", next {moment(ending.next_us, now_us)}" if ending.next_us else ""
         cause = f": {ending.cause}" if ending.cause and ending.state != "delivered" else ""
-        first = [Piece("  "), Piece(ending.state.ljust(WORD_WIDTH), ending.state)]
-        yield from _wrapped(first, f"{ending.recipient}{cause}{more}", 2 + WORD_WIDTH, width)
+        state = IN_WORDS.get(ending.state, ending.state)
+        first = [Piece("  "), Piece(state.ljust(WORD_WIDTH) + " ", ending.state)]
+        yield from _wrapped(first, f"{ending.recipient}{cause}{more}", 3 + WORD_WIDTH, width)
 
 
 def _event_lines(event: Event, started_us: int, now_us: int, width: int) -> Iterator[Line]:

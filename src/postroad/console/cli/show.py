@@ -95,24 +95,11 @@ def parse_size(text: str) -> int | None:
     return round(value * factor) if 0 <= value * factor < 1 << 60 else None
 
 
-def ago(seconds: float) -> str:
-    """A length of time in its two largest units: "3 s", "2 min 5 s", "1 h 20 min", "3 d 4 h"."""
-    if seconds < 10:
-        return f"{seconds:.2g} s" if seconds >= 0.001 else "0 s"
-    whole = round(seconds)
-    days, rest = divmod(whole, 86400)
-    hours, rest = divmod(rest, 3600)
-    minutes, left = divmod(rest, 60)
-    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (left, "s")]
-    first = next(at for at, (number, _) in enumerate(parts) if number)
-    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
-
-
-def wall(at_us: int, *, date: bool = True) -> str:
+def wall(at_us: int) -> str:
     """A wall time in the machine's zone: "2026-09-23 10:11:12"."""
     import time
 
-    return time.strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S", time.localtime(at_us / 1_000_000))
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_us / 1_000_000))
 
 
 def confirm(question: str, yes: bool) -> None:
