@@ -86,6 +86,8 @@ def accept(tx: Tx, args: Accept) -> Accepted:
                 "",
             ),
         )
+    if args.legs and not args.legs[-1].owner:
+        tx.hint("queue")
     remember(tx, args.id, args.keys)
     if not args.copies:
         note(tx, args.id, args.events)
