@@ -155,7 +155,7 @@ class LiveServer:
             command = Path(f"/proc/{pid}/cmdline").read_bytes() if Path(f"/proc/{pid}").exists() else b""
             if b"postroad.store.process" in command:
                 found["store"] = pid
-            elif b"postroad.serve.worker" in command:
+            elif b"postroad.app.worker" in command:
                 found[f"worker-{number}"] = pid
                 number += 1
         return found

@@ -187,7 +187,7 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             fds = [sock.fileno() for socks in self._listeners.values() for sock in socks]
-            child = await self._start(f"worker-{number}", [sys.executable, "-m", "postroad.serve.worker"], fds)
+            child = await self._start(f"worker-{number}", [sys.executable, "-m", "postroad.app.worker"], fds)
             child.tell(self._errand(number))
             pause = await self._outlive(child, pause)
 

@@ -12,15 +12,16 @@ import json
 import os
 import signal
 import socket
-import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from postroad.config import Config
 from postroad.serve.logs import log_line, setup_logs
+from postroad.store.client import StoreClient
 
 HEARTBEAT_S: Final = 2.0
 """A sign of life this often; the supervisor waits five of them."""
@@ -52,6 +53,28 @@ class Errand:
         )
 
 
+class Parts(Protocol):
+    """What the composition root makes of an errand."""
+
+    store: StoreClient
+    grace: float
+
+    def reload(self) -> None:
+        """Use new certificates."""
+        ...
+
+    async def drain(self, grace: float) -> None:
+        """Stop listening, finish what is going on, end."""
+        ...
+
+    async def abandon(self) -> None:
+        """The store is gone: promise and attempt nothing more."""
+        ...
+
+
+Build = Callable[[Errand], Awaitable[Parts]]
+
+
 class Control(asyncio.Protocol):
     """Words from the supervisor, one a line."""
 
@@ -71,8 +94,9 @@ class Control(asyncio.Protocol):
 class Worker:
     """Serves until told to drain; `run` returns the exit status."""
 
-    def __init__(self, errand: Errand) -> None:
+    def __init__(self, errand: Errand, build: Build) -> None:
         self._errand = errand
+        self._build = build
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def told(self, word: str) -> None:
@@ -84,13 +108,11 @@ class Worker:
 
     async def run(self) -> int:
         """Build everything, serve, drain."""
-        from postroad.app import build_worker  # the composition root stands above us
-
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.told, "drain")
         await loop.connect_read_pipe(lambda: Control(self), os.fdopen(0, "rb", buffering=0))
-        self._parts = await build_worker(self._errand)
+        self._parts = await self._build(self._errand)
         self._parts.store.closed.add_done_callback(lambda _: self.told("store lost"))
         beat = loop.create_task(self._beat())
         word = await self._end
@@ -122,8 +144,8 @@ def adopt(listeners: dict[str, list[int]]) -> dict[str, list[socket.socket]]:
     return {service: [socket.socket(fileno=fd) for fd in fds] for service, fds in listeners.items()}
 
 
-def main() -> int:
-    """Entry of `python -m postroad.serve.worker`."""
+def main(build: Build) -> int:
+    """Run a worker process from its errand on standard input to its end; returns the exit status."""
     line = b""
     while not line.endswith(b"\n"):  # byte by byte: what follows belongs to the event loop
         byte = os.read(0, 1)
@@ -133,23 +155,19 @@ def main() -> int:
     errand = Errand.read(line)
     lines = setup_logs(errand.config.log, f"worker-{errand.number}")
     try:
-        return run_loop(errand)
+        return run_loop(errand, build)
     finally:
         lines.close()
 
 
-def run_loop(errand: Errand) -> int:
+def run_loop(errand: Errand, build: Build) -> int:
     """Run a worker on uvloop, or on plain asyncio where uvloop is absent."""
 
     async def work() -> int:
-        return await Worker(errand).run()
+        return await Worker(errand, build).run()
 
     try:
         import uvloop
     except ImportError:
         return asyncio.run(work())
     return uvloop.run(work())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The composition of the server: paths, sockets, certificate, privileges, then the supervisor and its children."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from postroad.config import Config, Tls
+from postroad.net.listen import ListenError, open_listeners, systemd_listeners
+from postroad.net.tls import ensure_self_signed
+from postroad.serve.logs import log_line, setup_logs
+from postroad.serve.metrics import forget_meters
+from postroad.serve.supervisor import StartError, Supervisor, drop_privileges
+
+SERVICES: Final = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s")
+
+FILES_WANTED: Final = 65_536
+"""Open files a process asks for: one per connection, and few others."""
+
+
+def serve(config: Config) -> int:
+    """Run the whole server until a signal ends it; returns the exit status.
+
+    Raises StartError with a text for people when it cannot start.
+    """
+    lines = setup_logs(config.log, "supervisor")
+    raise_file_limit()
+    data_dir = prepare_data_dir(Path(config.data_dir))
+    listeners, metrics = open_all(config)
+    config = with_certificate(with_hostname(config), data_dir)
+    drop_privileges(config.user, data_dir)
+    forget_meters(data_dir)
+    workers = config.workers or os.cpu_count() or 1
+    try:
+        return asyncio.run(Supervisor(config, data_dir, listeners, workers, metrics).run())
+    finally:
+        lines.close()
+
+
+def raise_file_limit() -> None:
+    """Ask for as many open files as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def prepare_data_dir(data_dir: Path) -> Path:
+    """The data folder as an absolute path, made when absent, for its owner alone."""
+    data_dir = data_dir.absolute()
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(
+            f"The data folder {data_dir} cannot be made: {error.strerror}. Make it, or set `data_dir`."
+        ) from error
+    if data_dir.stat().st_mode & 0o007:
+        log_line("warning", f"{data_dir} can be read by everybody on this machine; mail is kept there: chmod 700 it")
+    return data_dir
+
+
+def open_all(config: Config) -> tuple[dict[str, list[socket.socket]], list[socket.socket]]:
+    """Every listening socket by service, and those of the metrics page: systemd's where it passed one, else opened."""
+    given = systemd_listeners()
+    opened: dict[str, list[socket.socket]] = {}
+    try:
+        for service in SERVICES:
+            addresses = getattr(config.listen, service)
+            opened[service] = given.get(service) or [s for a in addresses for s in open_listeners(service, a)]
+        metrics = given.get("metrics") or (
+            open_listeners("metrics", config.listen.metrics) if config.listen.metrics else []
+        )
+    except ListenError as error:
+        for sockets in opened.values():
+            for sock in sockets:
+                sock.close()
+        raise StartError(str(error)) from error
+    return opened, metrics
+
+
+def with_hostname(config: Config) -> Config:
+    """The configuration with a name for this machine: the configured one, or what the system says."""
+    return config if config.hostname else msgspec.structs.replace(config, hostname=socket.getfqdn())
+
+
+def with_certificate(config: Config, data_dir: Path) -> Config:
+    """The configuration with a certificate: the configured one, or a self-signed one made at first start."""
+    if config.tls.certificate:
+        return config
+    folder = data_dir / "tls"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    certificate, key = folder / "self-signed.pem", folder / "self-signed.key"
+    if ensure_self_signed([config.hostname], certificate, key, time.time_ns() // 1000):
+        log_line(
+            "warning",
+            f"made a self-signed certificate for {config.hostname}: mail clients will warn about it. "
+            "Set tls.certificate and tls.key to a real one and send SIGHUP.",
+            certificate=str(certificate),
+        )
+    return msgspec.structs.replace(config, tls=Tls(certificate=str(certificate), key=str(key)))
