@@ -20,7 +20,7 @@ from postroad.dev.organisation import Letter, Organisation
 from postroad.values.event import Event
 from postroad.wire.mime.compose import Composer
 
-PATIENCE_S: Final = 8.0
+PATIENCE_S: Final = 10.0
 """How long a step waits for what it looks for; what it waits for usually takes milliseconds."""
 LOOK_EVERY_S: Final = 0.03
 LOGIN_EVERY_S: Final = 0.1
@@ -119,7 +119,7 @@ class Stage:
 
     def _handed_in(self, sender: str, receipt: Receipt, starttls: bool) -> str:
         way = f"port {self.ports.submission}, STARTTLS" if starttls else f"port {self.ports.submissions}, TLS at once"
-        return f"{_name(sender)} logs in and hands the mail in ({way}, {receipt.tls})"
+        return f"{_name(sender)} logs in and submits the mail ({way}, {receipt.tls})"
 
     def arrives(self, organisation: Organisation, message_id: str) -> Letter:
         """The letter as another organisation received it."""
@@ -293,10 +293,10 @@ class Journey:
 
 
 JOURNEYS: Final = (
-    Journey("Here to here: dev@dev.test writes to anna@dev.test", local_to_local),
-    Journey("To another domain: dev@dev.test writes to bob@friends.test", to_another_domain),
-    Journey("From another domain: bob@friends.test answers", from_another_domain),
-    Journey("To nobody: carl@friends.test writes to nobody@dev.test", to_unknown_user),
-    Journey('A receiver says "later": dev@dev.test writes to greta@grumpy.test', first_says_later),
-    Journey('A receiver says "never": dev@dev.test writes to nobody@grumpy.test', bounces),
+    Journey("From here to here: dev@dev.test writes to anna@dev.test", local_to_local),
+    Journey("From here to another domain: dev@dev.test writes to bob@friends.test", to_another_domain),
+    Journey("From another domain to here: bob@friends.test answers", from_another_domain),
+    Journey("To somebody who does not exist: carl@friends.test writes to nobody@dev.test", to_unknown_user),
+    Journey('To a server that says "later": dev@dev.test writes to greta@grumpy.test', first_says_later),
+    Journey('To a server that says "never": dev@dev.test writes to nobody@grumpy.test', bounces),
 )

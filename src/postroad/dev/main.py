@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     from postroad.dev.screen import Screen
     from postroad.serve import logtext
 
-    screen = Screen.on(sys.stdout)
+    # With a closed standard output Python has no stream at all.
+    screen = Screen.on(sys.stdout if sys.stdout is not None else open(os.devnull, "w"))  # noqa: SIM115
     logtext.colour = screen.colour
     wishes = Wishes(options.once, options.keep, options.port_offset)
     try:

@@ -91,7 +91,7 @@ def welcoming(sender: str, recipient: str) -> Reply:
 
 
 class FirstSayLater:
-    """Says 451 to the first attempt of each pair of sender and recipient, as greylisting does, and then accepts."""
+    """Says 451 to the first attempt from a sender to a recipient, accepts the next one, and begins again."""
 
     def __init__(self) -> None:
         self.met: set[tuple[str, str]] = set()
@@ -103,6 +103,7 @@ class FirstSayLater:
             return named
         pair = (sender, recipient)
         if pair in self.met:
+            self.met.remove(pair)
             return ACCEPTED
         self.met.add(pair)
         return PLEASE_WAIT

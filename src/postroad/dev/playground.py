@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 from postroad.dev import words
 from postroad.dev.clients import User
 from postroad.dev.dns import DnsServer
-from postroad.dev.journeys import JOURNEYS, Journey, Stage
+from postroad.dev.journeys import JOURNEYS, PATIENCE_S, Journey, Stage
 from postroad.dev.layout import ADDRESSES, DOMAIN, FRIENDS, GRUMPY, HERE, PASSWORD, USERS, Layout, Ports, zones
 from postroad.dev.layout import certificate_names as names_of
 from postroad.dev.organisation import FirstSayLater, Organisation, welcoming, write_back
@@ -81,7 +81,7 @@ class Cast:
     )
     grumpy: Organisation = field(default_factory=lambda: Organisation(GRUMPY, ADDRESSES[GRUMPY], FirstSayLater()))
     journeys: Sequence[Journey] = JOURNEYS
-    patience: float = 8.0
+    patience: float = PATIENCE_S
     """Seconds that one step of a journey waits for what it looks for."""
 
 
@@ -115,11 +115,13 @@ class Playground:
         """Starts everything, shows the journeys, serves until somebody ends it; raises CannotStart."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stopping.set)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
+                loop.add_signal_handler(number, self._stopping.set)
         layout = self._prepare()
         server = Server(layout, remove=self._wishes.keep is None, hear=self._hear)
         dns = DnsServer(zones())
         try:
+            words.starting(self._screen)
             return await self._play(layout, server, dns)
         except ScreenGone:
             return WENT_WRONG

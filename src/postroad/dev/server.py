@@ -6,6 +6,7 @@ Invariant: the child holds the reading end of a pipe whose only writing end is o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -132,10 +133,10 @@ class Server:
         assert self._process is not None
         assert self._process.stderr is not None
         assert self._log is not None
-        while line := await self._process.stderr.readline():
-            text = line.decode("utf-8", "replace")
-            self._log.write(text)
-            self._log.flush()
+        while line := await _line(self._process.stderr):
+            with contextlib.suppress(OSError):  # a full disk; the server has its own words for that
+                self._log.write(line.decode("utf-8", "replace"))
+                self._log.flush()
             said = read_line(line)
             if said.event is None:
                 self._tail.append(said.text)
@@ -152,3 +153,12 @@ class Server:
             self._deaths += 1
             if self._deaths >= DEATHS_MAX:
                 self._hopeless.set()
+
+
+async def _line(stream: asyncio.StreamReader) -> bytes:
+    """The next line; one that is too long is left out. Empty at the end."""
+    while True:
+        try:
+            return await stream.readline()
+        except ValueError:
+            continue

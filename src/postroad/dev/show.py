@@ -129,7 +129,7 @@ class Show:
         took = f"{duration(ending.seconds)} in all"
         if ending.ident and (self._story_stays or ending.failure):
             command = screen.style(self._command_for(ending.ident), "command")
-            screen.line(f"{INDENT}  why? {command}  {screen.style(took, 'quiet')}")
+            screen.line(f"{INDENT}  {screen.style(took + ', why?', 'quiet')} {command}")
         elif ending.ident:
             screen.line(screen.style(f"{INDENT}  id {ending.ident}, {took}", "quiet"))
 

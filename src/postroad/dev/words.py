@@ -8,10 +8,15 @@ from postroad.dev.layout import ADDRESSES, ANNA, DEV, DOMAIN, FRIENDS, GRUMPY, H
 from postroad.dev.screen import Screen
 
 
+def starting(screen: Screen) -> None:
+    """The first line, while everything else starts."""
+    screen.line("Starting a private DNS server and three mail servers on this machine ...")
+
+
 def welcome(screen: Screen, layout: Layout, seconds: float) -> None:
     """Who takes part, once everybody listens."""
     ports = layout.ports
-    screen.line(f"The playground of Postroad is ready after {seconds:.1f} s. Nothing leaves this machine.", "strong")
+    screen.line(f"Ready after {duration(seconds)}. Nothing leaves this machine.", "strong")
     rows = (
         (DOMAIN, ADDRESSES[DOMAIN], ports.smtp, "our server, the same as `postroad serve` starts"),
         (FRIENDS, ADDRESSES[FRIENDS], ports.world, "another organisation: takes mail over TLS and answers it"),
