@@ -132,6 +132,21 @@ def everybody_may_run_us() -> bool:
     return all(parent.stat().st_mode & 0o001 for place in places for parent in place.parents)
 
 
+def test_a_transfer_that_is_going_on_is_finished_before_the_end(server: LiveServer) -> None:
+    client = server.smtp()
+    client.docmd("MAIL FROM:<a@sender.test>")
+    client.docmd("RCPT TO:<anna@local.test>")
+    assert client.docmd("DATA")[0] == 354
+    client.send(b"Subject: slow\r\n")
+    server.signal(signal.SIGTERM)
+    time.sleep(0.5)
+    client.send(b"\r\nthe rest\r\n.\r\n")
+    assert client.getreply()[0] == 250
+    assert client.getreply()[0] == 421
+    client.close()
+    assert server.stop() == 0
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can drop privileges")
 @pytest.mark.skipif(not everybody_may_run_us(), reason="this interpreter lies where only its owner may enter")
 def test_privileges_are_dropped_after_the_sockets_are_open(tmp_path: Path) -> None:

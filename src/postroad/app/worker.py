@@ -67,10 +67,11 @@ class Parts:
     async def drain(self, grace: float) -> None:
         """Stop listening, say 421 between commands, finish what is going on, then end."""
         self.doors.close()
-        await self.runner.drain(grace)
+        await asyncio.gather(self.runner.drain(grace), self.watch.emptied(grace))
         busy = await self.lifecycle.drain(grace)
-        if busy:
-            log_line("warning", "ending although some are still busy", busy=busy)
+        if busy or self.watch.conversations:
+            left = len(self.watch.conversations)
+            log_line("warning", "ending although some are still busy", busy=busy, connections=left)
         self.watch.stop()
         self.passwords.close()
         self.store.close()

@@ -25,6 +25,10 @@ SWEEP_S: Final = 1.0
 """How often deadlines are looked at: one pass over all conversations costs less than a timer per command."""
 
 
+EMPTY_S: Final = 0.05
+"""How often a draining worker looks whether everybody has gone."""
+
+
 class Machine(Protocol):
     """What the driver needs of a protocol machine."""
 
@@ -102,6 +106,12 @@ class Watch:
         """End sweeping; conversations stay as they are."""
         if self._timer is not None:
             self._timer.cancel()
+
+    async def emptied(self, grace: float) -> None:
+        """Wait until the last conversation has ended, at most `grace` seconds."""
+        until = self._loop.time() + grace
+        while self.conversations and self._loop.time() < until:
+            await asyncio.sleep(EMPTY_S)
 
     def _sweep(self) -> None:
         now = self._loop.time()
