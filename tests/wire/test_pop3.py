@@ -221,6 +221,17 @@ def test_deletions_that_failed_are_said_to_have_failed() -> None:
     assert machine.take_output().endswith(b"-ERR [SYS/TEMP] deleted messages not removed\r\n")
 
 
+def test_our_own_shutdown_deletes_nothing_and_is_said_once() -> None:
+    driver = talk([*LOGIN, b"DELE 1"])
+    assert driver.machine.logged_in
+    driver.machine.shut_down()
+    driver.machine.shut_down()
+    driver.feed(b"QUIT\r\n")
+    assert driver.output.endswith(b"-ERR [SYS/TEMP] server is closing\r\n")
+    assert driver.deleted is None
+    assert not driver.machine.wants_input
+
+
 def test_later_commands_wait_while_one_is_open() -> None:
     machine = Pop3Machine(tls_active=True)
     machine.receive(b"USER ada\r\nPASS x\r\nRETR 1\r\nRETR 2\r\n")

@@ -87,6 +87,12 @@ class LineBuffer:
         """Up to `count` unread octets, which stay unread."""
         return self._octets[self._at : self._at + count]
 
+    def take(self, most: int) -> bytes:
+        """Up to `most` unread octets, for a literal; what is behind them is not copied."""
+        taken = self._octets[self._at : self._at + most]
+        self._at += len(taken)
+        return taken
+
     def take_all(self) -> bytes:
         """Every unread octet, for a reader that does not count in lines."""
         rest = self._octets[self._at :] if self._at else self._octets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 import tracemalloc
 
 import pytest
@@ -423,6 +424,23 @@ def test_huge_literals_before_login_end_the_session_and_take_no_memory(announced
     assert said.startswith(b"a BAD ")
     assert b"* BYE" in said
     assert talk.machine.closed
+
+
+@pytest.mark.parametrize("unit", [b"{0}\r\n", b"{1+}\r\nx", b"NOOP\r\n"])
+def test_many_small_literals_and_commands_take_linear_time(unit: bytes) -> None:
+    def seconds(count: int) -> float:
+        machine = ImapMachine(tls=True)
+        machine.receive(b"a LOGIN ada secret\r\n")
+        machine.next_event()
+        machine.logged_in()
+        machine.receive(b"a SUBSCRIBE " + unit * count)
+        before = time.process_time()
+        while machine.next_event() is not None:
+            machine.ok()
+        return time.process_time() - before
+
+    once, twice = (min(seconds(count) for _ in range(3)) for count in (5_000, 10_000))
+    assert twice < max(3.2 * once, 0.05)
 
 
 def test_large_literals_after_login() -> None:

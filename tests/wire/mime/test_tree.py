@@ -174,6 +174,10 @@ def test_doubtful_mail_is_read_one_fixed_way(
         assert oddity in tree.oddities
 
 
+def test_dashes_in_a_message_without_any_multipart_are_text() -> None:
+    assert shape(read_tree(b"Content-Type: message/rfc822\r\n\r\n", b"--b\r\n\r\n--b--\r\n").root) == "<.>"
+
+
 def test_a_boundary_at_the_limit_still_works() -> None:
     boundary = b"x" * MAX_BOUNDARY_OCTETS
     header = b"Content-Type: multipart/mixed; boundary=%b\r\n\r\n" % boundary

@@ -379,14 +379,13 @@ class ImapMachine:
 
     def _announced(self, size: int, sync: bool) -> Event | None:
         """The line ends by announcing a literal: read it, or the message of an APPEND, or refuse."""
-        octets = b"".join(self._pieces)
-        self._read_tag(octets)
+        word = self._read_tag(self._pieces[0])
         if not sync and size > MAX_NON_SYNC:
             # RFC 7888 section 4: the server may close rather than read what it has to throw away.
             self.bad("literal too large to come without waiting")
             self.bye("literal too large")
             return None
-        append = self._append_cursor(octets)
+        append = self._append_cursor() if word is not None and word[1].upper() == b"APPEND" else None
         if append is not None:
             self._forget_command()
             return self._append(append, size, sync)
@@ -407,7 +406,7 @@ class ImapMachine:
             self.bye("literal too large")
 
     def _read_literal(self) -> _Wait | None:
-        octets = self._take(self._literal_left)
+        octets = self._lines.take(self._literal_left)
         if not octets and self._literal_left:
             return _WAIT
         self._literal_left -= len(octets)
@@ -417,20 +416,13 @@ class ImapMachine:
             self._mode = Mode.COMMAND
         return None
 
-    def _take(self, most: int) -> bytes:
-        """Up to `most` unread octets."""
-        octets = self._lines.take_all()
-        if len(octets) > most:
-            self._lines.receive(octets[most:])
-            octets = octets[:most]
-        return octets
-
     # --- APPEND --------------------------------------------------------------------------------------------------
 
-    def _append_cursor(self, octets: bytes) -> Cursor | None:
+    def _append_cursor(self) -> Cursor | None:
         """The cursor behind APPEND, on octets without the announcement, if the message is what is announced."""
+        octets = b"".join(self._pieces)
         word = self._read_tag(octets)
-        if word is None or word[1].upper() != b"APPEND" or self.state is State.NOT_AUTHENTICATED:
+        if word is None or self.state is State.NOT_AUTHENTICATED:
             return None
         rest = octets[: octets.rindex(b"{")]
         # Right behind the word the mailbox itself is announced.
@@ -464,7 +456,7 @@ class ImapMachine:
         self._mode = Mode.MESSAGE if size else Mode.MESSAGE_END
 
     def _read_message(self) -> Event | _Wait | None:
-        octets = self._take(self._literal_left)
+        octets = self._lines.take(self._literal_left)
         if not octets:
             return _WAIT
         self._literal_left -= len(octets)

@@ -149,7 +149,11 @@ class Tree(msgspec.Struct, array_like=True):
 
 
 def read_tree(header: bytes, body: bytes) -> Tree:
-    """The tree of the message whose header block is `header` and whose body is `body`. Never raises; linear."""
+    """The tree of the message whose header block is `header` and whose body is `body`. Never raises; linear.
+
+    Of `body` only length, index, slices, `find`, `startswith`, `count` and its buffer are used, so that a mapped file
+    with these methods serves as well.
+    """
     return _TreeReader(body).read(header)
 
 
