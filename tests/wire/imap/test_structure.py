@@ -56,7 +56,7 @@ LINES = st.sampled_from(
 
 
 @given(st.lists(LINES | st.binary(max_size=20), max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_octets_have_a_valid_structure(lines: list[bytes]) -> None:
     check_message(b"\r\n".join(lines))
 
