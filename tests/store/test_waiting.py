@@ -36,8 +36,8 @@ def reader(tmp_path: Path) -> Reader:
         for recipient, due_us, reply in legs:
             domain = recipient.partition("@")[2]
             connection.execute(
-                "INSERT INTO deliveries (id, message, due_us, owner, attempts, kind, account, domain, recipient, notify,"
-                " orcpt, prefix, last_reply) VALUES (?, ?, ?, 0, 2, 0, 0, ?, ?, '', '', x'', ?)",
+                "INSERT INTO deliveries (id, message, due_us, owner, attempts, kind, account, domain, recipient,"
+                " notify, orcpt, prefix, last_reply) VALUES (?, ?, ?, 0, 2, 0, 0, ?, ?, '', '', x'', ?)",
                 (ids.make(NOW_US), message, NOW_US + due_us, domain, recipient, reply),
             )
     connection.commit()

@@ -22,9 +22,10 @@ def version(as_json: bool) -> None:
     Example:
       postroad version
     """
-    import apsw
+    from importlib.metadata import version as installed
 
-    python, sqlite = platform.python_version(), apsw.sqlite_lib_version()
+    # The wheel's version is that of the SQLite inside it, followed by its own count.
+    python, sqlite = platform.python_version(), ".".join(installed("apsw").split(".")[:3])
     if as_json:
         print_json("version/1", postroad=__version__, python=python, sqlite=sqlite, system=platform.platform())
         return
