@@ -143,6 +143,25 @@ async def test_a_lease_ends_with_its_socket_and_the_others_hear_of_it(served: Se
     heir.close()
 
 
+async def test_who_takes_no_answers_is_dropped_before_memory_runs_out(
+    served: ServedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroad.store.server.UNREAD_MAX", 100_000)
+    client = await StoreClient.connect(served.data_dir)
+    deaf = folder.connect(served.data_dir)
+
+    def ask_without_listening() -> None:
+        questions = frame([(number, "x" * 200, None) for number in range(1, 200)])
+        for _ in range(10_000):
+            deaf.sendall(questions)
+
+    with pytest.raises(ConnectionError):
+        await asyncio.to_thread(ask_without_listening)
+    deaf.close()
+    assert (await client.call(register, Register("still here"))).incarnation
+    client.close()
+
+
 # -- ends ------------------------------------------------------------------------------------------------------------
 
 

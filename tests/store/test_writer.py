@@ -89,7 +89,7 @@ def test_only_the_bad_units_caller_gets_the_error(desk: Desk, how: str) -> None:
     assert "stumble" in results[1].value
     assert desk.rows("SELECT id FROM messages ORDER BY id") == [(1,), (2,)]
     assert desk.rows("SELECT 1 FROM counters WHERE name = 'stumbled'") == []
-    assert desk.writer.hints == []
+    assert ("stumbled", 0) not in desk.writer.hints
 
 
 def test_two_units_that_cannot_both_succeed_do_not_take_others_with_them(desk: Desk) -> None:

@@ -69,11 +69,14 @@ def day_files(data_dir: Path) -> list[tuple[date, Path]]:
 class Mover:
     """Moves closed hours into day files and drops days past their time; a chore of the store process."""
 
-    def __init__(self, data_dir: Path, writer: Writer, clock: Clock, keep_days: int = KEEP_DAYS) -> None:
+    def __init__(
+        self, data_dir: Path, writer: Writer, clock: Clock, keep_days: int = KEEP_DAYS, vfs: str | None = None
+    ) -> None:
         self._data_dir = data_dir
         self._writer = writer
         self._clock = clock
         self._keep_days = keep_days
+        self._vfs = vfs
         self._open: tuple[date, apsw.Connection] | None = None
         self.due = 0.0
 
@@ -151,7 +154,7 @@ class Mover:
         self.close()
         path = day_path(self._data_dir, day)
         fresh = not path.exists()
-        db = apsw.Connection(str(path))
+        db = apsw.Connection(str(path), vfs=self._vfs)
         db.set_busy_timeout(BUSY_MS)
         for pragma in ("journal_mode=WAL", "synchronous=FULL"):
             db.execute(f"PRAGMA {pragma}").fetchall()

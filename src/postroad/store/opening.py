@@ -45,7 +45,7 @@ class OpenStore:
             raise
         self.refusals = Refusals(data_dir / folder.REFUSALS)
         reclaim, orphans = Reclaim(self.writer), Orphans(data_dir, self.writer)
-        self._mover = Mover(data_dir, self.writer, clock)
+        self._mover = Mover(data_dir, self.writer, clock, vfs=vfs)
         self._sweeps = (reclaim, orphans)
         self.chores: list[Chore] = [
             self.refusals,

@@ -32,6 +32,8 @@ READ_OCTETS: Final = 1024 * 1024
 """What is read of one client in one pass, so that one that sends without pause does not shut out the others."""
 UNSENT_MAX: Final = 8 * 1024 * 1024
 """Answers a client may leave unread before nothing more is read from it."""
+UNREAD_MAX: Final = 4 * UNSENT_MAX
+"""Answers and hints after which a client that takes none of them is held for dead."""
 TEND_S: Final = 0.2
 """Silence after which the log is checkpointed although it is short."""
 CHORE_SHARE: Final = 10
@@ -296,7 +298,10 @@ class Server:
             del unsent[:sent]
         elif sent < len(octets):
             unsent += memoryview(octets)[sent:]
-        self._watch(peer)
+        if len(unsent) > UNREAD_MAX:
+            self._drop(peer)
+        else:
+            self._watch(peer)
 
     def _watch(self, peer: Peer) -> None:
         unsent = len(peer.unsent)

@@ -21,7 +21,7 @@ from postroad.store.writer import Writer
 log = logging.getLogger(__name__)
 
 SLICE: Final = 2000
-"""Rows looked at in one slice of a sweep: about 2 ms."""
+"""Rows looked at in one slice of a sweep: under 1 ms."""
 NEVER: Final = float("inf")
 ORPHANS_EVERY_S: Final = 3600.0
 VACUUM_SLICE: Final = 256
