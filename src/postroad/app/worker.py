@@ -17,9 +17,11 @@ from postroad.net.tls import ServerTls
 from postroad.serve.admission import Admission
 from postroad.serve.conversation import Watch
 from postroad.serve.counters import SessionCounters
-from postroad.serve.doors import Doors, smtp_sessions, turned_away
+from postroad.serve.doors import Doors, MakeSession, smtp_sessions, turned_away
 from postroad.serve.fullness import Fullness
 from postroad.serve.hints import Hints
+from postroad.serve.imap import ImapService
+from postroad.serve.imap_watch import MailboxWatch
 from postroad.serve.lifecycle import Lifecycle
 from postroad.serve.logs import log_line, make_journal
 from postroad.serve.mailstore import Mailstore
@@ -33,6 +35,7 @@ from postroad.serve.worker import Errand, adopt, main
 from postroad.store.client import StoreClient
 from postroad.store.directory import Directory
 from postroad.store.figures import count_deliveries
+from postroad.store.mailbox_reads import Mailboxes
 from postroad.store.reader import Reader
 from postroad.store.spool import Spool
 from postroad.values.clock import SystemClock
@@ -53,6 +56,8 @@ class Parts:
     doors: Doors
     watch: Watch
     lifecycle: Lifecycle
+    fullness: Fullness
+    mailbox_watch: MailboxWatch
     grace: float = GRACE_S
 
     def reload(self) -> None:
@@ -73,6 +78,8 @@ class Parts:
             left = len(self.watch.conversations)
             log_line("warning", "ending although some are still busy", busy=busy, connections=left)
         self.watch.stop()
+        self.fullness.stop()
+        self.mailbox_watch.stop()
         self.passwords.close()
         self.store.close()
         self.spool.close()
@@ -110,7 +117,7 @@ async def build_worker(errand: Errand) -> Parts:
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
-        planner=planner, lifecycle=lifecycle,
+        planner=planner,
     )  # fmt: skip
     hints.add("queue", lambda _: runner.wake())
     intake = Intake(
@@ -161,8 +168,33 @@ async def build_worker(errand: Errand) -> Parts:
         insecure_auth=config.insecure_auth,
         idle_s=config.limits.idle_pop3_s,
     )
+    mailboxes = Mailboxes(reader)
+    mailbox_watch = MailboxWatch(mailboxes)
+    hints.add("mailbox", mailbox_watch.hint)
+    imap = ImapService(
+        store=store,
+        mailboxes=mailboxes,
+        directory=directory,
+        bodies=spool,
+        ids=ids,
+        clock=clock,
+        passwords=passwords,
+        counters=counters,
+        lifecycle=lifecycle,
+        tls=tls,
+        watch=mailbox_watch,
+        message_size=config.limits.message_size,
+        insecure_auth=config.insecure_auth,
+        idle_s=config.limits.idle_imap_s,
+    )
+    mail_sessions: dict[str, MakeSession] = {
+        "pop3": pop3.session,
+        "pop3s": pop3.session,
+        "imap": imap.session,
+        "imaps": imap.session,
+    }
     doors = Doors(
-        {**smtp_sessions(smtp, limits=limits), "pop3": pop3.session, "pop3s": pop3.session},
+        {**smtp_sessions(smtp, limits=limits), **mail_sessions},
         admission=admission,
         counters=counters,
         watch=watch,
@@ -170,10 +202,11 @@ async def build_worker(errand: Errand) -> Parts:
         turn_away=turned_away(),
     )
     fullness.start()
+    mailbox_watch.start()
     runner.start()
     watch.start()
     await doors.open(adopt(errand.listeners))
-    return Parts(store, reader, spool, passwords, runner, tls, doors, watch, lifecycle)
+    return Parts(store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,6 @@ class Doors:
         """Begin to accept on every socket; they are ours from now on."""
         loop = asyncio.get_running_loop()
         for service, sockets in listeners.items():
-            if service not in self._sessions:
-                continue
             implicit = service in IMPLICIT_TLS
             for sock in sockets:
                 self._servers.append(
