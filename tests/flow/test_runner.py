@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from postroad.config import Config, Dns, Relay
 from postroad.flow.local import Plan as LocalPlan
+from postroad.flow.local import Planner
+from postroad.flow.meters import Meters
 from postroad.flow.outbound import Manner
 from postroad.flow.route import read_signposts
+from postroad.flow.runner import WINDOW_DELIVERIES, WINDOW_OCTETS, Runner, _Window
 from postroad.net.tls import ClientTls, ServerTls, make_authority
+from postroad.store.directory import Directory
 from postroad.store.queue import accept
 from postroad.values.address import Address
 from postroad.values.envelope import Recipient
@@ -638,8 +643,6 @@ async def test_nothing_is_attempted_twice_at_once(yard: Yard, host: FakeSmtp) ->
 
 
 def test_the_window_of_fresh_mail_is_bounded() -> None:
-    from postroad.flow.runner import WINDOW_DELIVERIES, WINDOW_OCTETS, _Window
-
     window = _Window()
     assert window.has_room(WINDOW_DELIVERIES, WINDOW_OCTETS, WINDOW_DELIVERIES, WINDOW_OCTETS)
     assert not window.has_room(WINDOW_DELIVERIES + 1, 0, WINDOW_DELIVERIES, WINDOW_OCTETS)
@@ -688,3 +691,33 @@ async def test_an_attempt_cut_off_leaves_its_delivery_with_its_next_time(make_ya
     await yard.runner.drain(0.01)
     assert yard.store.rows("SELECT owner, due_us FROM deliveries") == [(ME, sent.legs[0].due_us)]
     assert yard.kinds(sent.id) == []
+
+
+# -- as the server makes it --------------------------------------------------------------------------------------------
+
+
+async def test_the_runner_a_configuration_describes(make_yard: MakeYard, host: FakeSmtp) -> None:
+    yard = make_yard()
+    config = Config(
+        hostname="mail.ours.test",
+        relay=Relay(next_hop=f"127.0.0.1:{host.port}", tls=False),
+        dns=Dns(nameservers=("127.0.0.1:1",)),
+    )
+    runner = Runner.from_config(
+        config,
+        store=yard.store,
+        reader=yard.store,
+        spool=yard.bodies,
+        story=yard.story,
+        ids=yard.ids,
+        clock=yard.clock,
+        meters=Meters.private(),
+        planner=Planner(Directory(yard.store), hostname="mail.ours.test"),  # type: ignore[arg-type]
+    )
+    message = yard.compose("b@anywhere.test")
+    yard.store.run(accept, message)
+    runner.enqueue_fresh(message)
+    await until(lambda: runner.in_flight == 0)
+    assert host.recipients == ["b@anywhere.test"]
+    assert "EHLO mail.ours.test" in host.commands
+    await runner.drain(1.0)

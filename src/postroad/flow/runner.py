@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from random import Random
 from typing import Any, Final, Protocol
 
 from postroad.config import Config
 from postroad.flow.bounce import ANY_QUOTA, Note, PlanFor, Reporter
 from postroad.flow.fates import Tale, tell
+from postroad.flow.intake import Story
 from postroad.flow.lanes import Delivery, Lane, Lanes, Letter, Parcel, parcels
 from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
@@ -108,6 +109,7 @@ class Runner:
         idle_s: float = 5.0,
         meters: Meters | None = None,
         rng: Random | None = None,
+        on_drained: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._letters = letters
@@ -145,6 +147,7 @@ class Runner:
         self._starving = False
         """There is more in the queue than there was room for."""
         self._draining = False
+        self._on_drained = on_drained
 
     @classmethod
     def from_config(
@@ -154,12 +157,11 @@ class Runner:
         store: Store,
         reader: Letters,
         spool: Bodies,
-        story: Any,
+        story: Story,
         ids: IdMaker,
         clock: Clock,
         meters: Meters,
         planner: Planner,
-        lifecycle: object = None,
     ) -> Runner:
         """The runner that a configuration describes; raises ValueError for routes or networks that are none."""
         relay = config.relay
@@ -167,6 +169,7 @@ class Runner:
         async def plan_for(address: Address) -> LocalPlan:
             return await planner.plan(address, size=ANY_QUOTA, may_relay=True)
 
+        lookup = DnsLookup(config.dns.nameservers, timeout_s=config.dns.timeout_s, clock=clock)
         return cls(
             store=store,
             letters=reader,
@@ -175,7 +178,8 @@ class Runner:
             ids=ids,
             clock=clock,
             plan_for=plan_for,
-            lookup=DnsLookup(config.dns.nameservers, timeout_s=config.dns.timeout_s, clock=clock),
+            lookup=lookup,
+            on_drained=lookup.close,
             signposts=read_signposts(
                 port=relay.port,
                 next_hop=relay.next_hop,
@@ -548,6 +552,8 @@ class Runner:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(1.0, until - self._now())):
                 await self._recorder.flush()
+        if self._on_drained is not None:
+            await self._on_drained()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
