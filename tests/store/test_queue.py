@@ -202,6 +202,26 @@ def test_recording_twice_ends_nothing_twice(desk: Desk) -> None:
     assert desk.run(record, Recorded(5, [Done(10)], [], [])).deliveries == [10]
 
 
+def test_two_writers_that_end_the_last_two_deliveries_leave_no_message(connect: Callable[[], Connection]) -> None:
+    desks = [Desk(connect(), FakeClock(START_US)) for _ in range(2)]
+    idents = range(1, 31)
+    for ident in idents:
+        desks[0].accept(ident, legs=[leg(ident * 100, owner=5), leg(ident * 100 + 1, owner=6)])
+    together = threading.Barrier(2)
+
+    def end(which: int) -> None:
+        for ident in idents:
+            together.wait(5)
+            desks[which].run(record, Recorded(5 + which, [Done(ident * 100 + which)], [], []))
+
+    threads = [threading.Thread(target=end, args=(which,)) for which in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (desks[0].count("deliveries"), desks[0].count("messages")) == (0, 0)
+
+
 # -- incarnations ----------------------------------------------------------------------------------------------------
 
 

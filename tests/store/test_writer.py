@@ -51,6 +51,10 @@ class Faulty:
         self.commit_error: Exception | None = None
         self.execute_error: Exception | None = None
 
+    @property
+    def row_lock(self) -> str:
+        return self._inner.row_lock
+
     def skip_locked(self, alias: str) -> str:
         return self._inner.skip_locked(alias)
 

@@ -30,6 +30,12 @@ class Connection(Protocol):
         where there is only one writer."""
         ...
 
+    @property
+    def row_lock(self) -> str:
+        """What follows a SELECT so that nobody else changes its rows until the end of this transaction; empty where
+        there is only one writer."""
+        ...
+
     def execute(self, sql: str, params: Params = ()) -> list[Row]:
         """Runs one statement; returns its rows, none for a statement without a result."""
         ...

@@ -36,6 +36,8 @@ class PostgresConnection:
         except psycopg.Error as error:
             raise translated(error) from error
 
+    row_lock: Final = " FOR UPDATE"
+
     def skip_locked(self, alias: str) -> str:
         """Locks the rows of `alias` that are read, and passes over those another writer has locked."""
         return f" FOR UPDATE OF {alias} SKIP LOCKED"

@@ -84,6 +84,8 @@ class SqliteConnection:
         self._in_wal = pages
         return apsw.SQLITE_OK
 
+    row_lock: Final = ""
+
     def skip_locked(self, alias: str) -> str:
         """Nothing: there is one writer."""
         return ""

@@ -211,6 +211,12 @@ class Tx:
             marks = ", ".join("?" * width)
             sql = f"DELETE FROM messages WHERE id IN ({marks}){held} RETURNING body_file"
             _DELETE_UNHELD[width] = sql
+        lock = self._connection.row_lock
+        if lock:
+            # Two writers that each end one of the last two deliveries see the other's still standing; the second to
+            # get the row looks again after the first has committed.
+            marks = ", ".join("?" * len(messages))
+            self._connection.execute(f"SELECT id FROM messages WHERE id IN ({marks}) ORDER BY id{lock}", messages)
         return [file for (file,) in self._connection.execute(sql, padded) if file]
 
     def hints(self) -> list[tuple[str, int]]:
