@@ -10,6 +10,7 @@ import pytest
 
 from postroad.config import Config
 from postroad.config.load import examine_text
+from postroad.config.rules import SERVICES
 from postroad.config.shape import keys
 from tests.testdata import REPOSITORY
 
@@ -72,3 +73,15 @@ def test_unit_allows_as_many_files_as_connections_need() -> None:
     unit = (REPOSITORY / "packaging/postroad.service").read_text()
     allowed = int(re.search(r"LimitNOFILE=(\d+)", unit)[1])  # type: ignore[index]
     assert allowed >= Config().limits.connections + SPARE_FILES
+
+
+def test_no_key_is_decoration() -> None:
+    """Every key is read somewhere outside of reading, checking and showing the configuration."""
+    package = REPOSITORY / "src/postroad"
+    sources = [
+        path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in ("config", "console")
+    ]
+    text = "\n".join(path.read_text() for path in sources)
+    unread = [key for key in keys() if not re.search(rf"\.{key.rpartition('.')[2]}\b", text)]
+    # The services are read by their names, in a loop.
+    assert [key for key in unread if key.rpartition(".")[2] not in SERVICES] == []

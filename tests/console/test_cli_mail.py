@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import smtplib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,15 @@ def test_why_of_a_refusal(dev_test: CommandLine) -> None:
     for what in (id_text(ident), "192.0.2.9", "no@dev.test"):
         assert dev_test.json("why", what)["message"]["state"] == "refused"
     assert "Refused: nothing was stored." in dev_test("why", "192.0.2.9").stdout
+
+
+def test_refusal_of_this_moment_gets_a_second_look(dev_test: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = id_text(IdMaker(1).make(time.time_ns() // 1000))
+    naps: list[float] = []
+    monkeypatch.setattr(time, "sleep", naps.append)
+    dev_test("why", fresh, status=1)
+    dev_test("why", "nobody@nowhere.test", status=1)
+    assert len(naps) == 1
 
 
 def test_why_of_nothing_says_what_was_searched(dev_test: CommandLine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -55,8 +56,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [click.style(line(head), bold=True), *map(line, rows)]
 
 
+_FIGURE: Final = re.compile(r"-?|[\d.,]+(?: [A-Za-z]{1,3}(?: \d+ [a-z]+)?)?")
+"""A count, a size, a length of time; not an id and not a date."""
+
+
 def _is_figure(cell: str) -> bool:
-    return cell[:1].isdigit() or cell in ("", "-")
+    return _FIGURE.fullmatch(cell) is not None
 
 
 def count(number: int, one: str, many: str = "") -> str:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 LIST_MAX: Final = 20
 
+FRESH_US: Final = 5_000_000
+SECOND_LOOK_S: Final = 1.5
+"""The store process writes refusals half a second after they happened, or when it has time."""
+
 LOOKS: Final[dict[str, dict[str, Any]]] = {
     "": {},
     "dim": {"dim": True},
@@ -64,7 +68,7 @@ def why(what: str, as_json: bool, every: bool, place: Place) -> None:
     now_us = time.time_ns() // 1000
     with reading(place.data_dir()) as data_dir:
         stories = Stories(data_dir)
-        found = stories.find(wanted)
+        found = _found(stories, wanted, now_us)
         if len(found) > 1:
             _several(stories, found, wanted, every, as_json, now_us)
             return
@@ -81,6 +85,18 @@ def why(what: str, as_json: bool, every: bool, place: Place) -> None:
 
     for line in lines(told, now_us, width):
         click.echo(_painted(line))
+
+
+def _found(stories: Stories, wanted: str, now_us: int) -> list[int]:
+    """The matches; an id of this very moment gets a second look, because refusals are written a moment later."""
+    from postroad.values.ids import made_at_us, parse_id
+
+    found = stories.find(wanted)
+    ident = parse_id(wanted)
+    if not found and ident is not None and abs(now_us - made_at_us(ident)) < FRESH_US:
+        time.sleep(SECOND_LOOK_S)
+        found = stories.find(wanted)
+    return found
 
 
 def _painted(line: Line) -> str:
