@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from postroad.dev.layout import OFFSET_MAX, Layout, Ports
+from postroad.dev.layout import Layout, Ports
 from postroad.dev.ports import OFFSET_STEP, Obstacle, explain, free_offset, obstacles
+
+OFFSET_BELOW_EPHEMERAL = 32_768 - Ports().metrics
 
 
 def free_layout() -> Layout:
-    """A layout all of whose ports are free, far away from the usual ones."""
-    for offset in range(20_000 + os.getpid() % 1000 * 10, OFFSET_MAX, 17):
+    """A layout all of whose ports are free, away from the usual ones and from those of outgoing connections."""
+    for offset in range(10_500 + os.getpid() % 1000 * 10, OFFSET_BELOW_EPHEMERAL, 17):
         layout = Layout(Path("/"), Ports().moved(offset))
         if not obstacles(layout):
             return layout
@@ -24,6 +26,7 @@ def free_layout() -> Layout:
 @contextmanager
 def held(host: str, port: int, kind: int = socket.SOCK_STREAM) -> Iterator[None]:
     with socket.socket(socket.AF_INET, kind) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
         sock.bind((host, port))
         if kind == socket.SOCK_STREAM:
             sock.listen()
