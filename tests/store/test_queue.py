@@ -7,13 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
+from postroad.store.account_records import DomainAdd, UserAdd
+from postroad.store.accounts import domain_add, user_add
 from postroad.store.engine import Connection
-from postroad.store.queue import accept, claim, record
+from postroad.store.queue import accept, claim, deliver_local, record
 from postroad.store.records import (
+    FILED,
     KIND_LOCAL,
     NO_MAILBOX,
+    OVER_QUOTA,
     Claim,
     Done,
+    FileLocal,
     Later,
     Noted,
     Recorded,
@@ -220,6 +225,46 @@ def test_two_writers_that_end_the_last_two_deliveries_leave_no_message(connect: 
     for thread in threads:
         thread.join()
     assert (desks[0].count("deliveries"), desks[0].count("messages")) == (0, 0)
+
+
+# -- local deliveries ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def user(desk: Desk) -> int:
+    """An account with room for one sample message."""
+    desk.run(domain_add, DomainAdd("dev.test"))
+    desk.run(user_add, UserAdd("user@dev.test", quota_bytes=40))
+    return int(desk.rows("SELECT id FROM accounts")[0][0])
+
+
+def test_a_filed_copy_needs_no_delivery(desk: Desk, user: int) -> None:
+    accepted = desk.accept(1, legs=[], copies=[copy_for(user)])
+    assert (accepted.copies, accepted.legs) == ([FILED], [0])
+    assert (desk.count("deliveries"), desk.count("mailbox_messages"), desk.count("messages")) == (0, 1, 1)
+
+
+def test_a_full_mailbox_leaves_a_delivery_that_succeeds_when_there_is_room(desk: Desk, user: int) -> None:
+    desk.accept(1, legs=[], copies=[copy_for(user)])
+    accepted = desk.accept(2, legs=[], copies=[copy_for(user)])
+    assert accepted.copies == [OVER_QUOTA]
+    [delivery] = accepted.legs
+    assert claim_all(desk, 5) == [delivery]
+    success = pack([Event(kind="delivered", at_us=1)])
+    again = FileLocal(5, delivery, copy_for(user), success)
+    assert desk.run(deliver_local, again) == OVER_QUOTA
+    assert desk.rows("SELECT id FROM deliveries") == [(delivery,)]
+    desk.connection.execute("UPDATE accounts SET quota_bytes = 0")
+    assert desk.run(deliver_local, again) == FILED
+    assert (desk.count("deliveries"), desk.count("mailbox_messages"), desk.count("messages")) == (0, 2, 2)
+    assert [event.kind for event in events_of(desk, 2)] == ["received", "deferred", "delivered"]
+    assert desk.run(deliver_local, again) == NO_MAILBOX
+
+
+def test_a_message_goes_to_mailboxes_and_hosts_at_once(desk: Desk, user: int) -> None:
+    desk.accept(1, legs=[leg(10, owner=5)], copies=[copy_for(user)])
+    desk.run(record, Recorded(5, [Done(10)], [], []))
+    assert desk.count("messages") == 1
 
 
 # -- incarnations ----------------------------------------------------------------------------------------------------

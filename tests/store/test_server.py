@@ -21,7 +21,7 @@ from postroad.store.records import Claim, Done, Recorded, Refusal
 from postroad.store.register import Register, register
 from postroad.store.selection import Selection, retry_now
 from postroad.store.stories import Stories
-from postroad.values.errors import StoreBroken
+from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.event import Event, pack
 from postroad.values.ids import IdMaker, id_text
 from tests.store.serving import ServedStore
@@ -212,6 +212,36 @@ async def test_a_worker_whose_disk_fails_stops_all_writing(served: ServedStore) 
     with pytest.raises(StoreBroken, match="Input/output error"):
         await client.call(accept, sample(1))
     client.close()
+
+
+class Clumsy:
+    """Housekeeping that fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self.due = 0.0
+        self.steps = 0
+        self.error = error
+
+    def step(self, now: float) -> None:
+        self.steps += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"), [(StoreFull("full"), False), (KeyError("a bug"), False), (StoreBroken("EIO"), True)]
+)
+async def test_housekeeping_that_fails_pauses_and_only_a_broken_disk_ends_writing(
+    tmp_path: Path, error: Exception, broken: bool
+) -> None:
+    clumsy = Clumsy(error)
+    served = ServedStore(tmp_path / "data")
+    served.store.chores.insert(0, clumsy)
+    with served:
+        client = await StoreClient.connect(served.data_dir)
+        outcomes = [await asyncio.gather(client.call(accept, sample(n)), return_exceptions=True) for n in (1, 2, 3)]
+        assert (type(outcomes[-1][0]) is StoreBroken) == broken
+        client.close()
+    assert clumsy.steps == 1
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from postroad.store import folder
 from postroad.store.account_records import DomainAdd, UserAdd
 from postroad.store.accounts import domain_add, user_add
 from postroad.store.backup import backup
+from postroad.store.dayfiles import HOUR_US, Mover
 from postroad.store.opening import OpenStore
 from postroad.store.queue import accept
 from postroad.store.records import Copy, Done, Record, Recorded
@@ -23,6 +25,7 @@ from postroad.store.units import UNITS
 from postroad.store.verify import Finding, verify
 from postroad.store.writer import OK, Call
 from postroad.values.errors import StoreBroken
+from tests.fakes.clock import FakeClock
 from tests.store.serving import ServedStore
 from tests.store.stores import leg, sample
 
@@ -188,6 +191,41 @@ def test_a_message_that_ends_during_the_backup_is_not_half_in_it(
     monkeypatch.setattr(backups, "_take_bodies", late)
     assert backup(data_dir, tmp_path / "copy").body_files == 0
     assert verify(tmp_path / "copy") == []
+
+
+def test_a_mailbox_message_that_goes_during_the_backup_makes_it_begin_again(
+    store: OpenStore, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taking only the message out of the copy would leave an account whose sums are wrong."""
+    (data_dir / folder.SPOOL / "bodies/02/1-2").write_bytes(BODY)
+    filed = sample(
+        4, legs=[], body=None, body_file="bodies/02/1-2", size=len(sample().header) + len(BODY),
+        copies=[Copy("user@dev.test", 1)],
+    )  # fmt: skip
+    assert store.writer.run([Call(UNITS["accept"], filed)])[0].status == OK
+    take = backups._take_bodies
+    rounds: list[int] = []
+
+    def late(source: Path, target: Path) -> tuple[int, list[str]]:
+        rounds.append(1)
+        if len(rounds) == 1:
+            (source / folder.SPOOL / "bodies/02/1-2").rename(tmp_path / "gone")
+        else:
+            (tmp_path / "gone").rename(source / folder.SPOOL / "bodies/02/1-2")
+        return take(source, target)
+
+    monkeypatch.setattr(backups, "_take_bodies", late)
+    assert backup(data_dir, tmp_path / "copy").messages == 4
+    assert len(rounds) == 2
+    assert verify(tmp_path / "copy") == []
+
+
+def test_a_message_whose_history_was_moved_is_known(store: OpenStore, data_dir: Path) -> None:
+    mover = Mover(data_dir, store.writer, FakeClock(time.time_ns() // 1000 + 2 * HOUR_US))
+    while mover.due == 0.0:
+        mover.step(0.0)
+    assert store.connection.execute("SELECT count(*) FROM history") == [(0,)]
+    assert verify(data_dir) == []
 
 
 def test_a_folder_with_something_in_it_is_no_target(data_dir: Path, tmp_path: Path) -> None:
