@@ -18,10 +18,12 @@ from typing import cast
 OK = "250 2.0.0 ok"
 
 
+@dataclass(frozen=True)
 class Silent:
     """Says nothing, ever again."""
 
 
+@dataclass(frozen=True)
 class Drop:
     """Closes the connection without a word."""
 

@@ -34,13 +34,13 @@ async def _rest(resumed: Any) -> None:
 def _resume(work: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any, Any, None]:
     """Go on with a started coroutine whose last step yielded `waiting`."""
     while True:
+        error: BaseException | None = None
+        value = None
         try:
             value = yield waiting
-        except BaseException as error:  # a cancellation belongs to the coroutine that waits
-            step, argument = work.throw, error
-        else:
-            step, argument = work.send, value
+        except BaseException as thrown:  # a cancellation belongs to the coroutine that waits
+            error = thrown
         try:
-            waiting = step(argument)
+            waiting = work.throw(error) if error is not None else work.send(value)
         except StopIteration:
             return

@@ -26,6 +26,7 @@ from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.ids import id_text
+from postroad.values.ports import Clock
 from postroad.values.reply import Reply
 from postroad.wire import sasl
 from postroad.wire.smtp import events as on
@@ -74,7 +75,7 @@ class Service:
     counters: SessionCounters
     lifecycle: Lifecycle
     tls: ServerTls
-    clock: Any
+    clock: Clock
     relay_networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]
     message_size: int
     data_timeout_s: float
