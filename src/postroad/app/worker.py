@@ -103,13 +103,18 @@ async def build_worker(errand: Errand) -> Parts:
     store = await StoreClient.connect(data_dir, on_hint=hints, name=f"worker {errand.number} (pid {os.getpid()})")
     ids = IdMaker(store.incarnation, store.last_id)
     reader = Reader(data_dir)
+
+    def spool_broke(why: str) -> None:
+        log_line("error", "the disk failed to keep mail: nothing is accepted", cause=why)
+        store.post("break_off", why)
+
     spool = Spool(
         data_dir,
         store.incarnation,
         clock,
         message_size=config.limits.message_size,
         free_space_share=config.limits.free_space_share,
-        on_broken=lambda why: log_line("error", "the disk failed to keep mail: nothing is accepted", cause=why),
+        on_broken=spool_broke,
     )
     directory = Directory(reader)
     planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter)
