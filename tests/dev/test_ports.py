@@ -62,17 +62,18 @@ def test_ports_are_listed_holder_by_holder_with_the_way_out() -> None:
         Obstacle(1025, "mailpit (pid 8)", ""),
         Obstacle(1110, "dovecot (pid 7)", ""),
     ]
+    add = "--port-offset 2000"
     assert explain(found, 2000) == [
         "Ports 1110, 1143: in use by dovecot (pid 7).",
         "Port 1025: in use by mailpit (pid 8).",
-        "End those programs, or use other ports: postroad dev --port-offset 2000",
+        f'End those programs, or use other ports: postroad dev {add} (or make run ARGS="{add}").',
     ]
 
 
 def test_without_a_way_out_none_is_promised() -> None:
     assert explain([Obstacle(1025, "", "")], None) == [
         "Port 1025: in use by a process of another user.",
-        "End that program",
+        "End that program.",
     ]
 
 

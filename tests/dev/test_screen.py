@@ -75,3 +75,13 @@ def test_a_closed_pipe_is_told_from_other_errors() -> None:
 
     with pytest.raises(ScreenGone):
         Screen.on(Closed()).line("nobody reads this")
+
+
+def test_an_aside_stays_in_one_piece() -> None:
+    terminal = Terminal()
+    Screen(terminal, colour=True, width=30).success("one two three four five", "1234 ms")
+    lines = terminal.shown().splitlines()
+    assert lines == ["   \x1b[32m✓\x1b[0m one two three four five", "     \x1b[2m1234 ms\x1b[0m"]
+    pipe = io.StringIO()
+    Screen.on(pipe).success("one", "2 ms")
+    assert pipe.getvalue() == "   ok one 2 ms\n"

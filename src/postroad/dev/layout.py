@@ -34,6 +34,10 @@ LIFETIME_S: Final = 3600.0
 """Mail that cannot be delivered comes back within the hour, so that this too can be watched."""
 
 
+CONFIG_HEAD: Final = "# Written by postroad dev at each start; it shows how small a configuration can be."
+"""First line of the configuration; a folder is known by it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """Every port of the playground before an offset: the usual one plus 1000, as other development servers do."""
@@ -126,7 +130,7 @@ class Layout:
         listen = self.listeners()
         trusted = [f"{HERE}/32", f"{HERE_IPV6}/128"] if self.ipv6 else [f"{HERE}/32"]
         lines = [
-            "# Written by postroad dev at each start; it shows how small a configuration can be.",
+            CONFIG_HEAD,
             _line("hostname", mail_host(DOMAIN)),
             _line("data_dir", str(self.data_dir)),
             _line("workers", 1),

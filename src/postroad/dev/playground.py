@@ -22,7 +22,19 @@ from postroad.dev import words
 from postroad.dev.clients import User
 from postroad.dev.dns import DnsServer
 from postroad.dev.journeys import JOURNEYS, PATIENCE_S, Journey, Stage
-from postroad.dev.layout import ADDRESSES, DOMAIN, FRIENDS, GRUMPY, HERE, PASSWORD, USERS, Layout, Ports, zones
+from postroad.dev.layout import (
+    ADDRESSES,
+    CONFIG_HEAD,
+    DOMAIN,
+    FRIENDS,
+    GRUMPY,
+    HERE,
+    PASSWORD,
+    USERS,
+    Layout,
+    Ports,
+    zones,
+)
 from postroad.dev.layout import certificate_names as names_of
 from postroad.dev.organisation import FirstSayLater, Organisation, welcoming, write_back
 from postroad.dev.ports import explain, free_offset, has_ipv6, obstacles
@@ -141,16 +153,17 @@ class Playground:
         try:
             root = self._folder()
             layout = Layout(root, ports, wanted.ipv6)
+            layout.config_file.write_text(layout.config_text(), encoding="utf-8")  # first: it marks the folder as ours
             make_certificates(layout)
-            layout.config_file.write_text(layout.config_text(), encoding="utf-8")
         except OSError as error:
-            raise CannotStart(f"{error.filename or 'The folder'} cannot be written: {error.strerror}") from error
+            raise CannotStart(f"{error.filename or 'The folder'} cannot be used: {error.strerror}.") from error
         return layout
 
     def _folder(self) -> Path:
         if self._wishes.keep is None:
             return Path(tempfile.mkdtemp(prefix="postroad-dev-"))
         root = self._wishes.keep.absolute()
+        require_own(root)
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return root
 
@@ -293,6 +306,15 @@ async def _even_if_it_fails(closing: Awaitable[None]) -> None:
         await closing
     except OSError:
         return
+
+
+def require_own(root: Path) -> None:
+    """Raises CannotStart when a folder holds anything that no playground has put there; OSError when it is none."""
+    if not root.exists() or not any(root.iterdir()):
+        return
+    config_file = Layout(root, Ports()).config_file
+    if not config_file.exists() or not config_file.read_text("utf-8", "replace").startswith(CONFIG_HEAD):
+        raise CannotStart(f"{root} holds other things than a playground. Name a new folder, or an empty one.")
 
 
 def make_certificates(layout: Layout) -> None:

@@ -83,8 +83,9 @@ def explain(found: Iterable[Obstacle], way_out: int | None) -> list[str]:
         lines.append(f"{'Port' if len(ports) == 1 else 'Ports'} {numbers}: in use by {holder}.")
     if held:
         end = "End that program" if len(held) == 1 else "End those programs"
-        other = f", or use other ports: postroad dev --port-offset {way_out}" if way_out is not None else ""
-        lines.append(f"{end}{other}")
+        add = f"--port-offset {way_out}"
+        other = f', or use other ports: postroad dev {add} (or make run ARGS="{add}")' if way_out is not None else ""
+        lines.append(f"{end}{other}.")
     return lines
 
 

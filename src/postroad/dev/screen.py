@@ -80,20 +80,28 @@ class Screen:
         room = max(20, self._width - len(indent))
         return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
 
-    def success(self, text: str) -> None:
-        """Something that went as it should."""
-        self._marked(self.style(self.good, "good"), self.good, text, "")
+    def success(self, text: str, aside: str = "") -> None:
+        """Something that went as it should; `aside` follows the text quietly and is not broken."""
+        self._marked(self.good, "good", text, "", aside)
 
     def failure(self, text: str) -> None:
         """Something that did not."""
-        self._marked(self.style(self.bad, "bad"), self.bad, text, "bad")
+        self._marked(self.bad, "bad", text, "bad", "")
 
-    def _marked(self, mark: str, plain_mark: str, text: str, meaning: str) -> None:
-        indent = INDENT + " " * (len(plain_mark) + 1)
-        first, *rest = self._broken(text, indent)
-        self.line(f"{INDENT}{mark} {self.style(first, meaning) if meaning else first}")
-        for part in rest:
-            self.line(indent + (self.style(part, meaning) if meaning else part))
+    def _marked(self, mark: str, mark_meaning: str, text: str, meaning: str, aside: str) -> None:
+        indent = INDENT + " " * (len(mark) + 1)
+        whole = aside.replace(" ", _JOINT)
+        *parts, last = self._broken(f"{text} {whole}" if aside else text, indent)
+        last = last.removesuffix(whole) if aside else last
+        lines = [self.style(part, meaning) if meaning else part for part in (*parts, last)]
+        lines[-1] += self.style(aside, "quiet")
+        self.line(f"{INDENT}{self.style(mark, mark_meaning)} {lines[0]}")
+        for line in lines[1:]:
+            self.line(indent + line)
+
+
+_JOINT: Final = "\x00"
+"""Stands for a blank at which a line must not be broken."""
 
 
 def _can_show(symbols: str, stream: TextIO) -> bool:

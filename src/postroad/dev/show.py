@@ -92,7 +92,7 @@ class Show:
         self._require_watchers()
         now = time.monotonic()
         took, self._last = now - self._last, now
-        self._screen.success(f"{text} {self._screen.style(duration(took), 'quiet')}")
+        self._screen.success(text, duration(took))
         if evidence:
             self._screen.wrapped(plain(evidence), EVIDENCE, "quiet")
 

@@ -18,9 +18,9 @@ def welcome(screen: Screen, layout: Layout, seconds: float) -> None:
     ports = layout.ports
     screen.line(f"Ready after {duration(seconds)}. Nothing leaves this machine.", "strong")
     rows = (
-        (DOMAIN, ADDRESSES[DOMAIN], ports.smtp, "our server, the same as `postroad serve` starts"),
-        (FRIENDS, ADDRESSES[FRIENDS], ports.world, "another organisation: takes mail over TLS and answers it"),
-        (GRUMPY, ADDRESSES[GRUMPY], ports.world, 'another one: says "later" first, no TLS, nobody called nobody'),
+        (DOMAIN, ADDRESSES[DOMAIN], ports.smtp, "our server, just as `postroad serve` starts it"),
+        (FRIENDS, ADDRESSES[FRIENDS], ports.world, "another organisation: uses TLS, answers all mail"),
+        (GRUMPY, ADDRESSES[GRUMPY], ports.world, 'another one: first says "later", and has no TLS'),
         ("DNS", HERE, ports.dns, "knows these three domains and nothing else"),
     )
     for name, address, port, what in rows:
@@ -94,4 +94,6 @@ def goodbye(screen: Screen, layout: Layout, program: str, *, kept: bool) -> None
 
 def duration(seconds: float) -> str:
     """A short time for people: "40 ms", "2.1 s"."""
+    if seconds < 0.001:
+        return "under 1 ms"
     return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
