@@ -146,6 +146,16 @@ def test_many_rows_move_in_slices_and_each_to_its_day(diary: Diary, monkeypatch:
     assert sorted(diary.stories.find("a@example.org")) == idents
 
 
+def test_everything_in_the_folder_is_for_its_owner_alone(diary: Diary) -> None:
+    """Also where the folder itself was made by somebody more open."""
+    diary.accept()
+    diary.clock.advance(2 * HOUR_S)
+    diary.mover.step(0.0)
+    modes = {path.name: path.stat().st_mode & 0o077 for path in diary.data_dir.rglob("*")}
+    assert {"postroad.db", "postroad.db-wal", "refusals.db", "2026-01-01.db", "bodies"} <= modes.keys()
+    assert [name for name, others in modes.items() if others] == []
+
+
 def test_old_days_are_dropped_whole(diary: Diary) -> None:
     ident = diary.accept()
     diary.clock.advance(2 * HOUR_S)

@@ -154,6 +154,7 @@ class Mover:
         self.close()
         path = day_path(self._data_dir, day)
         fresh = not path.exists()
+        folder.make_private(path)
         db = apsw.Connection(str(path), vfs=self._vfs)
         db.set_busy_timeout(BUSY_MS)
         for pragma in ("journal_mode=WAL", "synchronous=FULL"):

@@ -60,6 +60,11 @@ def prepare(data_dir: Path) -> None:
         syscalls.fsync_folder(made)
 
 
+def make_private(path: Path) -> None:
+    """Makes an empty file for its owner alone, where there is none; SQLite gives its log the same mode."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+
+
 def require_owner(data_dir: Path) -> None:
     """Raises `WrongUser`, with the command to use instead, unless we are the folder's owner."""
     owner = data_dir.stat().st_uid

@@ -37,6 +37,8 @@ class OpenStore:
         self._data_dir = data_dir
         self._lock = folder.lock(data_dir)
         try:
+            folder.make_private(data_dir / folder.DATABASE)
+            folder.make_private(data_dir / folder.REFUSALS)
             self.connection = SqliteConnection(data_dir / folder.DATABASE, vfs=vfs)
             migrate(self.connection, clock.wall_us())
             self.writer = Writer(self.connection, remove_body=self.remove_body, clock=clock)
