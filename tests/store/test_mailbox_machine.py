@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -249,7 +250,7 @@ class Machine(RuleBasedStateMachine):
         return {uid: (flags, words) for uid, _, flags, words in found.entries}
 
 
-TestMachine: Any = Machine.TestCase
+TestMachine: Any = pytest.mark.slow(Machine.TestCase)
 TestMachine.settings = settings(
     max_examples=12, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
