@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from postroad.net.dial import Link, TlsFailed, dial
-from postroad.net.tls import ClientTls, ServerTls, ensure_self_signed, make_authority, make_self_signed
+from postroad.net.tls import ClientTls, ServerTls, ensure_self_signed, make_authority, make_self_signed, read_roots
 
 NOW_US = time.time_ns() // 1000
 """Certificates are judged by the real date, so they are made at it."""
@@ -128,3 +128,10 @@ async def test_a_peer_that_speaks_no_tls_fails_the_handshake() -> None:
     with pytest.raises(TlsFailed, match="TLS handshake"):
         await link.start_tls(ClientTls().context, "x.test", 0.1)
     server.close()
+
+
+def test_a_bundle_with_a_broken_certificate_gives_the_others() -> None:
+    good = make_authority("Root", NOW_US).pem
+    broken = b"-----BEGIN CERTIFICATE-----\nbm8gY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n"
+    assert len(read_roots(b"# a comment\n" + good + broken + good)) == 2
+    assert read_roots(b"") == []

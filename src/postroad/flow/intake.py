@@ -229,9 +229,7 @@ class Intake:
         legs: list[Leg],
         size: int,
     ) -> list[Event]:
-        where = f"{arrival.helo} [{arrival.peer}]" if arrival.peer else arrival.helo
-        if arrival.tls:
-            where += f" {arrival.tls}"
+        where = f"{client_text(arrival.helo, arrival.peer)} {arrival.tls}".rstrip()
         by = f"login {arrival.login}" if arrival.login else arrival.door
         events = [
             Event(
@@ -267,6 +265,12 @@ class Intake:
         if self._date[0] != second:
             self._date = (second, formatdate(second, localtime=True))
         return self._date[1]
+
+
+def client_text(helo: str, peer: str) -> str:
+    """A client for people: what it called itself and its address; the address once when it named only that."""
+    address = f"[{peer}]" if peer else ""
+    return address if helo in ("", address) else f"{helo} {address}".rstrip()
 
 
 def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: Destinations) -> str:

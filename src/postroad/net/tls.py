@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import os
 import ssl
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,12 +131,24 @@ class ClientTls:
             paths = ssl.get_default_verify_paths()
             if self._system_roots and paths.cafile:
                 files.append(paths.cafile)
-            roots: list[x509.Certificate] = []
-            for name in files:
-                roots += x509.load_pem_x509_certificates(Path(name).read_bytes())
+            roots = [root for name in files for root in read_roots(Path(name).read_bytes())]
             # Raises ValueError when there is no root at all, which verifies nothing.
             self._store = verification.Store(roots)
         return self._store
+
+
+def read_roots(pem: bytes) -> list[x509.Certificate]:
+    """The certificates of a bundle; one that the library cannot read, or takes only with a warning, is left out."""
+    end = b"-----END CERTIFICATE-----"
+    roots = []
+    for piece in pem.split(end)[:-1]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                roots.append(x509.load_pem_x509_certificate(piece + end + b"\n"))
+            except (ValueError, Warning):
+                continue
+    return roots
 
 
 def _subject(host: str) -> x509.DNSName | x509.IPAddress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from postroad.flow.intake import client_text
 from postroad.store.records import Refusal
 from postroad.values.event import Event
 from postroad.values.ids import IdMaker, id_text
@@ -50,7 +51,7 @@ class Refusals:
         now_us = self._clock.wall_us()
         reference = self._ids.make(now_us)
         evidence = f"{command} -> {reply}" if command else str(reply)
-        where = f"{helo} [{peer}]" if helo else f"[{peer}]"
+        where = client_text(helo, peer)
         by = f"{door}, login {login}" if login else door
         cause = f"{why}, from <{sender}>" if sender else why
         event = Event(
