@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from postroad.flow.intake import find_message_id
 from postroad.serve.imap_change import REFUSALS
 from postroad.serve.imap_flags import read_flags
 from postroad.serve.imap_session import ImapSession
@@ -160,6 +161,7 @@ async def _file(session: ImapSession, incoming: Incoming) -> Appended:
         flags=flags,
         keywords=keywords,
         internal_us=command.moment_us or 0,
+        message_id=find_message_id(header),
     )
     # From here on the message may be ours whatever is raised: a file of it is only removed when the store said no.
     session.incoming = None

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from postroad.store import mailbox_copy, mailbox_sweep, mailbox_tree
+from postroad.store.journal import note_events, remember
 from postroad.store.mailbox_records import (
     ADD,
     ALL_FLAGS,
@@ -49,6 +50,7 @@ from postroad.store.mailbox_rows import (
 from postroad.store.queue import MESSAGES
 from postroad.store.records import FILED, NO_MAILBOX, OVER_QUOTA, Copy
 from postroad.store.units import ROWS_PER_UNIT, Tx, Withdrawn, unit
+from postroad.values.event import Event
 
 __all__ = ["file_copy", "mailbox_copy", "mailbox_sweep", "mailbox_tree"]
 
@@ -114,7 +116,28 @@ def mailbox_append(tx: Tx, args: Append) -> Appended:
     date = args.internal_us or tx.now_us
     tx.append(MAILBOX_MESSAGES, (mailbox, uidnext - 1, args.id, flags, modseq, args.size, date, keywords, b""))
     tx.hint("mailbox", mailbox)
+    _tell_append(tx, args)
     return Appended(DONE, mailbox, uidvalidity, uidnext - 1)
+
+
+def _tell_append(tx: Tx, args: Append) -> None:
+    """The story of an appended message: `why` finds it by its account and its Message-ID."""
+    [(address,)] = tx.execute("SELECT address FROM accounts WHERE id = ?", (args.account,))
+    remember(tx, args.id, "\n".join(filter(None, (address.lower(), args.message_id))))
+    note_events(
+        tx,
+        args.id,
+        [
+            Event(kind="received", at_us=tx.now_us, cause=f"by APPEND, {args.size} bytes", by=f"login {address}"),
+            Event(
+                kind="delivered",
+                at_us=tx.now_us,
+                recipient=address,
+                by="a mail client",
+                where=f"mailbox {args.mailbox}",
+            ),
+        ],
+    )
 
 
 # -- flags -----------------------------------------------------------------------------------------------------------

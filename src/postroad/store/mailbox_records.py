@@ -201,6 +201,8 @@ class Append(Record, frozen=True):
     keywords: str = ""
     internal_us: int = 0
     """Date of the message; 0: now."""
+    message_id: str = ""
+    """As `why` is asked for it: in lower case, without brackets."""
 
 
 class Appended(Record, frozen=True):
