@@ -218,9 +218,9 @@ def alive(pid: int) -> bool:
 
 
 @contextmanager
-def live_server(folder: Path, **options: Any) -> Iterator[LiveServer]:
+def live_server(folder: Path, kind: type[LiveServer] = LiveServer, **options: Any) -> Iterator[LiveServer]:
     """A started server with its domain and anna@ of it; killed at the end, whatever happened."""
-    server = LiveServer(folder, **options)
+    server = kind(folder, **options)
     server.add_domain()
     server.add_user(f"anna@{server.domain}")
     server.start()
