@@ -180,7 +180,9 @@ class Scene:
         except StoreBroken:
             return -1
         try:
-            return int(db.execute("SELECT count(*) FROM deliveries").fetchall()[0][0])
+            [(count,)] = db.execute("SELECT count(*) FROM deliveries").fetchall()
+            assert isinstance(count, int)
+            return count
         finally:
             db.close()
 
@@ -192,7 +194,7 @@ def open_in(where: Path) -> set[tuple[str, str]]:
         rows = db.execute("SELECT h.keys, d.recipient FROM deliveries d JOIN history h ON h.id = d.message").fetchall()
     finally:
         db.close()
-    return {(ident_in(keys), recipient) for keys, recipient in rows}
+    return {(ident_in(str(keys)), str(recipient)) for keys, recipient in rows}
 
 
 def ident_in(keys: str) -> str:

@@ -7,6 +7,7 @@ receiving host lost its own reply, or the sender died before it could write down
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import time
 from collections import defaultdict
@@ -176,7 +177,7 @@ class Ledger:
             verdict.extra.append(f"{name} ({entry.state.value}; answer {entry.reply!r})")
         if any(one.digest != entry.digest for one in found):
             verdict.torn.append(name)
-        for first, second in zip(found, found[1:], strict=False):
+        for first, second in itertools.pairwise(found):
             if first.reply_lost or self._died_between(first, second):
                 verdict.excused += 1
             else:

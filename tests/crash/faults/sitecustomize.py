@@ -116,7 +116,7 @@ def points_of_worker() -> None:
         passing(f"{name}.answered")
         return result
 
-    StoreClient.call = watched  # type: ignore[assignment, method-assign]
+    StoreClient.call = watched  # type: ignore[method-assign]
 
 
 def points_of_store() -> None:
@@ -160,7 +160,7 @@ def answer_early() -> None:
         task.add_done_callback(open_calls.discard)
         return Accepted([], [])
 
-    StoreClient.call = early  # type: ignore[assignment, method-assign]
+    StoreClient.call = early  # type: ignore[method-assign]
 
 
 def commit_lightly() -> None:
