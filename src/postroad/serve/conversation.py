@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from postroad.serve.eager import run_eagerly
@@ -65,7 +65,7 @@ class Session(Protocol):
         """The connection stands (TLS done, when implicit): greet."""
         ...
 
-    async def handle(self, event: Any) -> None:
+    def handle(self, event: Any) -> Coroutine[Any, Any, None]:
         """Carry out one event and answer it through the machine."""
         ...
 
@@ -217,6 +217,14 @@ class Conversation(asyncio.Protocol):
             session.lost()
         if self.on_close is not None:
             self.on_close()
+            self.on_close = None
+        if not self._busy:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Break the ring of conversation and session, so that an ended connection needs no search for garbage."""
+        if hasattr(self, "session"):
+            del self.session, self.machine
 
     def pause_writing(self) -> None:
         self._clogged = True
@@ -247,13 +255,13 @@ class Conversation(asyncio.Protocol):
             self._bug(bug)
         self._settle()
 
-    def _wait(self, rest: Coroutine[Any, Any, None]) -> None:
+    def _wait(self, rest: Awaitable[None]) -> None:
         self._busy = True
         self.due = self._loop.time() + 86400.0  # our own work has its own limits; the peer is not to blame
         self.flush()
         self._task = self._loop.create_task(self._finish(rest))
 
-    async def _finish(self, rest: Coroutine[Any, Any, None]) -> None:
+    async def _finish(self, rest: Awaitable[None]) -> None:
         try:
             await rest
         except ConnectionError:
@@ -266,7 +274,11 @@ class Conversation(asyncio.Protocol):
         early, self._early = self._early, None
         if early and not self._closing:
             self.machine.receive(b"".join(early))
-        if self._paused and not self._closing:
+        if self._closing:
+            if self not in self._watch.conversations:
+                self._let_go()
+            return
+        if self._paused:
             self._paused = False
             self.transport.resume_reading()
         self._turn()

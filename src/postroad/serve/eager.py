@@ -10,12 +10,12 @@ wait; sessions leave time to their driver, so they have no need to.
 from __future__ import annotations
 
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any
 
 
-def run_eagerly(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
-    """Take the first step of `work`: None when it finished, else the rest as a coroutine for a Task.
+def run_eagerly(work: Coroutine[Any, Any, None]) -> Awaitable[None] | None:
+    """Take the first step of `work`: None when it finished, else the rest, to be awaited in a Task.
 
     Raises whatever `work` raises in that step.
     """
@@ -23,11 +23,7 @@ def run_eagerly(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | 
         waiting = work.send(None)
     except StopIteration:
         return None
-    return _rest(_resume(work, waiting))
-
-
-async def _rest(resumed: Any) -> None:
-    await resumed
+    return _resume(work, waiting)
 
 
 @types.coroutine

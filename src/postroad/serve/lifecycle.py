@@ -4,8 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+
+
+class Activity:
+    """One thing going on, from entering the block to leaving it."""
+
+    __slots__ = ("_idle", "_label", "_running")
+
+    def __init__(self, running: Counter[str], idle: asyncio.Event, label: str) -> None:
+        self._running = running
+        self._idle = idle
+        self._label = label
+
+    def __enter__(self) -> None:
+        self._running[self._label] += 1
+        self._idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._running[self._label] -= 1
+        if not self._running[self._label]:
+            del self._running[self._label]
+        if not self._running:
+            self._idle.set()
 
 
 class Lifecycle:
@@ -17,19 +37,9 @@ class Lifecycle:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @contextmanager
-    def activity(self, label: str) -> Iterator[None]:
-        """Mark a body transfer, a commit or an attempt as going on inside the block."""
-        self._running[label] += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._running[label] -= 1
-            if not self._running[label]:
-                del self._running[label]
-            if not self._running:
-                self._idle.set()
+    def activity(self, label: str) -> Activity:
+        """Mark a body transfer, a commit or an attempt as going on inside a `with` block."""
+        return Activity(self._running, self._idle, label)
 
     def busy(self) -> str:
         """Who is still busy, for people: "2 transfers, 1 attempt"; empty when nobody is."""

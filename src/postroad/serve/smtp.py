@@ -8,7 +8,7 @@ next (Postfix 20260724, Exim CVE-2020-28019).
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -151,9 +151,9 @@ class SmtpSession:
         self._service.counters.session_opened(self.door)
         self.machine.greet(Reply(220, "", f"{self._service.hostname} ESMTP"))
 
-    async def handle(self, event: on.Event) -> None:
+    def handle(self, event: on.Event) -> Coroutine[Any, Any, None]:
         """Carry out one event; a command among them is answered."""
-        await HANDLERS[type(event)](self, event)
+        return HANDLERS[type(event)](self, event)
 
     def deadline(self, now: float) -> float:
         """The machine's patience, but never beyond the end of a transfer or of the whole session."""
@@ -440,7 +440,7 @@ def merge(destinations: Destinations, plan: Plan, address: Address, params: on.R
         destinations.expansions.append((was or text, now))
 
 
-Handler = Callable[[SmtpSession, Any], Awaitable[None]]
+Handler = Callable[[SmtpSession, Any], Coroutine[Any, Any, None]]
 
 HANDLERS: Final[dict[type, Handler]] = {
     on.Hello: SmtpSession.hello,

@@ -8,6 +8,7 @@ every two seconds.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -25,6 +26,9 @@ from postroad.store.client import StoreClient
 
 HEARTBEAT_S: Final = 2.0
 """A sign of life this often; the supervisor waits five of them."""
+
+COLLECT_AFTER: Final = 20_000
+"""Objects made and not yet gone before Python looks for rings among them."""
 
 LOST_STORE: Final = 75
 """Exit status (EX_TEMPFAIL) when the store is gone: with the socket our lease ended, so nothing here is ours."""
@@ -114,6 +118,9 @@ class Worker:
         await loop.connect_read_pipe(lambda: Control(self), os.fdopen(0, "rb", buffering=0))
         self._parts = await self._build(self._errand)
         self._parts.store.closed.add_done_callback(lambda _: self.told("store lost"))
+        # What stands now stands as long as the worker, and what a session leaves behind forms no rings.
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER, 20, 20)
         beat = loop.create_task(self._beat())
         word = await self._end
         if word == "store lost":

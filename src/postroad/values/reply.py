@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-# RFC 5321 section 4.5.3.1.5: "The maximum total length of a reply line including the reply code and the <CRLF> is 512 octets."
+# RFC 5321 section 4.5.3.1.5: "The maximum total length of a reply line including the reply code and the <CRLF> is 512
+# octets."
 MAX_REPLY_LINE = 512
 
 
@@ -19,6 +20,7 @@ class Reply:
     enhanced: str
     text: str
     lines: tuple[str, ...] = ()
+    _wire: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def positive(self) -> bool:
@@ -37,9 +39,10 @@ class Reply:
 
     def wire(self) -> bytes:
         """Every line with code, enhanced code where there is one, and CRLF, as bytes ready to send."""
-        if not self.lines:
-            return self._line(" ", self.text)
-        return b"".join([*(self._line("-", line) for line in self.lines), self._line(" ", self.text)])
+        if not self._wire:
+            octets = b"".join([*(self._line("-", line) for line in self.lines), self._line(" ", self.text)])
+            object.__setattr__(self, "_wire", octets)
+        return self._wire
 
     def _line(self, mark: str, text: str) -> bytes:
         enhanced = f"{self.enhanced} " if self.enhanced else ""

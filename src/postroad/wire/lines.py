@@ -77,6 +77,8 @@ class LineBuffer:
                 self._raise_bare(line)
             self._at = end + 2
             return line
+        if end < 0 and at == len(self._octets):
+            return None
         return self._unfinished_line(limit)
 
     def skip_line(self) -> None:
