@@ -149,14 +149,6 @@ def fetchmail(office: LiveServer, account: str, folder: Path, service: str, rest
         f'  {secure} sslcertck sslcertfile "{office.certificate}" fetchall no rewrite {rest}\n'
     )
     settings.chmod(0o600)
-    command: list[str | Path] = [
-        "fetchmail",
-        "--nodetach",
-        "--nosyslog",
-        "-v",
-        "-f",
-        settings,
-        "--pidfile",
-        folder / "pid",
-    ]
+    words: list[str | Path] = ["--nodetach", "--nosyslog", "-v", "-f", settings]
+    words += ["--pidfile", folder / "pid", "--idfile", folder / "ids"]
     return ran(["fetchmail", *words], environment={"HOME": str(folder), "FETCHMAILHOME": str(folder)})
