@@ -122,11 +122,12 @@ async def append_failed(session: ImapSession, event: on.AppendFailed) -> None:
 
 async def append_end(session: ImapSession, event: on.AppendEnd) -> None:
     """The message is here: file it."""
-    incoming = session.incoming
+    # From here on the draft is ours: a connection that ends meanwhile must not take its file from under the message.
+    incoming, session.incoming = session.incoming, None
     assert incoming is not None
     await incoming.finish()
     if incoming.why is not None:
-        session.forget_incoming()
+        incoming.draft.discard()
         await session.finish()
         session.machine.no(*incoming.why)
         return
@@ -145,10 +146,10 @@ async def _file(session: ImapSession, incoming: Incoming) -> Appended:
     service, command, draft = session.service, incoming.command, incoming.draft
     try:
         header, body, body_file = await draft.settle()
+        status = await service.mailboxes.status(session.account, command.mailbox)
     except BaseException:
-        session.forget_incoming()
+        draft.discard()
         raise
-    status = await service.mailboxes.status(session.account, command.mailbox)
     flags, keywords = read_flags(command.flags, status.keywords if status is not None else "")
     args = Append(
         id=service.ids.make(service.clock.wall_us()),
@@ -164,7 +165,6 @@ async def _file(session: ImapSession, incoming: Incoming) -> Appended:
         message_id=find_message_id(header),
     )
     # From here on the message may be ours whatever is raised: a file of it is only removed when the store said no.
-    session.incoming = None
     try:
         appended: Appended = await service.store.call(mailbox_append, args)
     except StoreFull:

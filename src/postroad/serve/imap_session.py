@@ -151,8 +151,9 @@ class ImapSession:
 
     @property
     def mailbox(self) -> SelectedMailbox:
-        """The selected mailbox; the machine has made sure that there is one."""
-        assert self.selected is not None
+        """The selected mailbox; the machine has made sure that there is one until the connection ends."""
+        if self.selected is None:
+            raise ConnectionResetError("the client is gone")
         return self.selected
 
     @property
@@ -161,7 +162,9 @@ class ImapSession:
         return self.selected.view.modseq if self.selected is not None else 0
 
     def keep_mailbox(self, selected: SelectedMailbox) -> None:
-        """Makes a mailbox the selected one and watches it."""
+        """Makes a mailbox the selected one and watches it; raises ConnectionResetError when the client is gone."""
+        if self.wire.transport.is_closing():
+            raise ConnectionResetError("the client is gone")
         self.forget_mailbox()
         self.selected = selected
         self._keywords_told = selected.keywords
