@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from postroad.net.tls import ServerTls, ensure_self_signed
 from postroad.serve.conversation import Conversation, Watch
 from postroad.serve.lifecycle import Lifecycle
+from postroad.serve.passwords import Trouble
 from postroad.store import folder
 from postroad.store.migrate import migrate
 from postroad.store.records import Copy
@@ -30,6 +32,19 @@ class KnownAccount:
 
     id: int
     address: str
+
+
+class Logins:
+    """Passwords without the slow proof."""
+
+    def __init__(self, accounts: dict[str, KnownAccount]) -> None:
+        self.accounts = accounts
+        self.busy = False
+
+    async def verify(self, login: str, password: str) -> KnownAccount | Trouble:
+        if self.busy:
+            return Trouble.BUSY
+        return self.accounts[login] if password == PASSWORD and login in self.accounts else Trouble.WRONG
 
 
 class Counted:
@@ -89,6 +104,20 @@ class Peer:
         """Closes without a word and lets the server notice."""
         self.writer.close()
         await breathe()
+
+
+def own_tls(folder: Path) -> ServerTls:
+    """A listener's TLS with a certificate of its own."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    ensure_self_signed(["mail.example.com"], certificate, key, SystemClock().wall_us())
+    return ServerTls(certificate, key)
+
+
+def trusting() -> ssl.SSLContext:
+    """A client's TLS that asks for no name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 async def breathe() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +11,23 @@ from typing import Any
 import pytest
 
 from postroad.serve.mailstore import Mailstore
-from postroad.serve.passwords import Trouble
 from postroad.serve.pop3 import Pop3Service
 from postroad.store.mailbox_records import PopDelete, PopDeleted
 from postroad.store.pop_lock import PopLock, pop_lock
 from postroad.store.sqlite import SqliteConnection
 from postroad.values.errors import StoreBroken
-from tests.serve.harness import ANNA, PASSWORD, House, KnownAccount, Peer, breathe, open_house
+from tests.serve.harness import (
+    ANNA,
+    PASSWORD,
+    House,
+    KnownAccount,
+    Logins,
+    Peer,
+    breathe,
+    open_house,
+    own_tls,
+    trusting,
+)
 
 WORKER, OTHER_WORKER = 7, 8
 MESSAGES = [b"Subject: %d\r\n\r\nline one\r\nline two\r\n" % number for number in range(1, 4)]
@@ -40,19 +49,6 @@ class Desk:
         return self.house.store.run(unit, args, owner=WORKER)
 
 
-class Logins:
-    """Passwords without the slow proof."""
-
-    def __init__(self, accounts: dict[str, KnownAccount]) -> None:
-        self.accounts = accounts
-        self.busy = False
-
-    async def verify(self, login: str, password: str) -> KnownAccount | Trouble:
-        if self.busy:
-            return Trouble.BUSY
-        return self.accounts[login] if password == PASSWORD and login in self.accounts else Trouble.WRONG
-
-
 class Pop:
     """A house with one account and a POP3 service."""
 
@@ -70,6 +66,7 @@ class Pop:
             lifecycle=house.lifecycle,
             tls=self.tls,  # type: ignore[arg-type]
             insecure_auth=True,
+            failure_delay_s=0,
         )
 
     async def connect(self) -> Peer:
@@ -232,7 +229,7 @@ async def test_the_connection_counter_comes_back_to_zero(pop: Pop) -> None:
 
 async def test_draining_says_so_between_commands(pop: Pop) -> None:
     peer = await pop.login()
-    pop.house.conversations[0].session.drain()  # type: ignore[attr-defined]
+    pop.house.conversations[0].session.drain()
     assert (await peer.line()).startswith(b"-ERR [SYS/TEMP]")
     assert await peer.rest() == b""
 
@@ -327,7 +324,9 @@ async def test_p7_second_session_in_this_worker(pop: Pop) -> None:
     first = await pop.login()
     second = await pop.connect()
     await second.ask(b"USER " + ANNA.encode())
+    asked = len(pop.desk.calls)
     assert (await second.ask(b"PASS " + PASSWORD.encode())).startswith(b"-ERR [IN-USE]")
+    assert len(pop.desk.calls) == asked, "this worker knows by itself"
     await first.hang_up()
     await second.ask(b"USER " + ANNA.encode())
     assert (await second.ask(b"PASS " + PASSWORD.encode())).startswith(b"+OK 3")
@@ -359,14 +358,24 @@ async def test_p7_a_store_that_fails_leaves_no_lock_here(pop: Pop) -> None:
     await pop.login()
 
 
-async def test_p8_stls_drops_what_came_before_tls(pop: Pop) -> None:
-    pop.tls.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+async def test_p8_stls_drops_what_came_before_tls(pop: Pop, tmp_path: Path) -> None:
+    pop.service.tls = own_tls(tmp_path)
+    pop.service.insecure_auth = False
     peer = await pop.connect()
-    peer.send(b"STLS\r\nUSER " + ANNA.encode() + b"\r\n")
+    peer.send(b"STLS\r\nUSER " + ANNA.encode() + b"\r\nQUIT\r\n")
     assert (await peer.line()).startswith(b"+OK")
+    await peer.writer.start_tls(trusting())
+    assert (await peer.ask(b"PASS " + PASSWORD.encode())).startswith(b"-ERR"), "no user was named under TLS"
+    await peer.ask(b"USER " + ANNA.encode())
+    assert (await peer.ask(b"PASS " + PASSWORD.encode())).startswith(b"+OK 3")
+    assert (await peer.ask(b"STLS")).startswith(b"-ERR")
+
+
+async def test_a_failed_handshake_ends_the_connection(pop: Pop, tmp_path: Path) -> None:
+    pop.service.tls = own_tls(tmp_path)
+    peer = await pop.connect()
+    assert (await peer.ask(b"STLS")).startswith(b"+OK")
+    peer.send(b"this is no TLS\r\n" * 10)
+    await peer.rest()
     await breathe()
-    peer.send(b"NOOP\r\n")
-    # No certificate: the handshake fails, and not one octet of the injected command is answered in clear text.
-    rest = await peer.rest()
-    assert b"+OK" not in rest
-    assert b"-ERR" not in rest
+    assert pop.house.counters.open == 0

@@ -14,11 +14,13 @@ from postroad.serve.imap_mailbox import Store
 from postroad.serve.imap_session import Handler, ImapSession
 from postroad.serve.imap_watch import MailboxWatch
 from postroad.serve.lifecycle import Lifecycle
+from postroad.serve.logs import log_line
 from postroad.serve.message_content import Bodies
 from postroad.serve.passwords import Passwords, Trouble
 from postroad.store.account_records import Account
 from postroad.store.mailbox_reads import Mailboxes
 from postroad.store.spool import Draft
+from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.ids import IdMaker
 from postroad.values.ports import Clock
 from postroad.wire import sasl
@@ -159,7 +161,11 @@ async def enable(session: ImapSession, command: on.Enable) -> None:
 
 async def idle(session: ImapSession, command: on.Idle) -> None:
     """IDLE: what is new is told now, what will be new by the watch."""
-    await session.finish(look=True)
+    try:
+        await session.finish(look=True)
+    except (StoreBroken, StoreFull) as error:
+        # The client has been told to wait, so there is nothing to answer; the watch will try again.
+        log_line("error", f"IMAP: news of account {session.account} cannot be read: {error}")
 
 
 async def idle_done(session: ImapSession, command: on.IdleDone) -> None:

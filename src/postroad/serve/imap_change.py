@@ -49,7 +49,7 @@ async def store(session: ImapSession, command: on.Store) -> None:
     if selected.read_only:
         machine.no(*READ_ONLY)
         return
-    places = session.places(command.numbers, uid=command.uid)
+    places = await session.places(command.numbers, uid=command.uid)
     flags, keywords = read_flags(command.flags, selected.keywords)
     result = await selected.store_flags(places, MODES[command.mode], flags, keywords)
     if result.word == NO_MAILBOX:
@@ -79,7 +79,7 @@ async def expunge(session: ImapSession, command: on.Expunge) -> None:
     else:
         await selected.catch_up()
         view = selected.view
-        places = session.places(command.uids, uid=True)
+        places = await session.places(command.uids, uid=True)
         await selected.expunge([view.uids[place] for place in places if view.flags[place] & DELETED])
     await session.finish(uid=command.uids is not None)
     session.machine.ok()
@@ -91,7 +91,7 @@ async def copy(session: ImapSession, command: on.Copy) -> None:
     if command.move and selected.read_only:
         machine.no(*READ_ONLY)
         return
-    places = session.places(command.numbers, uid=command.uid)
+    places = await session.places(command.numbers, uid=command.uid)
     there = [place for place in places if not selected.view.is_gone(place)]
     if len(there) < len(places) and not command.uid:
         await session.finish()

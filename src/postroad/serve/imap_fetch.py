@@ -14,6 +14,7 @@ from typing import Final
 from postroad.serve.imap_flags import flags_text
 from postroad.serve.imap_folders import NOT_OFFERED
 from postroad.serve.imap_session import ImapSession
+from postroad.serve.imap_view import MailboxView
 from postroad.serve.logs import log_line
 from postroad.serve.message_content import PIECE, BodyUnreadable, MessageContent
 from postroad.store.mailbox_records import ADD, SEEN, Described, Located
@@ -26,6 +27,8 @@ from postroad.wire.mime.tree import Part, Tree
 
 NUMBERS_AT_ONCE: Final = 500
 """Messages described in one read: about 1 ms."""
+LINES_AT_ONCE: Final = 50
+"""Answers written before others may get their turn."""
 HEADERS_AT_ONCE: Final = 50
 BODIES_AT_ONCE: Final = 10
 """Messages read whole at once: at most 64 KiB of body each, larger ones are in files."""
@@ -89,7 +92,7 @@ async def fetch(session: ImapSession, command: on.Fetch) -> None:
         session.machine.bad(NOT_OFFERED)
         return
     wanted = Wanted(command.items)
-    places = session.places(command.numbers, uid=command.uid)
+    places = await session.places(command.numbers, uid=command.uid)
     tally = Tally()
     for start in range(0, len(places), wanted.at_once):
         await _fetch_some(session, wanted, places[start : start + wanted.at_once], tally)
@@ -128,6 +131,11 @@ async def _fetch_some(session: ImapSession, wanted: Wanted, places: Sequence[int
         and (not wanted.description or number in described)
         and (not wanted.header or number in located)
     ]
+    if not wanted.header:
+        attributes = [item for item in wanted.items if isinstance(item, Attribute)]
+        await _send_numbers(session, attributes, there, described)
+        tally.there += len(there)
+        return
     seen = set(await selected.set_seen(there, SEEN, ADD)) if wanted.sets_seen else set()
     for place in there:
         number = view.uids[place]
@@ -139,6 +147,33 @@ async def _fetch_some(session: ImapSession, wanted: Wanted, places: Sequence[int
         tally.unreadable += not await one.send(items)
         await session.breathe()
     tally.there += len(there)
+
+
+async def _send_numbers(
+    session: ImapSession, items: Sequence[Attribute], places: Sequence[int], described: dict[int, Described]
+) -> None:
+    """Answers a FETCH of flags, UIDs, sizes and dates: what clients ask of a whole mailbox at once."""
+    view = session.mailbox.view
+    for start in range(0, len(places), LINES_AT_ONCE):
+        lines = []
+        for place in places[start : start + LINES_AT_ONCE]:
+            known = described.get(view.uids[place])
+            values = b" ".join([b"%b %b" % (item.value, number_value(view, place, known, item)) for item in items])
+            lines.append(b"* %d FETCH (%b)\r\n" % (place + 1, values))
+        await session.send(b"".join(lines))
+        await session.breathe()
+
+
+def number_value(view: MailboxView, place: int, described: Described | None, item: Attribute) -> bytes:
+    """The value of an item that needs no header."""
+    if item is Attribute.UID:
+        return b"%d" % view.uids[place]
+    if item is Attribute.FLAGS:
+        return flags_text(view.flags[place], view.keywords_at(place))
+    if item is Attribute.MODSEQ:
+        return b"(%d)" % view.modseqs[place]
+    assert described is not None
+    return b"%d" % described.size if item is Attribute.SIZE else internal_date(described.internal_us)
 
 
 class OneMessage:
@@ -200,24 +235,13 @@ class OneMessage:
         return item.value, await self._attribute(item)
 
     async def _attribute(self, item: Attribute) -> bytes:
-        view = self._session.mailbox.view
-        match item:
-            case Attribute.UID:
-                return b"%d" % view.uids[self._place]
-            case Attribute.FLAGS:
-                return flags_text(view.flags[self._place], view.keywords_at(self._place))
-            case Attribute.MODSEQ:
-                return b"(%d)" % view.modseqs[self._place]
-            case Attribute.ENVELOPE:
-                return envelope_of(self._head())
-            case Attribute.BODY | Attribute.BODYSTRUCTURE:
-                content = self._opened()
-                tree = await self._session.service.trees.of(content)
-                return body_structure(tree, content.sliceable(), extended=item is Attribute.BODYSTRUCTURE)
-        assert self._described is not None
-        if item is Attribute.SIZE:
-            return b"%d" % self._described.size
-        return internal_date(self._described.internal_us)
+        if item is Attribute.ENVELOPE:
+            return envelope_of(self._head())
+        if item in _OF_TREE:
+            content = self._opened()
+            tree = await self._session.service.trees.of(content)
+            return body_structure(tree, content.sliceable(), extended=item is Attribute.BODYSTRUCTURE)
+        return number_value(self._session.mailbox.view, self._place, self._described, item)
 
     def _head(self) -> bytes:
         assert self._located is not None

@@ -12,7 +12,6 @@ from postroad.store.mailbox_records import (
     EXISTS,
     NO_MAILBOX,
     NOT_INBOX,
-    SEEN,
     TOO_MANY,
     MailboxCreate,
     MailboxDelete,
@@ -65,7 +64,7 @@ def _describe(session: ImapSession, selected: SelectedMailbox) -> None:
     session.tell_keywords()
     machine.untagged(b"%d EXISTS" % len(view))
     machine.untagged(b"%d RECENT" % view.recent)
-    unseen = view.first_without(SEEN)
+    unseen = view.first_unseen()
     if unseen:
         machine.status("OK", "first unseen", f"UNSEEN {unseen}")
     machine.status("OK", "UIDs are valid", f"UIDVALIDITY {status.uidvalidity}")

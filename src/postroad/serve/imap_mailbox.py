@@ -6,6 +6,7 @@ session. Work on many messages is cut into slices, so that nobody waits behind a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -29,6 +30,9 @@ from postroad.store.mailbox_records import (
     Status,
 )
 from postroad.store.units import ROWS_PER_UNIT, Tx
+
+LOADED_AT_ONCE: Final = 5000
+"""Messages put into a view before others get their turn: about 1 ms."""
 
 
 class Store(Protocol):
@@ -98,7 +102,6 @@ class SelectedMailbox:
         """Somebody said that the mailbox changed; the next command looks."""
         self._recent_from = recent_from
         self.view = MailboxView()
-        self.view.load(snapshot.entries, recent_from)
         self.view.modseq = snapshot.status.modseq
 
     @classmethod
@@ -112,7 +115,11 @@ class SelectedMailbox:
         recent_from = snapshot.status.recent_from
         if not read_only and recent_from < snapshot.status.uidnext:
             recent_from = (await store.call(mailbox_recent, RecentClaim(snapshot.status.id))).first_recent
-        return cls(mailboxes, store, account, snapshot, recent_from, read_only=read_only)
+        selected = cls(mailboxes, store, account, snapshot, recent_from, read_only=read_only)
+        for start in range(0, len(snapshot.entries), LOADED_AT_ONCE):
+            selected.view.load(snapshot.entries[start : start + LOADED_AT_ONCE], recent_from)
+            await asyncio.sleep(0)
+        return selected
 
     # -- keeping up --------------------------------------------------------------------------------------------------
 
@@ -139,7 +146,8 @@ class SelectedMailbox:
 
     async def _compare(self, changes: Changes) -> Changes:
         """The changes found by comparing everything, for a view older than the log of removals."""
-        snapshot = await self._mailboxes.snapshot(self.account, self.name)
+        status = await self._mailboxes.status_of(self.id)
+        snapshot = None if status is None else await self._mailboxes.snapshot(self.account, status.name)
         if snapshot is None or snapshot.status.id != self.id:
             raise MailboxGone(self.name)
         there = {entry[0] for entry in snapshot.entries}

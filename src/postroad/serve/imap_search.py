@@ -106,14 +106,20 @@ def _unread() -> tuple[Tree, bytes]:
 
 async def search(session: ImapSession, command: on.Search) -> None:
     """SEARCH and UID SEARCH."""
+    await session.look()
     view = session.mailbox.view
     matcher = Matcher(command.keys, largest_sequence=len(view), largest_uid=view.last_uid)
     found: list[int] = []
     for start in range(0, len(view), MESSAGES_AT_ONCE):
         places = range(start, min(start + MESSAGES_AT_ONCE, len(view)))
         found += sorted(await _judge(session, matcher, [place for place in places if not view.is_gone(place)]))
-    numbers = (view.uids[place] if command.uid else place + 1 for place in found)
-    session.machine.untagged(b" ".join([b"SEARCH", *(b"%d" % number for number in numbers)]))
+    await session.send(b"* SEARCH")
+    for start in range(0, len(found), MESSAGES_AT_ONCE):
+        shown = found[start : start + MESSAGES_AT_ONCE]
+        numbers = (view.uids[place] if command.uid else place + 1 for place in shown)
+        await session.send(b" " + b" ".join([b"%d" % number for number in numbers]))
+        await session.breathe()
+    await session.send(b"\r\n")
     # RFC 3501 section 7.4.1 allows EXPUNGE during UID SEARCH; numbers in the answer are UIDs then.
     await session.finish(expunges=command.uid, uid=command.uid)
     session.machine.ok()

@@ -15,7 +15,7 @@ from postroad.serve.conversation import Conversation
 from postroad.serve.imap_flags import defined_flags, flags_text, permanent_flags
 from postroad.serve.imap_mailbox import MailboxGone, SelectedMailbox
 from postroad.serve.imap_view import News
-from postroad.serve.logs import log_line
+from postroad.serve.logs import log_bug, log_line
 from postroad.serve.message_content import PIECE
 from postroad.serve.outgoing import drained
 from postroad.values.errors import StoreBroken, StoreFull
@@ -36,15 +36,18 @@ Handler = Callable[["ImapSession", Any], Awaitable[None]]
 class ImapSession:
     """One IMAP client.
 
-    Invariant: while `_reporting` runs (news for an idling client), no event is handled; so the view is only ever
-    changed by one of the two.
+    Invariants: while `_reporting` runs (news for an idling client), no event is handled; so the view is only ever
+    changed by one of the two. While an event is handled, the selected mailbox and the incoming message stay, even when
+    the connection is lost meanwhile.
     """
 
     __slots__ = (
         "_active",
         "_handlers",
+        "_handling",
         "_heard",
         "_keywords_told",
+        "_lost",
         "_pending",
         "_reporting",
         "_turn_began",
@@ -76,6 +79,8 @@ class ImapSession:
         self._keywords_told = ""
         self._reporting: asyncio.Task[None] | None = None
         self._active = True
+        self._handling = False
+        self._lost = False
         self._heard = 0.0
         self._turn_began = 0.0
         self._pending = 0
@@ -91,7 +96,7 @@ class ImapSession:
         """Carry out one event; a command among them gets its tagged response."""
         if self._reporting is not None:
             await asyncio.shield(self._reporting)
-        self._active = True
+        self._active = self._handling = True
         self._turn_began = asyncio.get_running_loop().time()
         try:
             await self._handlers[type(event)](self, event)
@@ -101,6 +106,10 @@ class ImapSession:
         except (StoreBroken, StoreFull) as error:
             log_line("error", f"IMAP: {type(event).__name__} of account {self.account} failed: {error}")
             self.machine.no("this cannot be done right now, please try again later", "UNAVAILABLE")
+        finally:
+            self._handling = False
+            if self._lost:
+                self._let_go()
 
     def deadline(self, now: float) -> float:
         """Counted from what the client said last, not from what it was told: news keep no dead client alive."""
@@ -119,8 +128,14 @@ class ImapSession:
         self.machine.bye("internal problem, please reconnect", "SERVERBUG")
 
     def lost(self) -> None:
-        """The connection is gone: nothing of an unfinished APPEND stays."""
+        """The connection is gone. A command that is being carried out keeps what it works on until it ends."""
         self.service.counters.session_closed(self.door)
+        self._lost = True
+        if not self._handling:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing of an unfinished APPEND stays, and no mailbox is watched."""
         self.forget_incoming()
         self.forget_mailbox()
 
@@ -177,8 +192,12 @@ class ImapSession:
             self.service.watch.remove(selected.id, self)
             self.machine.unselected()
 
-    def places(self, numbers: SequenceSet, *, uid: bool) -> list[int]:
-        """Places of the messages that a command names, ascending; numbers that do not exist name nothing."""
+    async def places(self, numbers: SequenceSet, *, uid: bool) -> list[int]:
+        """Places of the messages that a command names, ascending; numbers that do not exist name nothing.
+
+        Numbers mean what the client was told, but what is known to be expunged by now `view.is_gone`.
+        """
+        await self.look()
         view = self.mailbox.view
         if uid:
             return view.places_of_uids(resolve(numbers, view.last_uid))
@@ -192,6 +211,11 @@ class ImapSession:
 
     # -- news --------------------------------------------------------------------------------------------------------
 
+    async def look(self) -> None:
+        """Learns what happened to the selected mailbox if anybody said that something did; tells nothing yet."""
+        if self.mailbox.dirty:
+            await self.mailbox.catch_up()
+
     async def finish(self, *, look: bool = False, expunges: bool = True, uid: bool = False) -> None:
         """Before a tagged response: tells what is new in the selected mailbox.
 
@@ -203,6 +227,8 @@ class ImapSession:
             return
         if look or selected.dirty:
             await selected.catch_up()
+            if self.selected is not selected:
+                return  # the client went away while its news were read
         self.tell(selected.view.tell(expunges=expunges), uid=uid)
 
     def tell(self, news: News, *, uid: bool = False) -> None:
@@ -254,6 +280,9 @@ class ImapSession:
             self.machine.bye("the mailbox was deleted by another session")
         except (StoreBroken, StoreFull) as error:
             log_line("error", f"IMAP: news of account {self.account} cannot be read: {error}")
+        except Exception as bug:
+            log_bug(bug, where="ImapSession")
+            self.failed()
         finally:
             self._reporting = None
             self.wire.turn_soon()

@@ -4,7 +4,7 @@ Invariant: the place of a message (its sequence number less one) changes only in
 send EXPUNGE. Whatever the store says in between is noted beside the arrays, so that a number which the client uses
 always means the message it has seen under that number (RFC 3501 section 7.4.1, RFC 2180 section 4).
 
-A message costs 15 bytes: its UID, its modseq, its flags and the number of its keyword set, which most messages share.
+A message costs 17 bytes: its UID, its modseq, its flags and the number of its keyword set, which most messages share.
 Modseqs are kept although nobody can ask for them yet, because CONDSTORE answers from here.
 """
 
@@ -12,17 +12,20 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from postroad.store.mailbox_records import Entry
+from postroad.store.mailbox_records import SEEN, Entry
 
 RECENT: Final = 0x80
 """Bit beside the stored flags: this session was the first to be told of the message."""
 
-KEYWORD_SETS_MAX: Final = 0xFFFF
-"""Different sets of keywords that one view numbers; above it unused ones are forgotten."""
+KEYWORD_SETS_MAX: Final = 10_000
+"""Different sets of keywords that one view keeps; above it unused ones are forgotten."""
+
+
+_SEEN_OR_NOT: Final = bytes(bits & SEEN for bits in range(256))
 
 
 @dataclass(slots=True)
@@ -63,7 +66,7 @@ class MailboxView:
         self.uids = array("I")
         self.modseqs = array("q")
         self.flags = array("B")
-        self.keywords = array("H")
+        self.keywords = array("I")
         """Per message the place of its keyword set."""
         self.modseq = 0
         """Everything up to this modseq of the mailbox is in the view."""
@@ -131,13 +134,13 @@ class MailboxView:
             seen.update(dict.fromkeys(words.split()))
         return list(seen)
 
-    def first_without(self, flag: int) -> int:
-        """Sequence number of the first message without a flag, 0 when all have it."""
-        return next((place + 1 for place in range(self._told) if not self.flags[place] & flag), 0)
+    def first_unseen(self) -> int:
+        """Sequence number of the first message without \\Seen, 0 when there is none."""
+        return self.flags[: self._told].tobytes().translate(_SEEN_OR_NOT).find(0) + 1
 
     # -- what the store says ----------------------------------------------------------------------------------------
 
-    def load(self, entries: Iterable[Entry], recent_from: int) -> None:
+    def load(self, entries: Sequence[Entry], recent_from: int) -> None:
         """Adds messages in the order of their UIDs while the mailbox is being selected: the client is told at once."""
         self._append(entries, recent_from)
         self._told = len(self.uids)
@@ -169,15 +172,18 @@ class MailboxView:
         self.flags[place] = flags | (self.flags[place] & RECENT)
         self.keywords[place] = self._keyword_number(keywords)
 
-    def _append(self, entries: Iterable[Entry], recent_from: int) -> None:
-        for uid, modseq, flags, keywords in entries:
-            if recent_from and uid >= recent_from:
-                flags |= RECENT
-                self._recent += 1
-            self.uids.append(uid)
-            self.modseqs.append(modseq)
-            self.flags.append(flags)
-            self.keywords.append(self._keyword_number(keywords))
+    def _append(self, entries: Sequence[Entry], recent_from: int) -> None:
+        if not entries:
+            return
+        uids, modseqs, flags, keywords = zip(*entries, strict=True)
+        self.uids.extend(uids)
+        self.modseqs.extend(modseqs)
+        if recent_from and uids[-1] >= recent_from:
+            first = bisect_left(uids, recent_from)
+            self._recent += len(uids) - first
+            flags = (*flags[:first], *(bits | RECENT for bits in flags[first:]))
+        self.flags.extend(flags)
+        self.keywords.extend(map(self._keyword_number, keywords))
 
     def _update(self, row: Entry) -> None:
         uid, modseq, flags, keywords = row
@@ -192,21 +198,19 @@ class MailboxView:
     def _keyword_number(self, keywords: str) -> int:
         number = self._keyword_numbers.get(keywords)
         if number is None:
-            number = len(self._keyword_sets)
-            if number > KEYWORD_SETS_MAX:
-                self._forget_unused_sets()
-                number = len(self._keyword_sets)
+            number = self._keyword_numbers[keywords] = len(self._keyword_sets)
             self._keyword_sets.append(keywords)
-            self._keyword_numbers[keywords] = number
         return number
 
     def _forget_unused_sets(self) -> None:
-        # 65,536 different sets are only reached by a client that changes keywords for hours: start a fresh list.
-        used = sorted(set(self.keywords) | {0})
+        """Bounds the memory of a session whose clients change keywords for hours; numbers change, so between uses."""
+        if len(self._keyword_sets) <= KEYWORD_SETS_MAX:
+            return
+        used = sorted({*self.keywords, 0})
         renumbered = {old: new for new, old in enumerate(used)}
         self._keyword_sets = [self._keyword_sets[old] for old in used]
         self._keyword_numbers = {words: number for number, words in enumerate(self._keyword_sets)}
-        self.keywords = array("H", (renumbered[number] for number in self.keywords))
+        self.keywords = array("I", [renumbered[number] for number in self.keywords])
 
     # -- what the client is told ------------------------------------------------------------------------------------
 
@@ -215,6 +219,7 @@ class MailboxView:
 
         `expunges` is False while FETCH, STORE or SEARCH by sequence number are being answered: RFC 3501 section 7.4.1.
         """
+        self._forget_unused_sets()
         news = News()
         if expunges and self._gone:
             news.expunged = self._drop_gone()
@@ -229,27 +234,27 @@ class MailboxView:
         return news
 
     def _drop_gone(self) -> list[int]:
-        numbers: list[int] = []
-        kept: list[int] = []
-        told = self._told
-        for place, uid in enumerate(self.uids):
-            if uid not in self._gone:
-                kept.append(place)
-                continue
-            if self.flags[place] & RECENT:
-                self._recent -= 1
-            if place < told:
-                numbers.append(place + 1)
-        self.uids = array("I", self._picked(self.uids, kept))
-        self.modseqs = array("q", self._picked(self.modseqs, kept))
-        self.flags = array("B", self._picked(self.flags, kept))
-        self.keywords = array("H", self._picked(self.keywords, kept))
+        """Takes what is gone out of the arrays; returns the sequence numbers the client has to be told."""
+        places = [bisect_left(self.uids, uid) for uid in sorted(self._gone)]
+        self._gone.clear()
+        self._recent -= sum(1 for place in places if self.flags[place] & RECENT)
+        numbers = [place + 1 for place in places if place < self._told]
         self._told -= len(numbers)
+        self.uids = without(self.uids, places)
+        self.modseqs = without(self.modseqs, places)
+        self.flags = without(self.flags, places)
+        self.keywords = without(self.keywords, places)
         # RFC 3501 section 7.4.1 decrements at once what follows: from the highest down no number needs adjusting.
         numbers.reverse()
-        self._gone.clear()
         return numbers
 
-    @staticmethod
-    def _picked(values: array[int], places: list[int]) -> Iterator[int]:
-        return (values[place] for place in places)
+
+def without(values: array[int], places: Sequence[int]) -> array[int]:
+    """The values without those at some places (ascending), copied in stretches."""
+    kept = array(values.typecode)
+    start = 0
+    for place in places:
+        kept.extend(values[start:place])
+        start = place + 1
+    kept.extend(values[start:])
+    return kept

@@ -26,6 +26,9 @@ from postroad.wire import pop3 as on
 from postroad.wire import sasl
 from postroad.wire.pop3 import MaildropEntry, Pop3Machine
 
+FAILURE_DELAY_S: Final = 1.0
+"""Pause after a wrong password: it slows guessing on one connection, and nobody else."""
+
 BUSY: Final = "too many logins at once, try again in a minute"
 IN_USE: Final = "another POP3 session has this mailbox open"
 NOT_NOW: Final = "the mailbox cannot be read right now, try again later"
@@ -51,6 +54,7 @@ class Pop3Service:
     insecure_auth: bool = False
     """Take passwords without TLS too: loopback and tests."""
     idle_s: float = 600.0
+    failure_delay_s: float = FAILURE_DELAY_S
 
     def session(self, wire: Conversation) -> Pop3Session:
         """A session for a connection that has just been made; TLS is on already when `wire.tls`."""
@@ -150,6 +154,8 @@ class Pop3Session:
         service = self._service
         found = await service.passwords.verify(credentials.user, credentials.password)
         if isinstance(found, Trouble):
+            if found is Trouble.WRONG:
+                await asyncio.sleep(service.failure_delay_s)
             self._refuse_login("busy" if found is Trouble.BUSY else "wrong")
             return
         try:

@@ -11,14 +11,13 @@ from typing import Any
 
 from postroad.serve.imap import ImapService
 from postroad.serve.imap_watch import MailboxWatch
-from postroad.serve.passwords import Trouble
 from postroad.store.mailbox_reads import Mailboxes
 from postroad.store.sqlite import SqliteConnection
 from postroad.values.clock import SystemClock
 from postroad.values.errors import StoreBroken
 from postroad.values.ids import IdMaker
 from tests.imaptest.runner import Connection, Reply
-from tests.serve.harness import ANNA, PASSWORD, House, KnownAccount, open_house
+from tests.serve.harness import ANNA, PASSWORD, House, KnownAccount, Logins, open_house
 
 
 class Desk:
@@ -45,19 +44,6 @@ class Desk:
         for kind, key in hints:
             if kind == "mailbox" and self.watch is not None:
                 self.watch.hint(key)
-
-
-class Logins:
-    """Passwords without the slow proof."""
-
-    def __init__(self, accounts: dict[str, KnownAccount]) -> None:
-        self.accounts = accounts
-        self.busy = False
-
-    async def verify(self, login: str, password: str) -> KnownAccount | Trouble:
-        if self.busy:
-            return Trouble.BUSY
-        return self.accounts[login] if password == PASSWORD and login in self.accounts else Trouble.WRONG
 
 
 @dataclass
@@ -130,7 +116,8 @@ class Office:
     async def login(self, mailbox: bytes = b"") -> Client:
         """A session of anna's, with a mailbox selected if one is named."""
         client = await self.connect()
-        assert await client.word(b'LOGIN "%b" "%b"' % (ANNA.encode(), PASSWORD.encode())) == b"OK"
+        said = await client.word(b'LOGIN "%b" "%b"' % (ANNA.encode(), PASSWORD.encode()))
+        assert said.startswith(b"OK [CAPABILITY")
         if mailbox:
             assert (await client.word(b"SELECT " + mailbox)).startswith(b"OK")
         return client
