@@ -6,12 +6,15 @@ import pytest
 
 from tests.serve.imap.office import Client, Office
 
+ENCODED = (
+    b"From: ada@example.org\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    b"R3LDvMOfZSBhdXMgS8O2bG4=\r\n"
+)
 MAILS = [
     b"From: Ada <ada@example.org>\r\nSubject: road works\r\nDate: Mon, 1 Jan 2024 10:00:00 +0100\r\n\r\nplain text\r\n",
     b"From: bo@example.org\r\nSubject: =?utf-8?b?UMOkY2tjaGVu?=\r\n\r\nPostroad and more\r\n",
-    b"From: ada@example.org\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n"
-    + b"\r\nR3LDvMOfZSBhdXMgS8O2bG4=\r\n",
-]  # fmt: skip
+    ENCODED,
+]
 
 
 @pytest.fixture
