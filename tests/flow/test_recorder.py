@@ -60,14 +60,15 @@ async def test_what_gathers_during_one_call_goes_in_the_next() -> None:
     store = ScriptedStore()
     finished: list[Result] = []
     recorder = Recorder(store, finished.append)
-    recorder.add(result(1))
+    for ident in range(BATCH):
+        recorder.add(result(ident))
     await asyncio.sleep(0)
-    for ident in range(2, 12):
+    for ident in range(1001, 1011):
         recorder.add(result(ident, later=(ident + 100,)))
     await recorder.flush()
-    assert [len(call.done) for call in store.calls] == [1, 10]
+    assert [len(call.done) for call in store.calls] == [BATCH, 10]
     assert len(store.calls[1].later) == len(store.calls[1].notes) == 10
-    assert len(finished) == 11
+    assert len(finished) == BATCH + 10
 
 
 async def test_one_call_is_bounded() -> None:

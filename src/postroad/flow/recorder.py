@@ -27,6 +27,9 @@ BATCH: Final = 200
 UNRECORDED_MAX: Final = 1000
 """Deliveries whose results may wait: what a crash now could send a second time."""
 
+GATHER_S: Final = 0.01
+"""How long few results wait for company: nobody waits for them, and each call may cost the store a commit."""
+
 RETRY_S: Final = 1.0
 """Pause before a store that could not answer is asked again."""
 
@@ -111,6 +114,8 @@ class Recorder:
     async def _run(self) -> None:
         try:
             while self._pending:
+                if self.waiting < BATCH:
+                    await asyncio.sleep(GATHER_S)
                 batch = self._take()
                 await self._record(batch)
                 self._settle(batch)
