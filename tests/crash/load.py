@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import imaplib
 import time
 from dataclasses import dataclass, field
 from random import Random
@@ -212,3 +213,16 @@ async def read_mailbox(port: int, user: str, password: str, ledger: Ledger) -> i
     await ok()
     writer.close()
     return count
+
+
+def count_by_imap(port: int, user: str, password: str) -> int:
+    """Messages of INBOX, the last of them fetched whole: what a person sees while nothing can be written."""
+    with imaplib.IMAP4("127.0.0.1", port, timeout=20) as client:
+        client.login(user, password)
+        status, (count,) = client.select(readonly=True)
+        assert status == "OK"
+        assert count is not None
+        status, fetched = client.fetch(count.decode(), "(BODY.PEEK[])")
+        assert status == "OK"
+        assert b"Message-ID: <" in fetched[0][1]  # type: ignore[index, operator]
+        return int(count)

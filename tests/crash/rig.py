@@ -23,6 +23,7 @@ from postroad.store import folder
 from postroad.store.opening import OpenStore
 from postroad.store.server import Server
 from postroad.values.clock import SystemClock
+from postroad.values.errors import StoreBroken, StoreFull
 from tests.crash.scene import REMOTE, USERS, make_server
 from tests.fakes.ledger import Ledger
 from tests.fakes.sink import CALM, Sink
@@ -51,7 +52,13 @@ class StoreThread:
         self._thread.join()
         os.close(self._lifeline)
         self._listener.close()
-        self.store.close()
+        try:
+            self.store.close()
+        except (StoreBroken, StoreFull):
+            # The process would end here, and the kernel would let go of what it held.
+            self.store.connection.close()
+            os.close(self.store._lock)
+            raise
 
 
 @dataclass

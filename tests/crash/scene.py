@@ -223,9 +223,12 @@ def seed_of(default: int) -> int:
     return int(os.environ.get("POSTROAD_SEED", default))
 
 
-def faults(where: Path, *, lie: str = "", points: bool = False) -> dict[str, str]:
-    """Environment of a server with faults."""
-    environment = {"PYTHONPATH": os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+def faults(where: Path, *, lie: str = "", points: bool = False, disk: str = "") -> dict[str, str]:
+    """Environment of a server with faults (see `faults/sitecustomize.py`)."""
+    path = [str(FAULTS), str(FAULTS.parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    if disk:
+        environment["POSTROAD_DISK_FAULT"] = disk
     if points:
         environment["POSTROAD_CRASH_FILE"] = str(crash_file_of(where))
     if lie:

@@ -185,3 +185,50 @@ async def test_every_call_of_the_spool_may_fail(
     failed = await every_call(template, tmp_path, vfs, monkeypatch, SPOOL_CALLS, code)
     print(failed)
     assert failed.keys() >= {"create", "write", "fsync", "rename", "fsync_folder"}
+
+
+@pytest.mark.parametrize(
+    "kinds, code, step",
+    [
+        ({"xSync"}, errno.EIO, 1),
+        ({"xWrite"}, errno.EIO, 12),
+        ({"xWrite"}, errno.ENOSPC, 12),
+        ({"xOpen", "xRead", "xTruncate", "xDelete"}, errno.EIO, 12),
+    ],
+)
+@pytest.mark.timeout(120)
+async def test_calls_of_the_database_may_fail(
+    tmp_path: Path,
+    template: Template,
+    vfs: FailingVfs,
+    monkeypatch: pytest.MonkeyPatch,
+    kinds: set[str],
+    code: int,
+    step: int,
+) -> None:
+    """Every fsync, and every twelfth of the many others; the long set makes all of them fail."""
+    failed = await every_call(template, tmp_path, vfs, monkeypatch, frozenset(kinds), code, step=step)
+    print(failed)
+    assert failed.keys() <= kinds
+    assert failed
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("part", range(4))
+@pytest.mark.timeout(1800)
+async def test_every_call_of_the_database_may_fail(
+    tmp_path: Path,
+    template: Template,
+    vfs: FailingVfs,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    lasting: bool,
+    part: int,
+) -> None:
+    failed = await every_call(
+        template, tmp_path, vfs, monkeypatch, DATABASE_CALLS, code, lasting=lasting, first=1 + part, step=4
+    )
+    print(failed)
+    assert failed.keys() >= {"xWrite", "xSync", "xRead"}

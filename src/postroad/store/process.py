@@ -54,7 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
     server.serve()
     listener.close()
     broken = store.writer.broken
-    store.close()
+    try:
+        store.close()
+    except (StoreBroken, StoreFull) as error:
+        # Nothing that was answered is lost: it is in the log, which the next start reads.
+        log.error("the last checkpoint of %s failed: %s", data_dir, error)
+        broken = broken or str(error)
     return EXIT_BROKEN if broken else 0
 
 

@@ -2,7 +2,7 @@
 
 Nothing of it is in the product. `POSTROAD_CRASH_FILE` names a file that says where to die: "POINT COUNT SCOPE NONCE".
 The process that passes the point for the COUNTth time removes the file and kills itself ("self") or the whole server
-with itself ("all"). `POSTROAD_LIE` makes a server that breaks its promise, for the controls: see `LIES`.
+with itself ("all"). `POSTROAD_DISK_FAULT` breaks the database's disk once. `POSTROAD_LIE` makes a server that breaks its promise, for the controls: see `LIES`.
 """
 
 from __future__ import annotations
@@ -190,6 +190,23 @@ def forget_content() -> None:
     syscalls.fsync = lambda descriptor: None
 
 
+def break_disk(fault: str) -> None:
+    """Opens the database through a file system whose call KIND fails with CODE at the Nth time: "KIND N CODE"."""
+    from postroad.store.opening import OpenStore
+    from tests.fakes.vfs import NAME, FailingVfs, Fault
+
+    kind, number, code = fault.split()
+    vfs = FailingVfs()
+    vfs.fault = Fault(int(number), int(code), kinds=frozenset([kind]))
+    opened = OpenStore.__init__
+
+    def through_it(self: Any, data_dir: Any, **options: Any) -> None:
+        opened(self, data_dir, **(options | {"vfs": NAME}))
+        self.failing_vfs = vfs  # lives as long as the store
+
+    OpenStore.__init__ = through_it  # type: ignore[method-assign]
+
+
 LIES = {
     "answer-early": ("worker", answer_early),
     "commit-lightly": ("store", commit_lightly),
@@ -205,6 +222,8 @@ def main() -> None:
         return
     if "POSTROAD_CRASH_FILE" in os.environ:
         points_of_worker() if role == "worker" else points_of_store()
+    if role == "store" and "POSTROAD_DISK_FAULT" in os.environ:
+        break_disk(os.environ["POSTROAD_DISK_FAULT"])
     lie = os.environ.get("POSTROAD_LIE", "")
     if lie and LIES[lie][0] == role:
         LIES[lie][1]()
