@@ -8,6 +8,7 @@ and beyond a limit in the peer's socket. From this follow pipelining order, back
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
@@ -70,7 +71,7 @@ class Session(Protocol):
         ...
 
     def timed_out(self) -> None:
-        """The peer used up its time: let the machine say goodbye."""
+        """The peer used up its time, or we used up the `work_s` of an event: let the machine say goodbye."""
         ...
 
     def lost(self) -> None:
@@ -114,10 +115,13 @@ class Watch:
             await asyncio.sleep(EMPTY_S)
 
     def _sweep(self) -> None:
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
         now = self._loop.time()
         for conversation in [c for c in self.conversations if c.due < now]:
-            conversation.check_time(now)
-        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+            try:
+                conversation.check_time(now)
+            except Exception as bug:  # one conversation's bug must not take the time limits from all others
+                log_bug(bug, where="deadlines")
 
 
 class Conversation(asyncio.Protocol):
@@ -141,6 +145,7 @@ class Conversation(asyncio.Protocol):
         "session",
         "tls",
         "transport",
+        "work_s",
     )
 
     def __init__(
@@ -159,6 +164,8 @@ class Conversation(asyncio.Protocol):
         self.peer = ""
         self.due = 0.0
         self.on_close: Callable[[], None] | None = None
+        self.work_s = math.inf
+        """Seconds that handling one event may take before `timed_out` is asked for an answer without it."""
         self._busy = False
         self._paused = False
         self._clogged = False
@@ -208,15 +215,17 @@ class Conversation(asyncio.Protocol):
         return self._busy and not self.tls
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The end, once: also called by us where the loop may have lost the protocol, as in a failed handshake."""
         self._closing = True
-        self._watch.conversations.discard(self)
         if self._writable is not None and not self._writable.done():
             self._writable.set_exception(ConnectionResetError("the peer is gone"))
-        session = getattr(self, "session", None)
-        if session is not None:
-            session.lost()
-        if self.on_close is not None:
-            self.on_close()
+            self._writable.exception()  # often nobody waits for it, which is no bug to log
+        if self in self._watch.conversations:
+            self._watch.conversations.discard(self)
+            self.session.lost()
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close()
             self.on_close = None
         if not self._busy:
             self._let_go()
@@ -251,13 +260,15 @@ class Conversation(asyncio.Protocol):
                 if rest is not None:
                     self._wait(rest)
                     return
+        except ConnectionError:
+            self._cut()
         except Exception as bug:
             self._bug(bug)
         self._settle()
 
     def _wait(self, rest: Awaitable[None]) -> None:
         self._busy = True
-        self.due = self._loop.time() + 86400.0  # our own work has its own limits; the peer is not to blame
+        self.due = self._loop.time() + self.work_s
         self.flush()
         self._task = self._loop.create_task(self._finish(rest))
 
@@ -265,8 +276,7 @@ class Conversation(asyncio.Protocol):
         try:
             await rest
         except ConnectionError:
-            self._closing = True
-            self.transport.close()
+            self._cut()
         except Exception as bug:
             self._bug(bug)
         self._busy = False
@@ -283,6 +293,11 @@ class Conversation(asyncio.Protocol):
             self.transport.resume_reading()
         self._turn()
 
+    def _cut(self) -> None:
+        """The connection broke: the loop need not know it yet, and after a failed handshake it never tells."""
+        self.transport.abort()
+        self.connection_lost(None)
+
     def _bug(self, bug: Exception) -> None:
         log_bug(bug, where=type(self.session).__name__)
         self.session.failed()
@@ -294,16 +309,16 @@ class Conversation(asyncio.Protocol):
         if self.machine.closed:
             self.close()
         else:
+            if self._paused and not self._clogged and self.machine.wants_input:
+                self._paused = False
+                self.transport.resume_reading()
             now = self._loop.time()
             self.due = self.session.deadline(now)
 
     def check_time(self, now: float) -> None:
         """Called by the watch when `due` has passed."""
         if self._closing:
-            self._watch.conversations.discard(self)
-            self.transport.abort()  # it had a sweep's time to read our last words
-            return
-        if self._busy:
+            self._cut()  # it had its time to read our last words
             return
         self.session.timed_out()
         self._settle()

@@ -19,8 +19,10 @@ from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
 from postroad.serve.counters import SessionCounters
 from postroad.serve.lifecycle import Lifecycle
+from postroad.serve.logs import log_line
 from postroad.serve.passwords import Passwords, Trouble
 from postroad.serve.refusals import Refusals
+from postroad.store.client import UnitFailed
 from postroad.store.spool import Draft, Spool
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
@@ -30,6 +32,7 @@ from postroad.values.ports import Clock
 from postroad.values.reply import Reply
 from postroad.wire import sasl
 from postroad.wire.smtp import events as on
+from postroad.wire.smtp.mode import Mode
 from postroad.wire.smtp.server import ServerMachine
 
 DATA_GRACE_S: Final = 20.0
@@ -60,6 +63,7 @@ TIMEOUT: Final = Reply(421, "4.4.2", "Timeout: nothing came for too long. Please
 FULL: Final = Reply(452, "4.3.1", "Not enough space. Please retry later; nothing was lost.")
 BUG: Final = Reply(421, "4.3.0", "Internal problem, nothing was lost. Please reconnect and retry.")
 NOT_DURABLE: Final = Reply(451, "4.3.0", "The message could not be made safe on disk. Please retry; nothing was kept.")
+OVERDUE: Final = Reply(421, "4.3.0", "This takes too long here: the storage does not answer. Please retry later.")
 
 
 @dataclass(slots=True)
@@ -106,7 +110,7 @@ class Service:
 class Transaction:
     """One mail transaction from MAIL to its end."""
 
-    __slots__ = ("began", "destinations", "draft", "eightbit", "envelope")
+    __slots__ = ("began", "destinations", "draft", "eightbit", "envelope", "refusal")
 
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
@@ -114,6 +118,8 @@ class Transaction:
         self.draft: Draft | None = None
         self.eightbit = False
         self.began = 0.0
+        self.refusal: tuple[Reply, str] | None = None
+        """Why the content cannot be kept, found while it was still coming."""
 
 
 class SmtpSession:
@@ -123,6 +129,7 @@ class SmtpSession:
         "_auth",
         "_draining",
         "_helo",
+        "_line_since",
         "_login",
         "_opened",
         "_service",
@@ -143,6 +150,8 @@ class SmtpSession:
         self._auth: tuple[str, list[bytes]] | None = None
         self._opened = service.clock.monotonic()
         self._draining = False
+        self._line_since = 0.0
+        wire.work_s = FINAL_DOT_S
 
     # -- for the driver ----------------------------------------------------------------------------------------------
 
@@ -157,7 +166,14 @@ class SmtpSession:
 
     def deadline(self, now: float) -> float:
         """The machine's patience, but never beyond the end of a transfer or of the whole session."""
-        until = min(now + self.machine.patience, self._opened + self._service.session_s)
+        machine = self.machine
+        if not machine.in_line:
+            self._line_since = 0.0
+            until = min(now + machine.patience, self._opened + self._service.session_s)
+        else:
+            # Row S60: the patience is for a whole command, not for each octet of it.
+            self._line_since = self._line_since or now
+            until = min(self._line_since + machine.patience, self._opened + self._service.session_s)
         transaction = self._transaction
         if transaction is not None and transaction.began:
             until = min(until, transaction.began + self._service.data_timeout_s, self._rate_deadline(transaction, now))
@@ -169,11 +185,22 @@ class SmtpSession:
         return transaction.began + DATA_GRACE_S + size / self._service.data_rate_min
 
     def timed_out(self) -> None:
-        """Say 421 and close."""
+        """Say 421 and close; while a command is being carried out it is we who are late (`FINAL_DOT_S`)."""
+        if self._wire.busy:
+            self._overdue()
+            return
         transaction = self._transaction
         slow = transaction is not None and transaction.began > 0
         self._drop_transaction()
         self.machine.close_with(TOO_SLOW if slow else TIMEOUT)
+
+    def _overdue(self) -> None:
+        """Give up waiting for our own work: a message whose commit still comes goes its way, but is not acknowledged.
+
+        A handshake has a limit of its own.
+        """
+        if self.machine.mode is not Mode.HANDSHAKE:
+            self.machine.close_with(self._refused(OVERDUE, "answer overdue", ""))
 
     def failed(self) -> None:
         """After a bug of ours: nothing of the open transaction stays, the connection ends."""
@@ -183,6 +210,7 @@ class SmtpSession:
     def lost(self) -> None:
         """The peer is gone; a message handed to the intake goes its way, everything else is dropped."""
         self._service.counters.session_closed(self.door)
+        self._write_refusals_down()
         self._drop_transaction()
 
     def drain(self) -> None:
@@ -251,6 +279,8 @@ class SmtpSession:
             self._refuse_login(Trouble.WRONG, credentials.user)
             return
         found = await self._service.passwords.verify(credentials.user, credentials.password)
+        if self.machine.closed:
+            return
         if isinstance(found, Trouble):
             self._refuse_login(found, credentials.user)
             return
@@ -269,6 +299,9 @@ class SmtpSession:
 
     async def mail(self, event: on.Mail) -> None:
         service = self._service
+        if self._draining:
+            self.machine.answer(GOING_DOWN)
+            return
         if self.door != "mx" and not self._login and not service.may_relay(self._wire.peer):
             self.machine.answer(self._refused(LOG_IN, "login required", "MAIL"))
             return
@@ -296,6 +329,8 @@ class SmtpSession:
         plan = await self._service.planner.plan(
             event.address, size=transaction.envelope.declared_size, may_relay=relay, peer=self._wire.peer
         )
+        if self.machine.closed:
+            return
         if plan.refusal is not None:
             self.machine.answer(self._refused(plan.refusal, plan.why, f"RCPT TO:<{event.address}>", event.address))
             return
@@ -320,16 +355,35 @@ class SmtpSession:
         transaction = self._begin_content()
         draft = transaction.draft
         assert draft is not None
+        if transaction.refusal is not None:
+            return
         chunk = event.chunk
         if not transaction.eightbit and not chunk.isascii():
             transaction.eightbit = True
         draft.write(chunk)
         if draft.needs_flush:
-            await draft.flush_to_disk()
+            try:
+                await draft.flush_to_disk()
+            except StoreFull:
+                self._refuse_content(transaction, FULL, "no space")
+            except StoreBroken:
+                self._refuse_content(transaction, NOT_DURABLE, "store broken")
+
+    @staticmethod
+    def _refuse_content(transaction: Transaction, reply: Reply, why: str) -> None:
+        """Nothing more is kept; what still comes is read to its end, which is where the answer belongs."""
+        transaction.refusal = (reply, why)
+        if transaction.draft is not None:
+            transaction.draft.discard()
 
     async def chunk_end(self, event: on.ChunkEnd) -> None:
-        self._begin_content()
-        self.machine.answer(CHUNK_OK)
+        transaction = self._begin_content()
+        if transaction.refusal is None:
+            self.machine.answer(CHUNK_OK)
+            return
+        reply = self._refused(*transaction.refusal, "BDAT")
+        self._transaction = None
+        self.machine.answer(reply)
 
     async def content_refused(self, event: on.ContentRefused) -> None:
         self._refused(event.reply, "content refused", "")
@@ -338,7 +392,10 @@ class SmtpSession:
     async def content_end(self, event: on.ContentEnd) -> None:
         transaction = self._begin_content()
         self._transaction = None
-        self.machine.answer(await self._take(transaction))
+        reply = await self._take(transaction)
+        if self.machine.closed:
+            return
+        self.machine.answer(reply)
         if self._draining:
             self.machine.close_with(GOING_DOWN)
 
@@ -346,9 +403,11 @@ class SmtpSession:
         """Hand the message to the intake; the reply says whether it is ours."""
         draft = transaction.draft
         assert draft is not None
+        if transaction.refusal is not None:
+            return self._refused(*transaction.refusal, "DATA")
         service = self._service
         arrival = Arrival(
-            protocol=self._protocol(),
+            protocol=self._protocol(transaction.envelope.smtputf8),
             door=self.door,
             peer=self._wire.peer,
             helo=self._helo.name,
@@ -365,16 +424,22 @@ class SmtpSession:
             return self._refused(FULL, "no space", "DATA")
         except StoreBroken:
             return self._refused(NOT_DURABLE, "store broken", "DATA")
+        except UnitFailed as error:  # nothing of it happened
+            draft.discard()
+            log_line("error", "the store refused a message", cause=str(error))
+            return self._refused(NOT_DURABLE, "store broken", "DATA")
         if isinstance(taken, Reply):
             return self._refused(taken, "message refused", "DATA")
         service.counters.message_received(self.door, taken.size)
         return Reply(250, "2.0.0", f"Queued as {id_text(taken.id)}")
 
-    def _protocol(self) -> str:
-        """The "with" word of the Received line (RFC 3848)."""
+    def _protocol(self, utf8: bool) -> str:
+        """The "with" word of the Received line (RFC 3848); `utf8` says whether SMTPUTF8 was asked for."""
         if self._helo.verb != "EHLO":
             return "SMTP"
-        return "ESMTP" + ("S" if self._wire.tls else "") + ("A" if self._login else "")
+        # RFC 6531 section 4.3
+        word = "UTF8SMTP" if utf8 else "ESMTP"
+        return word + ("S" if self._wire.tls else "") + ("A" if self._login else "")
 
     def _drop_transaction(self) -> None:
         transaction, self._transaction = self._transaction, None
@@ -402,9 +467,14 @@ class SmtpSession:
 
     async def end_of_stream(self, event: on.EndOfStream) -> None:
         """The last event: what the machine refused by itself is written down, nothing of a transaction stays."""
-        for line, reply in self.machine.refusals:
-            self._refused(reply, "protocol", line.decode("utf-8", "backslashreplace"))
+        self._write_refusals_down()
         self._drop_transaction()
+
+    def _write_refusals_down(self) -> None:
+        """Once, at the end, however it came: by QUIT, a broken connection or a timeout."""
+        refusals, self.machine.refusals = self.machine.refusals, []
+        for line, reply in refusals:
+            self._refused(reply, "protocol", line.decode("utf-8", "backslashreplace"))
 
     # -- refusals ----------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ command that could be carried out becomes an event.
 Invariant: at most one command is open. While it is open no octet behind it is looked at, so pipelined commands are
 answered in order, a slow driver slows the peer, and nothing sent in the clear is read after STARTTLS.
 Every end of a transaction, accepted or refused, throws the one object away that holds all of it.
+
+All commands stand in one file, a little longer than most, because they share that invariant and one state.
 """
 
 from __future__ import annotations
@@ -198,6 +200,11 @@ class ServerMachine:
         return self._mode
 
     @property
+    def in_line(self) -> bool:
+        """Whether a part of a command line has come and its end has not."""
+        return self._lines.unread > 0 and (self._mode is _COMMAND or self._mode is _AUTH)
+
+    @property
     def accepted_recipients(self) -> int:
         """Recipients accepted in the open transaction."""
         return self._transaction.accepted if self._transaction is not None else 0
@@ -220,7 +227,8 @@ class ServerMachine:
     def close_with(self, reply: Reply) -> None:
         """Say a last word that answers no command, such as 421 after a timeout, and close; what was open is void."""
         if self._mode is not _OVER:
-            self._end("closed by us", reply)
+            self._output.append(reply.wire())
+            self._finish("closed by us", reply)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
