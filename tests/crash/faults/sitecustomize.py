@@ -1,8 +1,11 @@
 """Faults inside the server's own processes: Python imports this module at their start when its folder is on PYTHONPATH.
 
-Nothing of it is in the product. `POSTROAD_CRASH_FILE` names a file that says where to die: "POINT COUNT SCOPE NONCE".
-The process that passes the point for the COUNTth time removes the file and kills itself ("self") or the whole server
-with itself ("all"). `POSTROAD_DISK_FAULT` breaks the database's disk once. `POSTROAD_LIE` makes a server that breaks its promise, for the controls: see `LIES`.
+Nothing of it is in the product.
+
+POSTROAD_CRASH_FILE names a file that says where to die: "POINT COUNT SCOPE NONCE". The process that passes the point
+for the COUNTth time removes the file and kills itself ("self") or the whole server with itself ("all").
+POSTROAD_DISK_FAULT breaks the database's disk once: see `break_disk`.
+POSTROAD_LIE makes a server that breaks its promise, for the controls: see `LIES`.
 """
 
 from __future__ import annotations
@@ -176,13 +179,6 @@ def commit_lightly() -> None:
     SqliteConnection._prepare = lightly  # type: ignore[method-assign]
 
 
-def forget_folder() -> None:
-    """The name of a body file is no longer made durable."""
-    from postroad.store import syscalls
-
-    syscalls.fsync_folder = lambda path: None
-
-
 def forget_content() -> None:
     """The octets of a body file are no longer made durable."""
     from postroad.store import syscalls
@@ -210,7 +206,6 @@ def break_disk(fault: str) -> None:
 LIES = {
     "answer-early": ("worker", answer_early),
     "commit-lightly": ("store", commit_lightly),
-    "forget-folder": ("worker", forget_folder),
     "forget-content": ("worker", forget_content),
 }
 
