@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -202,6 +203,18 @@ async def test_a_large_body_comes_from_its_file_octet_for_octet(pop: Pop) -> Non
     got = b"".join(line.removeprefix(b".") + b"\r\n" for line in await peer.lines())
     assert got == raw
     assert (await peer.line()).startswith(b"+OK")
+
+
+async def test_a_client_that_never_reads_loses_the_connection_and_the_lock(pop: Pop) -> None:
+    pop.house.deliver(pop.account, b"Subject: large\r\n\r\n" + b"x" * 8_000_000)
+    peer = await pop.login()
+    pop.service.idle_s = 0.01
+    peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    peer.send(b"RETR 4\r\n")
+    while pop.house.counters.open:
+        await asyncio.sleep(0.001)
+    await breathe()
+    assert pop.house.store.sql("SELECT * FROM pop_locks") == []
 
 
 async def test_a_missing_body_file_is_an_error_and_no_empty_message(pop: Pop) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from postroad.serve.imap_view import RECENT, MailboxView
+from postroad.serve.imap_view import MailboxView
 from postroad.store.mailbox import changed_flags, mailbox_expunge, mailbox_flags, mailbox_recent
 from postroad.store.mailbox_copy import mailbox_copy_abandon, mailbox_copy_slice, mailbox_move_slice
 from postroad.store.mailbox_reads import Mailboxes
@@ -234,10 +234,6 @@ class SelectedMailbox:
             gather(result, moved)
             self.view.learn((), moved.source_uids, 0, 0)
         return result
-
-    def is_recent(self, place: int) -> bool:
-        """Whether a message is recent to this session."""
-        return bool(self.view.flags[place] & RECENT)
 
 
 SLICE: Final = ROWS_PER_UNIT

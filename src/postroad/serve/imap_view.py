@@ -118,21 +118,9 @@ class MailboxView:
         """Whether the message was expunged although the client has not been told."""
         return bool(self._gone) and self.uids[place] in self._gone
 
-    @property
-    def has_gone(self) -> bool:
-        """Whether an EXPUNGE waits for a command that may send it."""
-        return bool(self._gone)
-
     def keywords_at(self, place: int) -> str:
         """Keywords of a message, joined by spaces."""
         return self._keyword_sets[self.keywords[place]]
-
-    def all_keywords(self) -> list[str]:
-        """Every keyword that some message of the view has or had, for the FLAGS response."""
-        seen: dict[str, None] = {}
-        for words in self._keyword_sets:
-            seen.update(dict.fromkeys(words.split()))
-        return list(seen)
 
     def first_unseen(self) -> int:
         """Sequence number of the first message without \\Seen, 0 when there is none."""

@@ -10,12 +10,13 @@ from postroad.serve.conversation import Conversation
 async def drained(wire: Conversation, patience: float) -> None:
     """Sends what the machine has to say and waits until the peer read enough of it.
 
-    A peer that reads nothing for `patience` seconds loses the connection (rows S61 and I18 of slow readers). Raises
-    ConnectionError when it is gone.
+    Others get their turn even when it reads as fast as we write. A peer that reads nothing for `patience` seconds loses
+    the connection. Raises ConnectionError when it is gone.
     """
     wire.flush()
     timer = asyncio.get_running_loop().call_later(patience, wire.transport.abort)
     try:
         await wire.drain()
+        await asyncio.sleep(0)
     finally:
         timer.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,17 @@ async def test_a_slow_reader_holds_up_nobody_and_no_memory(office: Office) -> No
     client.reader._transport.resume_reading()  # type: ignore[attr-defined]
     reply = await client.reply()
     assert reply.arguments[2][1] == raw  # type: ignore[index]
+
+
+async def test_a_client_that_never_reads_loses_the_connection(office: Office) -> None:
+    office.deliver(b"Subject: large\r\n\r\n" + b"x" * 8_000_000)
+    client = await office.login(b"INBOX")
+    office.service.idle_s = 0.01
+    client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    client.write(b"x FETCH 1 BODY.PEEK[]\r\n")
+    while office.house.counters.open:
+        await asyncio.sleep(0.001)
+    assert office.house.lifecycle.busy() == ""
 
 
 def junk() -> list[Path]:
