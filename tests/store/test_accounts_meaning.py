@@ -21,8 +21,10 @@ from postroad.store.account_records import (
     UserDisable,
 )
 from postroad.store.accounts import alias_add, domain_add, domain_catch_all, domain_postmaster, user_add, user_disable
+from postroad.store.directory import ELSEWHERE_S, Directory
 from postroad.store.engine import Connection
 from postroad.values.address import Address
+from tests.fakes.clock import FakeClock
 from tests.store.small_store import SmallStore
 
 
@@ -151,3 +153,24 @@ async def test_international_addresses_meet_their_account(post: SmallStore) -> N
     found = await ask(post, "JÜRGEN+x@xn--bcher-kva.example")
     assert isinstance(found, Local)
     assert found.tag == "x"
+
+
+async def test_a_domain_elsewhere_is_asked_for_once_until_something_changes(post: SmallStore) -> None:
+    clock = FakeClock()
+    directory = Directory(post, clock)
+    address = Address.parse("anna@new.example")
+    assert await directory.recipient(address) == NotOurs("new.example")
+    post.run(domain_add, DomainAdd("new.example"))
+    assert await directory.recipient(address) == NotOurs("new.example")
+    directory.forget()
+    assert isinstance(await directory.recipient(address), Unknown)
+
+
+async def test_a_lost_hint_about_the_directory_costs_seconds(post: SmallStore) -> None:
+    clock = FakeClock()
+    directory = Directory(post, clock)
+    address = Address.parse("anna@new.example")
+    await directory.recipient(address)
+    post.run(domain_add, DomainAdd("new.example"))
+    clock.advance(ELSEWHERE_S)
+    assert isinstance(await directory.recipient(address), Unknown)

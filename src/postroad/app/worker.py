@@ -116,7 +116,8 @@ async def build_worker(errand: Errand) -> Parts:
         free_space_share=config.limits.free_space_share,
         on_broken=spool_broke,
     )
-    directory = Directory(reader)
+    directory = Directory(reader, clock)
+    hints.add("directory", lambda _: directory.forget())
     planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter)
     passwords = Passwords(directory, clock)
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))

@@ -25,6 +25,7 @@ from postroad.store.account_records import (
 )
 from postroad.store.engine import Params, Row
 from postroad.values.address import Address
+from postroad.values.ports import Clock
 
 
 class Rows(Protocol):
@@ -38,6 +39,11 @@ class Rows(Protocol):
 # RFC 5321 section 4.5.1 (postmaster), RFC 2142 section 4 (abuse)
 REQUIRED: Final = ("postmaster", "abuse")
 """Local parts that exist in every domain; mail to them is never refused."""
+
+ELSEWHERE_S: Final = 5.0
+"""How long a domain is known to be none of ours without asking again: what a lost hint may cost."""
+ELSEWHERE_MAX: Final = 10_000
+"""Domains that are remembered so."""
 
 LIST_PAGE: Final = 1000
 """Rows of one page of a list."""
@@ -69,12 +75,35 @@ def _account(row: Row) -> Account:
 
 
 class Directory:
-    """Who is served here, read through one connection."""
+    """Who is served here, read through one connection.
 
-    __slots__ = ("_rows",)
+    With a clock it remembers which domains are none of ours, which is all that relayed mail asks; whoever gives one
+    calls `forget` for every hint about the directory.
+    """
 
-    def __init__(self, reader: Rows) -> None:
+    __slots__ = ("_clock", "_elsewhere", "_elsewhere_until", "_rows")
+
+    def __init__(self, reader: Rows, clock: Clock | None = None) -> None:
         self._rows = reader.rows
+        self._clock = clock
+        self._elsewhere: set[str] = set()
+        self._elsewhere_until = 0.0
+
+    def forget(self) -> None:
+        """Something in the directory has changed."""
+        self._elsewhere.clear()
+
+    def _is_elsewhere(self, domain: str) -> bool:
+        return self._clock is not None and domain in self._elsewhere and self._clock.monotonic() < self._elsewhere_until
+
+    def _not_ours(self, domain: str) -> NotOurs:
+        if self._clock is not None:
+            now = self._clock.monotonic()
+            if now >= self._elsewhere_until or len(self._elsewhere) >= ELSEWHERE_MAX:
+                self._elsewhere.clear()
+                self._elsewhere_until = now + ELSEWHERE_S
+            self._elsewhere.add(domain)
+        return NotOurs(domain)
 
     # -- what an address means ---------------------------------------------------------------------------------------
 
@@ -85,12 +114,14 @@ class Directory:
         A catch-all that leads to an address nobody has is not followed here: expanding is `flow.local`'s part.
         """
         domain = address.domain_ascii
+        if self._is_elsewhere(domain):
+            return NotOurs(domain)
         key = address.key
         user, tag = _untagged(key[: -len(domain) - 1], delimiter)
         plain = f"{user}@{domain}" if tag else key
         rows = await self._rows(_MEANING, (domain, key, plain, key, plain))
         if not rows or rows[0][0]:
-            return NotOurs(domain)
+            return self._not_ours(domain)
         if len(rows) > 1:
             found = _named(rows, key, "") or _named(rows, plain, tag)
             if found is not None:
