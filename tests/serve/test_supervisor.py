@@ -45,6 +45,27 @@ def back_again(server: LiveServer, before: dict[str, int], name: str) -> None:
     raise AssertionError(server.log()[-3000:])
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(150)
+def test_a_store_that_hangs_is_answered_for_in_30_s_and_replaced_in_60(server: LiveServer) -> None:
+    before = server.pids()
+    with server.smtp() as client:
+        assert client.sock is not None
+        client.sock.settimeout(40)
+        client.mail("a@sender.test")
+        client.rcpt("anna@local.test")
+        client.docmd("DATA")
+        os.kill(before["store"], signal.SIGSTOP)
+        began = time.monotonic()
+        client.send(MESSAGE + ".\r\n")
+        assert client.getreply()[0] == 421
+        assert time.monotonic() - began < 33
+    while time.monotonic() - began < 80 and before["store"] in server.pids().values():
+        time.sleep(0.1)
+    back_again(server, before, "store")
+    send(server)
+
+
 def test_sigterm_ends_all_with_status_0_and_says_so(server: LiveServer) -> None:
     pids = server.pids()
     assert set(pids) == {"supervisor", "store", "worker-0"}

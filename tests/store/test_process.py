@@ -51,6 +51,16 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
+async def test_it_gives_signs_of_life_to_whoever_holds_its_lifeline(tmp_path: Path, start: Start) -> None:
+    read_end, write_end = os.pipe()
+    process = start(tmp_path, "--lifeline", str(read_end), pass_fds=(read_end,))
+    os.close(read_end)
+    assert process.stdout is not None
+    assert await asyncio.to_thread(process.stdout.read, 1) == b"."
+    os.close(write_end)
+    assert await asyncio.to_thread(process.wait, 10) == 0
+
+
 async def test_sigterm_ends_it_with_an_empty_log(tmp_path: Path, start: Start) -> None:
     process = start(tmp_path)
     client = await StoreClient.connect(tmp_path, name="worker")

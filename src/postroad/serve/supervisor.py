@@ -30,6 +30,10 @@ from postroad.serve.metrics import MetricsPage, MetricsServer
 SILENCE_S: Final = 10.0
 """A worker that gave no sign for this long is taken for hung and killed."""
 
+STORE_SILENCE_S: Final = 60.0
+"""The same for the store. Longer, because a disk that stalls holds it up too, and killing it then helps nobody; until
+then sessions answer for it (`serve.smtp.FINAL_DOT_S`)."""
+
 STORE_STOP_S: Final = 10.0
 """The store's last commit and checkpoint take far less; then it is killed, which loses nothing that was answered."""
 
@@ -56,6 +60,8 @@ class Child:
     process: asyncio.subprocess.Process
     started: float
     heard: float
+    silence_s: float = SILENCE_S
+    """Seconds without a sign of life after which it is killed."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def listen(self) -> None:
@@ -168,6 +174,7 @@ class Supervisor:
         while not self._stopping.is_set():
             command = [sys.executable, "-m", "postroad.store.process", "--data", str(self._data_dir), "--lifeline", "0"]
             child = await self._start("store", command, [])
+            child.silence_s = STORE_SILENCE_S
             self._store = child
             try:
                 async with asyncio.timeout(STORE_START_S):
@@ -177,8 +184,10 @@ class Supervisor:
                 child.kill()
             if child.ready.is_set():
                 self._reached.set()
+            await child.process.wait()
+            if not self._stopping.is_set():
+                self._reached.clear()  # before the pause: a worker without a store only dies
             pause = await self._outlive(child, pause)
-            self._reached.clear()
 
     async def _keep_worker(self, number: int) -> None:
         pause = 0.0
@@ -250,8 +259,8 @@ class Supervisor:
                     child.heard = now
                 continue
             for child in list(self._children.values()):
-                if child is not self._store and child.ready.is_set() and now - child.heard > SILENCE_S:
-                    log_line("error", f"{child.name} gave no sign for {SILENCE_S:.0f} s and is killed")
+                if child.ready.is_set() and now - child.heard > child.silence_s:
+                    log_line("error", f"{child.name} gave no sign for {child.silence_s:.0f} s and is killed")
                     child.kill()
 
     async def _announce(self) -> None:

@@ -102,11 +102,13 @@ class Worker:
         self._errand = errand
         self._build = build
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._parts: Parts | None = None
 
     def told(self, word: str) -> None:
         """A word from the supervisor or a signal."""
         if word == "reload":
-            self._parts.reload()
+            if self._parts is not None:  # else what is being built reads the new files anyway
+                self._parts.reload()
         elif word in ("drain", "orphaned", "store lost") and not self._end.done():
             self._end.set_result(word)
 
@@ -116,8 +118,8 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.told, "drain")
         await loop.connect_read_pipe(lambda: Control(self), os.fdopen(0, "rb", buffering=0))
-        self._parts = await self._build(self._errand)
-        self._parts.store.closed.add_done_callback(lambda _: self.told("store lost"))
+        self._parts = parts = await self._build(self._errand)
+        parts.store.closed.add_done_callback(lambda _: self.told("store lost"))
         # What stands now stands as long as the worker, and what a session leaves behind forms no rings.
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER, 20, 20)
@@ -125,9 +127,9 @@ class Worker:
         word = await self._end
         if word == "store lost":
             log_line("error", "the store is gone: this worker ends and is started again")
-            await self._parts.abandon()
+            await parts.abandon()
             return LOST_STORE
-        await self._parts.drain(0.0 if word == "orphaned" else self._parts.grace)
+        await parts.drain(0.0 if word == "orphaned" else parts.grace)
         beat.cancel()
         return 0
 

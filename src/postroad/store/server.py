@@ -39,6 +39,8 @@ UNSENT_MAX: Final = 8 * 1024 * 1024
 """Answers a client may leave unread before nothing more is read from it."""
 UNREAD_MAX: Final = 4 * UNSENT_MAX
 """Answers and hints after which a client that takes none of them is held for dead."""
+BEAT_S: Final = 2.0
+"""How often `on_beat` is called while the loop goes round."""
 TEND_S: Final = 0.2
 """Silence after which the log is checkpointed although it is short."""
 CHORE_SHARE: Final = 10
@@ -101,6 +103,9 @@ class Server:
         self._buffer = bytearray(READ_OCTETS)
         self._stopping = False
         self._chore_after = 0.0
+        self._next_beat = 0.0
+        self.on_beat: Callable[[], None] | None = None
+        """Called every BEAT_S: the sign of life of this process, for whoever watches it."""
         self.on_death: Callable[[int], None] = lambda incarnation: None
         """Called with the number of each worker whose connection ended."""
 
@@ -143,6 +148,9 @@ class Server:
                 self._guarded(lambda: self._tend(True))
             self._bury()
             self._do_chore(busy=bool(waiting))
+            if self.on_beat is not None and self._clock.monotonic() >= self._next_beat:
+                self._next_beat = self._clock.monotonic() + BEAT_S
+                self.on_beat()
         for peer in list(self._peers):
             self._send(peer, b"")
             self._drop(peer)
@@ -152,6 +160,8 @@ class Server:
     def _patience(self, dirty: bool) -> float | None:
         """Seconds to wait for calls: until the next chore, or the end of a silence."""
         waits = [TEND_S] if dirty else []
+        if self.on_beat is not None:
+            waits.append(max(self._next_beat - self._clock.monotonic(), 0.0))
         if self._chores and not self._writer.broken:
             waits.append(max(min(chore.due for chore in self._chores) - self._clock.monotonic(), 0.0))
         return min(waits) if waits else None
