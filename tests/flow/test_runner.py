@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from postroad.config import Config, Dns, Relay
 from postroad.flow.local import Plan as LocalPlan
@@ -92,6 +93,22 @@ async def test_mail_in_the_queue_is_claimed_read_and_sent(yard: Yard, host: Fake
     assert got.recipients == ["b@x.test", "c@x.test"]
     assert got.content == b"X-Leg: 1\r\n" + message.header + (message.body or b"")
     assert yard.open() == []
+
+
+async def test_a_long_queue_is_fetched_as_fast_as_it_is_sent(
+    yard: Yard, host: FakeSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroad.flow.runner.CLAIM_BATCH", 8)
+    monkeypatch.setattr("postroad.flow.lanes.WAITING_MAX", 4)
+    yard.host("x.test", host)
+    for _ in range(60):
+        message = yard.compose("b@x.test")
+        legs = [replace(leg, owner=0, due_us=0) for leg in message.legs]
+        yard.store.run(accept, replace(message, legs=legs))
+    began = time.monotonic()
+    yard.runner.wake()
+    await until(lambda: len(host.messages) == 60)
+    assert time.monotonic() - began < 1.0, "the lane was left to run empty before more was fetched"
 
 
 async def test_a_connection_carries_message_after_message(yard: Yard, host: FakeSmtp) -> None:

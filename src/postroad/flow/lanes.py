@@ -195,6 +195,11 @@ class Lane:
         """Whether so much waits that more should be left in the queue."""
         return len(self.queue) >= WAITING_MAX
 
+    @property
+    def has_room(self) -> bool:
+        """Whether so little waits that more should be fetched before the connections run out of it."""
+        return len(self.queue) <= WAITING_MAX // 2
+
     def _every_hop(self) -> list[Hop]:
         return self.plan.hops(_UNMOVED)
 

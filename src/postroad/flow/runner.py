@@ -146,6 +146,8 @@ class Runner:
         self._woken = asyncio.Event()
         self._starving = False
         """There is more in the queue than there was room for."""
+        self._crowded: list[Lane] = []
+        """Lanes that had enough at the last claim: their mail was left in the queue."""
         self._draining = False
         self._on_drained = on_drained
 
@@ -278,6 +280,7 @@ class Runner:
         """Domains whose lanes can do nothing with more mail now, and in how many seconds the first of them can."""
         now = self._now()
         shut: dict[Lane, float] = {}
+        self._crowded = [lane for lane in self._lanes.all() if lane.is_crowded]
         for lane in self._lanes.all():
             until = lane.suspended_until(now)
             if until or lane.is_crowded:
@@ -493,6 +496,9 @@ class Runner:
         window.remove(letter, count)
         if self._starving and self._claimed.deliveries < CLAIMED_DELIVERIES // 2:
             self._starving = False
+            self._woken.set()
+        if self._crowded and any(lane.has_room for lane in self._crowded):
+            self._crowded = []
             self._woken.set()
 
     def _give_back(self, parcel: Parcel) -> None:
