@@ -77,6 +77,39 @@ async def test_mail_for_a_mailbox_is_filed_byte_for_byte_before_the_250(office: 
     assert office.count("deliveries") == 0
 
 
+@pytest.mark.parametrize(
+    ("helo", "peer", "line"),
+    [
+        ("client_1.test", "192.0.2.9", "from client_1.test ([192.0.2.9])"),
+        ("[192.0.2.1]", "192.0.2.9", "from [192.0.2.1] ([192.0.2.9])"),
+        ("client.test", "2001:db8::9", "from client.test ([IPv6:2001:db8::9])"),
+        ("bank.test ([192.0.2.1]) by x", "192.0.2.9", "from bank.test???192.0.2.1???by?x ([192.0.2.9])"),
+        ("b\u00fccher.test", "192.0.2.9", "from b?cher.test ([192.0.2.9])"),
+    ],
+)
+async def test_a_client_cannot_write_into_its_received_line(
+    office: PostOffice, helo: str, peer: str, line: str
+) -> None:
+    client = await office.connect(peer=peer)
+    await client.line()
+    client.send(f"HELO {helo}\r\n".encode())
+    assert (await client.line()).startswith(b"250 ")
+    assert (await send(client)).startswith(b"250 ")
+    header = office.house.store.sql("SELECT header FROM messages")[0][0]
+    assert header.startswith(f"Received: {line}\r\n\tby mx.example.com with SMTP id ".encode())
+
+
+async def test_received_says_that_smtputf8_was_asked_for(office: PostOffice) -> None:
+    client = await office.greeted()
+    assert (await client.ask(b"MAIL FROM:<a@sender.test> SMTPUTF8")).startswith(b"250 ")
+    client.send(b"RCPT TO:<anna@example.com>\r\nDATA\r\n")
+    assert [(await client.line())[:3] for _ in range(2)] == [b"250", b"354"]
+    client.send(MESSAGE + b".\r\n")
+    assert (await client.line()).startswith(b"250 ")
+    # RFC 6531 section 4.3
+    assert b" with UTF8SMTP id " in office.house.store.sql("SELECT header FROM messages")[0][0]
+
+
 async def test_a_message_is_found_by_its_addresses_and_message_id(office: PostOffice) -> None:
     await send(await office.greeted())
     keys = office.house.store.sql("SELECT keys FROM history")[0][0].split("\n")

@@ -7,6 +7,7 @@ beginning of its story (state S3 or S3m of docs/internals/states.md).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -251,7 +252,10 @@ class Intake:
 
     def _received(self, ident: int, now_us: int, envelope: Envelope, arrival: Arrival) -> bytes:
         """The trace line of RFC 5321 section 4.4; the recipient is named only when there is one, so no Bcc leaks."""
-        who = f"from {arrival.helo} ([{arrival.peer}])\r\n\t" if arrival.peer else ""
+        peer = arrival.peer
+        # RFC 5321 section 4.1.3: an address literal of IPv6 says so.
+        literal = f"IPv6:{peer}" if ":" in peer else peer
+        who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer else ""
         tls = f"\r\n\t({arrival.tls})" if arrival.tls else ""
         recipients = envelope.recipients
         whom = f"\r\n\tfor <{recipients[0].address}>" if len(recipients) == 1 else ""
@@ -265,6 +269,19 @@ class Intake:
         if self._date[0] != second:
             self._date = (second, formatdate(second, localtime=True))
         return self._date[1]
+
+
+def host_word(helo: str) -> str:
+    """What a client called itself, as one word of a Received line.
+
+    Whatever could end the word, look like the address that we saw, or is no ASCII becomes a question mark: the line is
+    read by programs that trust what stands behind the name.
+    """
+    return helo if _host_word(helo) else _NO_HOST.sub("?", helo)
+
+
+_host_word: Final = re.compile(r"[A-Za-z0-9._-]+|\[[A-Za-z0-9.:]+\]").fullmatch
+_NO_HOST: Final = re.compile(r"[^A-Za-z0-9._:-]")
 
 
 def client_text(helo: str, peer: str) -> str:
