@@ -96,18 +96,21 @@ async def test_mail_in_the_queue_is_claimed_read_and_sent(yard: Yard, host: Fake
 
 
 async def test_a_long_queue_is_fetched_as_fast_as_it_is_sent(
-    yard: Yard, host: FakeSmtp, monkeypatch: pytest.MonkeyPatch
+    make_yard: MakeYard, host: FakeSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("postroad.flow.runner.CLAIM_BATCH", 8)
     monkeypatch.setattr("postroad.flow.lanes.WAITING_MAX", 4)
+    yard = make_yard(connections_per_lane=1)
     yard.host("x.test", host)
+    yard.send("b@x.test")
+    await yard.settled()
     for _ in range(60):
         message = yard.compose("b@x.test")
         legs = [replace(leg, owner=0, due_us=0) for leg in message.legs]
         yard.store.run(accept, replace(message, legs=legs))
     began = time.monotonic()
     yard.runner.wake()
-    await until(lambda: len(host.messages) == 60)
+    await until(lambda: len(host.messages) == 61)
     assert time.monotonic() - began < 1.0, "the lane was left to run empty before more was fetched"
 
 
