@@ -135,3 +135,12 @@ def test_a_bundle_with_a_broken_certificate_gives_the_others() -> None:
     broken = b"-----BEGIN CERTIFICATE-----\nbm8gY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n"
     assert len(read_roots(b"# a comment\n" + good + broken + good)) == 2
     assert read_roots(b"") == []
+
+
+@pytest.mark.parametrize("version", [1, 3, 9], ids=["v2", "v4", "v10"])
+def test_a_certificate_of_no_known_version_proves_nothing(version: int) -> None:
+    certificate, _ = make_self_signed(["mx.example.net"], NOW_US)
+    v3 = b"\xa0\x03\x02\x01\x02"
+    assert der(certificate).count(v3) == 1
+    strange = der(certificate).replace(v3, v3[:-1] + bytes([version]))
+    assert not ClientTls(system_roots=False).verifies([strange], "mx.example.net")

@@ -36,9 +36,10 @@ SWEEP_S: Final = 0.5
 Results = list[tuple[Delivery, Outcome]]
 
 
-_BUG: Final = Outcome(
+BUG: Final = Outcome(
     Fate.DEFERRED, About.HOST, "an error of our own; see the log", Reply(451, "4.3.0", "internal error")
 )
+"""The end of an attempt that met a bug: the mail stays, and the log has the traceback."""
 
 
 class Sink(Protocol):
@@ -165,10 +166,18 @@ class Pool:
                 await self._serve(lane, courier)
         except Exception:
             log.exception("a connection of lane %s ended by a bug", lane.site)
+            self._give_up(lane)
         finally:
             if opening:
                 lane.opening -= 1
             await self._end(lane, courier)
+
+    def _give_up(self, lane: Lane) -> None:
+        """After a bug: the site is left alone for a while, as if its hosts had failed, so that nothing spins."""
+        now = self._now()
+        for hop in lane.hops(now, self._rng):
+            lane.failed(hop, BUG.cause, now)
+        self._defer_all(lane, [], BUG)
 
     async def _end(self, lane: Lane, courier: Courier | None) -> None:
         try:
@@ -283,7 +292,7 @@ class Pool:
 
     async def _carry(self, lane: Lane, courier: Courier, parcel: Parcel) -> bool:
         """Carries one parcel and sorts its results; returns whether the connection may go on."""
-        if parcel.letter.header is None and not await self._sink.load(parcel):
+        if parcel.letter.header is None and not await self._load(lane, parcel):
             return True
         if len(parcel.deliveries) > courier.limit:
             self._split(lane, parcel, courier.limit)
@@ -297,7 +306,7 @@ class Pool:
         except Exception:
             log.exception("a parcel of lane %s met a bug", lane.site)
             courier.abort()
-            trip = Trip([(delivery, _BUG, Step.GO_ON) for delivery in parcel.deliveries], lost=True)
+            trip = Trip([(delivery, BUG, Step.GO_ON) for delivery in parcel.deliveries], lost=True)
         finally:
             self.busy -= 1
         if trip.stale and not parcel.returned:
@@ -326,6 +335,14 @@ class Pool:
         if ended:
             self._sink.on_result(parcel, ended)
         return not trip.lost and failure is None
+
+    async def _load(self, lane: Lane, parcel: Parcel) -> bool:
+        try:
+            return await self._sink.load(parcel)
+        except Exception:
+            log.exception("a parcel of lane %s could not be read", lane.site)
+            self._sink.on_result(parcel, [(delivery, BUG) for delivery in parcel.deliveries])
+            return False
 
     def _host_failed(
         self, lane: Lane, courier: Courier, parcel: Parcel, failure: Outcome, again: list[Delivery], ended: Results

@@ -26,7 +26,7 @@ from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_address
-from postroad.flow.pool import Pool, Results
+from postroad.flow.pool import BUG, Pool, Results
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts, plan, read_signposts
 from postroad.flow.schedule import count_hops
@@ -349,6 +349,10 @@ class Runner:
         except asyncio.CancelledError:
             self._give_back(Parcel(letter, deliveries))
             raise
+        except Exception:
+            log.exception("the way of message %s could not be planned", id_text(letter.id))
+            self.on_result(Parcel(letter, deliveries), [(delivery, BUG) for delivery in deliveries])
+            return
         by_lane: dict[Lane, list[Delivery]] = {}
         for (domain, members), way in zip(by_domain.items(), found, strict=True):
             if isinstance(way, Plan):
@@ -390,19 +394,22 @@ class Runner:
         return bool(parcel.deliveries)
 
     async def _read(self, parcel: Parcel) -> bool:
-        letter = parcel.letter
-        if letter.header is not None:
-            return True
         try:
-            stored = await self._letters.message(letter.id)
+            return await self._fetch(parcel.letter, parcel.deliveries)
         except (StoreBroken, StoreFull) as error:
             cause = f"the message could not be read: {error}"
             outcome = Outcome(Fate.DEFERRED, About.BODY, cause, Reply(451, "4.3.0", cause))
             self.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
             return False
+
+    async def _fetch(self, letter: Letter, deliveries: Iterable[Delivery]) -> bool:
+        """Reads the letter if it has not been; False when it is gone. Raises StoreBroken or StoreFull."""
+        if letter.header is not None:
+            return True
+        stored = await self._letters.message(letter.id)
         if stored is None:
             # Somebody dropped it from the queue meanwhile; the store knows of no delivery any more.
-            self._release(letter, [delivery.id for delivery in parcel.deliveries])
+            self._release(letter, [delivery.id for delivery in deliveries])
             return False
         letter.header, letter.body, letter.body_file = stored.header, stored.body, stored.body_file
         return True
@@ -450,14 +457,18 @@ class Runner:
 
     async def _report(self, letter: Letter, tale: Tale) -> None:
         """Ends deliveries undelivered, with the report that is due."""
-        if letter.header is None and not await self._read(Parcel(letter, [f.delivery for f in tale.failures])):
-            return
         now_us = self._clock.wall_us()
         try:
+            if not await self._fetch(letter, [failure.delivery for failure in tale.failures]):
+                return
             report = await self._reporter.report(letter, tale.failures, now_us)
         except (StoreBroken, StoreFull) as error:
             # Where the report must go could not be found out: nothing ends without one, so all of it waits.
             log.warning("a report could not be made, trying again later: %s", error)
+            self._postpone(letter, tale, now_us)
+            return
+        except Exception:
+            log.exception("the report of message %s met a bug, trying again later", id_text(letter.id))
             self._postpone(letter, tale, now_us)
             return
         if isinstance(report, str):
@@ -477,7 +488,7 @@ class Runner:
         tale.done = [ident for ident in tale.done if ident not in failed]
         due_us = now_us + int(self._delays_s[0] * 1e6)
         tale.later += [Later(failure.delivery.id, due_us, failure.delivery.last_reply) for failure in tale.failures]
-        tale.events = []
+        tale.events = [event for event in tale.events if event.kind != "bounced"]
         self._record(letter, tale)
 
     def _on_recorded(self, result: Result) -> None:

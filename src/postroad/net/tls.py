@@ -121,7 +121,7 @@ class ClientTls:
             if now is not None:
                 builder = builder.time(now)
             builder.build_server_verifier(_subject(host)).verify(certificates[0], certificates[1:])
-        except (verification.VerificationError, ValueError, TypeError, x509.UnsupportedGeneralNameType):
+        except Exception:  # octets of a stranger: whatever they break in a library, they have proved nothing
             return False
         return True
 
