@@ -40,11 +40,13 @@ class Arrival:
     protocol: str
     """The "with" word of RFC 3848: ESMTP, ESMTPS, ESMTPSA, LMTP, HTTP, LOCAL."""
     door: str
-    """Which of our services took it: mx, submission, submissions, report, cli."""
+    """Which of our services took it: mx, submission, submissions, local, report, cli."""
     peer: str = ""
     helo: str = ""
     tls: str = ""
     login: str = ""
+    user: str = ""
+    """Who on this machine handed it in, where the kernel said so: "uid 1000 (anna)"."""
 
 
 @dataclass(slots=True)
@@ -128,8 +130,10 @@ class Intake:
         arrival: Arrival,
         *,
         eightbit: bool = False,
+        ident: int = 0,
     ) -> Taken | Reply:
-        """Make the message ours, or say why not; nothing of a refused one stays.
+        """Make the message ours, or say why not; nothing of a refused one stays. `ident` is its id where the caller
+        has already made one.
 
         Raises StoreFull and StoreBroken; then too nothing is acknowledged, and what is on the disk is swept.
         """
@@ -139,7 +143,7 @@ class Intake:
             draft.discard()
             return refusal
         now_us = self._clock.wall_us()
-        ident = self._ids.make(now_us)
+        ident = ident or self._ids.make(now_us)
         received = self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
         content = (received + header, body, body_file, size)
@@ -230,7 +234,7 @@ class Intake:
         legs: list[Leg],
         size: int,
     ) -> list[Event]:
-        where = f"{client_text(arrival.helo, arrival.peer)} {arrival.tls}".rstrip()
+        where = f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
         by = f"login {arrival.login}" if arrival.login else arrival.door
         events = [
             Event(
@@ -256,7 +260,7 @@ class Intake:
         # RFC 5321 section 4.1.3: an address literal of IPv6 says so.
         literal = f"IPv6:{peer}" if ":" in peer else peer
         who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer else ""
-        tls = f"\r\n\t({arrival.tls})" if arrival.tls else ""
+        tls = f"\r\n\t({arrival.tls})" if arrival.tls else f"\r\n\t(by {arrival.user})" if arrival.user else ""
         recipients = envelope.recipients
         whom = f"\r\n\tfor <{recipients[0].address}>" if len(recipients) == 1 else ""
         return (
@@ -284,9 +288,14 @@ _host_word: Final = re.compile(r"[A-Za-z0-9._-]+|\[[A-Za-z0-9.:]+\]").fullmatch
 _NO_HOST: Final = re.compile(r"[^A-Za-z0-9._:-]")
 
 
+def literal(peer: str) -> str:
+    """An IP address as mail writes it (RFC 5321 section 4.1.3): [192.0.2.1] or [IPv6:2001:db8::1]."""
+    return f"[IPv6:{peer}]" if ":" in peer else f"[{peer}]"
+
+
 def client_text(helo: str, peer: str) -> str:
     """A client for people: what it called itself and its address; the address once when it named only that."""
-    address = f"[{peer}]" if peer else ""
+    address = literal(peer) if peer else ""
     return address if helo in ("", address) else f"{helo} {address}".rstrip()
 
 
