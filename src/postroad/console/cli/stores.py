@@ -25,11 +25,12 @@ R = TypeVar("R")
 @contextmanager
 def changing(data_dir: Path, *, make: bool = False) -> Iterator[Callable[[Callable[[Tx, A], R], A], R]]:
     """A way to run units, whether or not a server runs here; `make` begins a new folder where there is none."""
-    if make and not data_dir.exists():
-        _begin(data_dir)
-    become_owner(data_dir)
-    with spoken(data_dir), open_store(data_dir) as store:
-        yield store.call
+    with spoken(data_dir):
+        if make and not data_dir.exists():
+            _begin(data_dir)
+        become_owner(data_dir)
+        with open_store(data_dir) as store:
+            yield store.call
 
 
 @contextmanager
