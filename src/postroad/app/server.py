@@ -119,9 +119,16 @@ def with_certificate(config: Config, data_dir: Path) -> Config:
     if config.tls.certificate:
         return config
     folder = data_dir / "tls"
-    folder.mkdir(mode=0o700, exist_ok=True)
     certificate, key = folder / "self-signed.pem", folder / "self-signed.key"
-    if ensure_self_signed([config.hostname], certificate, key, time.time_ns() // 1000):
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        made = ensure_self_signed([config.hostname], certificate, key, time.time_ns() // 1000)
+    except OSError as error:
+        raise StartError(
+            f"No certificate can be made in {folder}: {error.strerror}. "
+            "Make room there and the folder writable, or set tls.certificate and tls.key."
+        ) from error
+    if made:
         log_line(
             "warning",
             f"made a self-signed certificate for {config.hostname}: mail clients will warn about it. "
