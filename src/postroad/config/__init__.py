@@ -41,6 +41,27 @@ class Tls(Section, frozen=True):
     key: str = ""
 
 
+class Acme(Section, frozen=True):
+    """Certificates from an authority, renewed by themselves (RFC 8555); see docs/certificates.md."""
+
+    names: tuple[str, ...] = ()
+    """Host names of the certificate; empty: ACME is not used."""
+    agree_terms: bool = False
+    directory: str = "https://acme-v02.api.letsencrypt.org/directory"
+    contact: str = ""
+    http: str = ":80"
+    """Where HTTP-01 is answered; empty: not offered."""
+    alpn: str = ""
+    """Where TLS-ALPN-01 is answered, such as ":443"; empty: not offered."""
+    keep_key: bool = False
+    """The same private key at every renewal."""
+    ca_file: str = ""
+    """Authorities that vouch for the directory's own certificate, besides those of the system."""
+    binding_id: str = ""
+    """RFC 8555 section 7.3.4: the key identifier of an external account."""
+    binding_key_file: str = ""
+
+
 class Relay(Section, frozen=True):
     """How mail for other domains leaves, and who may hand it in without a login."""
 
@@ -126,6 +147,7 @@ class Config(Section, frozen=True):
     """Number of worker processes; 0: one per core."""
     listen: Listen = Listen()
     tls: Tls = Tls()
+    acme: Acme = Acme()
     relay: Relay = Relay()
     retry: Retry = Retry()
     dns: Dns = Dns()

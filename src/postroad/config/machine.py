@@ -43,7 +43,7 @@ def machine_complaints(config: Config) -> Iterator[Complaint]:
     yield from _ports(config)
     yield from _folder(config, account)
     yield from _certificate(config, account)
-    yield from _ca_file(config, account)
+    yield from _files_of_others(config, account)
     yield from _open_files(config)
 
 
@@ -68,13 +68,20 @@ def _ports(config: Config) -> Iterator[Complaint]:
     first_free = _first_unprivileged_port()
     if os.geteuid() == 0 or _may_bind_any() or os.environ.get("LISTEN_FDS"):
         return
+    for path, text in _addresses(config):
+        port = parse_endpoint(text, every_host=True, port_zero=True).port
+        if 0 < port < first_free:
+            what = f"port {port} is for root: ports below {first_free} need privileges"
+            fix = f'Start as root with user set, by systemd, or listen on ":{port + 2500}"'
+            yield Complaint(path, what, fix, fatal=False)
+
+
+def _addresses(config: Config) -> Iterator[tuple[tuple[str, str], str]]:
+    """Every address that will be listened on, with its key."""
     for service in SERVICES:
-        for text in getattr(config.listen, service):
-            port = parse_endpoint(text, every_host=True, port_zero=True).port
-            if 0 < port < first_free:
-                what = f"port {port} is for root: ports below {first_free} need privileges"
-                fix = f'Start as root with user set, by systemd, or listen on ":{port + 2500}"'
-                yield Complaint(("listen", service), what, fix, fatal=False)
+        yield from ((("listen", service), text) for text in getattr(config.listen, service))
+    if config.acme.names:
+        yield from ((("acme", name), text) for name in ("http", "alpn") if (text := getattr(config.acme, name)))
 
 
 def _first_unprivileged_port() -> int:
@@ -196,9 +203,13 @@ def _names(certificate: object, hostname: str) -> Iterator[Complaint]:
         yield Complaint(("tls", "certificate"), what, "Mail programs will warn; get one for the hostname", fatal=False)
 
 
-def _ca_file(config: Config, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+def _files_of_others(config: Config, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    """Files of others that are read while the server runs."""
     if config.relay.ca_file:
         yield from _readable(("relay", "ca_file"), Path(config.relay.ca_file), account)
+    for name in ("ca_file", "binding_key_file") if config.acme.names else ():
+        if getattr(config.acme, name):
+            yield from _readable(("acme", name), Path(getattr(config.acme, name)), account)
 
 
 def _open_files(config: Config) -> Iterator[Complaint]:

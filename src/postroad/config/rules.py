@@ -34,6 +34,8 @@ SERVICES: Final = {
 LOGIN_SERVICES: Final = ("submission", "imap", "pop3")
 """Services that meet passwords before TLS, when `insecure_auth` lets them."""
 
+_USUAL_PORTS: Final = SERVICES | {"metrics": 9925, "http": 80, "alpn": 443}
+
 LOG_FORMATS: Final = ("auto", "text", "json")
 DELIMITERS: Final = "+-_=.#~"
 DAY_S: Final = 86400.0
@@ -89,15 +91,17 @@ def _listen(config: Config) -> Iterator[Complaint]:
         for text in (written,) if isinstance(written, str) else written:
             if not text and service == "metrics":
                 continue
-            yield from _one_listener(service, text, taken)
+            yield from _one_listener(("listen", service), text, taken)
+    for name in ("http", "alpn") if config.acme.names else ():
+        if getattr(config.acme, name):
+            yield from _one_listener(("acme", name), getattr(config.acme, name), taken)
     if not any(getattr(config.listen, service) for service in SERVICES):
         yield Complaint(("listen",), "no service is offered at all", 'Give at least one an address: mx = [":25"]')
 
 
-def _one_listener(service: str, text: str, taken: dict[Endpoint, str]) -> Iterator[Complaint]:
-    path = ("listen", service)
+def _one_listener(path: tuple[str, str], text: str, taken: dict[Endpoint, str]) -> Iterator[Complaint]:
     try:
-        place = parse_endpoint(text, every_host=True, port_zero=True, example=SERVICES.get(service, 9925))
+        place = parse_endpoint(text, every_host=True, port_zero=True, example=_USUAL_PORTS[path[1]])
     except ValueError as error:
         yield _said(path, error)
         return
@@ -107,11 +111,11 @@ def _one_listener(service: str, text: str, taken: dict[Endpoint, str]) -> Iterat
         return
     for other, owner in taken.items() if place.port else ():
         if other.port == place.port and (other.host == place.host or not other.host or not place.host):
-            what = f"{text} is already taken by listen.{owner}"
+            what = f"{text} is already taken by {owner}"
             yield Complaint(path, what, "Give each service a port of its own")
             return
-    taken[place] = service
-    if service == "metrics" and not _loopback(place.host):
+    taken[place] = ".".join(path)
+    if path[1] == "metrics" and not _loopback(place.host):
         what = f"{text} shows the figures of this server to the network"
         yield Complaint(path, what, f'Write "127.0.0.1:{place.port}" unless a firewall stands before it', fatal=False)
 
@@ -138,6 +142,61 @@ def _tls(config: Config) -> Iterator[Complaint]:
         path = getattr(config.tls, name)
         if path and not path.startswith("/"):
             yield Complaint(("tls", name), f'"{path}" is not an absolute path', f'Write it as "/etc/postroad/{path}"')
+
+
+def _acme(config: Config) -> Iterator[Complaint]:
+    """Names that an authority can check, and everything it needs to be told."""
+    acme = config.acme
+    if not acme.names:
+        if acme.agree_terms:
+            fix = 'Name the hosts of the certificate: names = ["mail.example.org"]'
+            yield Complaint(("acme", "names"), "the list is empty, so no certificate is asked for", fix, fatal=False)
+        return
+    for name in acme.names:
+        yield from _certifiable(name)
+    if not acme.agree_terms:
+        what = "a certificate is asked for, but the terms of the authority are not agreed to"
+        yield Complaint(("acme", "agree_terms"), what, "Read them, then write agree_terms = true")
+    if config.tls.certificate:
+        what = "there is a certificate of your own, and ACME would get another one"
+        yield Complaint(("tls", "certificate"), what, "Remove tls.certificate and tls.key, or acme.names")
+    if not (acme.http or acme.alpn):
+        what = "no challenge of the authority could be answered"
+        yield Complaint(("acme", "http"), what, 'Write http = ":80", or alpn = ":443"')
+    if config.hostname and config.hostname.lower() not in [name.lower() for name in acme.names]:
+        what = f"{config.hostname}, the hostname, is not among them"
+        yield Complaint(("acme", "names"), what, "Add it; mail programs and other servers look for it", fatal=False)
+    yield from _authority(config)
+
+
+def _certifiable(name: str) -> Iterator[Complaint]:
+    path = ("acme", "names")
+    if name.startswith("*."):
+        what = f'"{name}" would need a change in DNS at each renewal, which is not offered here'
+        yield Complaint(path, what, "Name each host, or get the certificate by another program and set tls.certificate")
+    elif not name.isascii():
+        yield Complaint(path, f'"{name}" has letters outside ASCII', f'Write "{_idna(name)}"')
+    elif is_address(name) or not is_hostname(name) or "." not in name or name.endswith("."):
+        yield Complaint(path, f'"{name}" is not a full host name', 'Write it as "mail.example.org"')
+
+
+def _authority(config: Config) -> Iterator[Complaint]:
+    acme = config.acme
+    scheme, _, rest = acme.directory.partition("://")
+    # RFC 8555 section 6.1: "Use of HTTPS is REQUIRED"
+    if scheme != "https" or not rest.partition("/")[0]:
+        fix = "Write the directory of the authority, which begins with https://"
+        yield Complaint(("acme", "directory"), f'"{acme.directory}" is not the URL of an authority', fix)
+    if acme.contact and ("@" not in acme.contact or ":" in acme.contact or not acme.contact.isascii()):
+        what = f'"{acme.contact}" is not a mail address'
+        yield Complaint(("acme", "contact"), what, 'Write it as "postmaster@example.org"')
+    for name in ("ca_file", "binding_key_file"):
+        path = getattr(acme, name)
+        if path and not path.startswith("/"):
+            yield Complaint(("acme", name), f'"{path}" is not an absolute path', f'Write it as "/etc/postroad/{path}"')
+    for have, lack in (("binding_id", "binding_key_file"), ("binding_key_file", "binding_id")):
+        if getattr(acme, have) and not getattr(acme, lack):
+            yield Complaint(("acme", have), f"acme.{lack} is missing", "Write both, or neither without such an account")
 
 
 def _who_may_relay(config: Config) -> Iterator[Complaint]:
@@ -273,6 +332,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _passwords,
     _listen,
     _tls,
+    _acme,
     _who_may_relay,
     _next_hops,
     _private,

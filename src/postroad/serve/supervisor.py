@@ -15,10 +15,10 @@ import pwd
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -89,6 +89,14 @@ class Child:
             return
 
 
+class Keeper(Protocol):
+    """Whoever keeps the certificate new while the server runs."""
+
+    async def run(self, reload: Callable[[], None]) -> None:
+        """Go on until cancelled; `reload` lets the workers read the certificate again."""
+        ...
+
+
 class Supervisor:
     """Runs until SIGTERM or SIGINT; `run` returns the exit status."""
 
@@ -99,12 +107,14 @@ class Supervisor:
         listeners: Mapping[str, list[socket.socket]],
         workers: int,
         metrics: list[socket.socket],
+        keeper: Keeper | None = None,
     ) -> None:
         self._config = config
         self._data_dir = data_dir
         self._listeners = listeners
         self._workers = workers
         self._metrics = metrics
+        self._keeper = keeper
         self._failed = False
         self._stopping = asyncio.Event()
         self._reached = asyncio.Event()
@@ -126,6 +136,8 @@ class Supervisor:
             self._spawn(self._keep_worker(number))
         self._spawn(self._watch_silence())
         self._spawn(self._announce())
+        if self._keeper is not None:
+            self._spawn(self._keeper.run(self._reload))
         await self._stopping.wait()
         await self._drain()
         return 1 if self._failed else 0

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "domain": ("domain:domain", "Say for which domains mail is taken."),
     "user": ("user:user", "Make and change accounts."),
     "alias": ("alias:alias", "Lead addresses to other addresses."),
+    "cert": ("cert:cert", "Show and renew the certificate."),
     "config": ("config:config", "Check, show and begin the configuration file."),
     "verify": ("upkeep:verify", "Prove that the store is whole."),
     "backup": ("upkeep:backup", "Copy the store while it runs."),
