@@ -17,6 +17,9 @@ pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.e2e]
 BETWEEN = 200
 """Acknowledged messages between two kills."""
 
+YOUNG_DEATHS = 3
+"""Children killed in a row before the whole server is: a supervisor pauses longer before each child that died young."""
+
 STEPS: list[tuple[str, int]] = [
     # S1, S2: the body's file
     ("write.half", 8),
@@ -66,19 +69,31 @@ async def kill_process(scene: Scene, name: str) -> None:
 
 async def rounds(scene: Scene, kills: list[tuple[str, int, str]]) -> None:
     """Each kill under load, a restart where one is needed, and the proof of the store after each."""
+    young = 0
     for name, highest, scope in kills:
         await scene.load.acknowledged(BETWEEN)
         if highest:
             await scene.crash_at(name, scene.rng.randint(1, highest), scope)
         else:
             await kill_process(scene, name)
-        if scene.server.process is None:
-            scene.load.hold()
-            await scene.restart()
-            await scene.must_be_sound()
-            scene.load.go()
-        else:
-            await scene.must_be_sound()
+        await revive(scene)
+        young = young + 1 if name.startswith(("store", "worker")) or scope == "self" else 0
+        if young == YOUNG_DEATHS:
+            await scene.load.acknowledged(BETWEEN)
+            await kill_process(scene, "all")
+            await revive(scene)
+            young = 0
+
+
+async def revive(scene: Scene) -> None:
+    """Starts the server where nobody else does, and proves the store."""
+    if scene.server.process is not None:
+        await scene.must_be_sound()
+        return
+    scene.load.hold()
+    await scene.restart()
+    await scene.must_be_sound()
+    scene.load.go()
 
 
 SHORT = [(name, 0) for name in PROCESSES] + STEPS

@@ -68,7 +68,7 @@ def failure_of(kind: str, code: int) -> apsw.Error:
         "xTruncate": apsw.SQLITE_IOERR_TRUNCATE,
         "xDelete": apsw.SQLITE_IOERR_DELETE,
     }
-    error.extendedresult = extended.get(kind, apsw.SQLITE_IOERR)
+    error.extendedresult = extended.get(kind, apsw.SQLITE_IOERR)  # type: ignore[attr-defined]
     return apsw.CantOpenError("unable to open the file") if kind == "xOpen" else error
 
 
