@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from postroad.flow.intake import Destinations
+from postroad.flow.local import Plan
+from postroad.serve.smtp import merge
 from postroad.store.migrate import migrate
 from postroad.store.sqlite import SqliteConnection
+from postroad.values.address import Address
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.ids import parse_id
 from postroad.values.reply import Reply
+from postroad.wire.smtp.events import NO_RCPT_PARAMS
 from tests.serve.harness import ANNA, PASSWORD, Peer, breathe, open_house
 from tests.serve.post_office import PostOffice, ehlo, open_post_office
 
@@ -319,3 +324,13 @@ async def test_draining_lets_an_open_transaction_finish(office: PostOffice) -> N
     client.send(MESSAGE + b".\r\n")
     assert (await client.line()).startswith(b"250 ")
     assert (await client.line()).startswith(b"421 4.3.2")
+
+
+def test_a_thousand_targets_merged_a_hundred_times_are_in_once() -> None:
+    targets = [Address("user", f"host{number}.test") for number in range(1000)]
+    destinations = Destinations()
+    for number in range(100):
+        plan = Plan([(number % 2, "INBOX", ANNA)], list(targets))
+        merge(destinations, plan, Address(f"list+{number}", "example.com"), NO_RCPT_PARAMS)
+    assert [recipient for recipient, _, _, _ in destinations.remotes] == [str(target) for target in targets]
+    assert destinations.copies == [(ANNA, 0, "INBOX"), (ANNA, 1, "INBOX")]

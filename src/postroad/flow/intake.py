@@ -59,6 +59,8 @@ class Destinations:
     """Recipient text, A-label domain, NOTIFY, ORCPT."""
     expansions: list[tuple[str, str]] = field(default_factory=list)
     """Recipient as given, and what it was turned into, for the journal."""
+    seen: set[str | tuple[int, str]] = field(default_factory=set)
+    """Addresses and mailboxes that are in the lists: a thousand recipients of a large list are a million looks."""
 
 
 @dataclass(frozen=True, slots=True)

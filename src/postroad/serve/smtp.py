@@ -497,14 +497,16 @@ class SmtpSession:
 
 def merge(destinations: Destinations, plan: Plan, address: Address, params: on.RcptParams) -> None:
     """Add one recipient's plan; a mailbox or address that is there already is not added twice."""
-    text = str(address)
+    text, seen = str(address), destinations.seen
     for account, mailbox, recipient in plan.copies:
-        if not any(account == there and mailbox == box for _, there, box in destinations.copies):
+        if (account, mailbox) not in seen:
+            seen.add((account, mailbox))
             destinations.copies.append((recipient, account, mailbox))
     for target in plan.remotes:
         recipient = str(target)
         # RFC 3461 section 5.2.7.2: what an alias sends on keeps the wishes of the one who sent it.
-        if not any(recipient == there for there, _, _, _ in destinations.remotes):
+        if recipient not in seen:
+            seen.add(recipient)
             destinations.remotes.append((recipient, target.domain_ascii, params.notify, params.orcpt))
     for was, now in plan.expansions:
         destinations.expansions.append((was or text, now))
