@@ -17,12 +17,13 @@ from postroad.net.acme_challenges import Challenges
 from postroad.net.listen import ListenError, open_listeners, systemd_listeners
 from postroad.net.tls import ensure_self_signed
 from postroad.serve.certificates import FOLDER, PAIR, CertificateKeeper, prepare_folder
+from postroad.serve.local_submission import prepare_maildrop
 from postroad.serve.logs import log_line, setup_logs
 from postroad.serve.metrics import forget_meters
 from postroad.serve.supervisor import StartError, Supervisor, drop_privileges
 from postroad.values.clock import SystemClock
 
-SERVICES: Final = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s")
+SERVICES: Final = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "local")
 
 FILES_WANTED: Final = 65_536
 """Open files a process asks for: one per connection, and few others."""
@@ -39,6 +40,7 @@ def serve(config: Config) -> int:
     sockets = open_all(config)
     keeper = make_keeper(config, data_dir, sockets.acme)
     config = with_certificate(with_hostname(config), data_dir)
+    prepare_maildrop(config)
     drop_privileges(config.user, data_dir)
     forget_meters(data_dir)
     workers = config.workers or os.cpu_count() or 1

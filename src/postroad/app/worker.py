@@ -11,6 +11,8 @@ from pathlib import Path
 
 from postroad.flow.intake import Intake
 from postroad.flow.local import Planner
+from postroad.flow.local_users import SenderRules
+from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
 from postroad.flow.runner import Runner
 from postroad.net.tls import ServerTls
@@ -23,6 +25,7 @@ from postroad.serve.hints import Hints
 from postroad.serve.imap import ImapService
 from postroad.serve.imap_watch import MailboxWatch
 from postroad.serve.lifecycle import Lifecycle
+from postroad.serve.local_submission import local_sessions
 from postroad.serve.logs import log_line, make_journal
 from postroad.serve.mailstore import Mailstore
 from postroad.serve.metrics import meters_file
@@ -38,6 +41,7 @@ from postroad.store.figures import count_deliveries
 from postroad.store.mailbox_reads import Mailboxes
 from postroad.store.reader import Reader
 from postroad.store.spool import Spool
+from postroad.store.stories import Stories
 from postroad.values.clock import SystemClock
 from postroad.values.ids import IdMaker
 from postroad.wire.smtp.limits import MachineLimits
@@ -58,6 +62,7 @@ class Parts:
     lifecycle: Lifecycle
     fullness: Fullness
     mailbox_watch: MailboxWatch
+    maildrop: Maildrop | None = None
     grace: float = GRACE_S
 
     def reload(self) -> None:
@@ -72,6 +77,8 @@ class Parts:
     async def drain(self, grace: float) -> None:
         """Stop listening, say 421 between commands, finish what is going on, then end."""
         self.doors.close()
+        if self.maildrop is not None:
+            await self.maildrop.stop()
         await asyncio.gather(self.runner.drain(grace), self.watch.emptied(grace))
         busy = await self.lifecycle.drain(grace)
         if busy or self.watch.conversations:
@@ -165,6 +172,7 @@ async def build_worker(errand: Errand) -> Parts:
         recipients=config.limits.recipients,
         command_patience=config.limits.command_timeout_s,
     )
+    senders = SenderRules(config.hostname, config.local.trusted_users, config.local.senders)
     pop3 = Pop3Service(
         mailstore=Mailstore(store, reader, spool),
         passwords=passwords,
@@ -200,7 +208,7 @@ async def build_worker(errand: Errand) -> Parts:
         "imaps": imap.session,
     }
     doors = Doors(
-        {**smtp_sessions(smtp, limits=limits), **mail_sessions},
+        {**smtp_sessions(smtp, limits=limits), **local_sessions(smtp, limits=limits, rules=senders), **mail_sessions},
         admission=admission,
         counters=counters,
         watch=watch,
@@ -212,7 +220,26 @@ async def build_worker(errand: Errand) -> Parts:
     runner.start()
     watch.start()
     await doors.open(adopt(errand.listeners))
-    return Parts(store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch)
+    maildrop = None
+    if config.local.maildrop and errand.number == 0:
+        stories = Stories(data_dir)
+        maildrop = Maildrop(
+            Path(config.local.maildrop),
+            intake=intake,
+            planner=planner,
+            spool=spool,
+            rules=senders,
+            ids=ids,
+            clock=clock,
+            known=lambda ident: stories.story(ident) is not None,
+            working=lambda: lifecycle.activity("maildrop"),
+            message_size=config.limits.message_size,
+        )
+        maildrop.start()
+    return Parts(
+        store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch,
+        maildrop=maildrop,
+    )
 
 
 if __name__ == "__main__":

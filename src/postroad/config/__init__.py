@@ -30,6 +30,8 @@ class Listen(Section, frozen=True):
     imaps: tuple[str, ...] = (":993",)
     pop3: tuple[str, ...] = (":110",)
     pop3s: tuple[str, ...] = (":995",)
+    local: tuple[str, ...] = ()
+    """Paths of unix sockets for programs on this machine (`postroad-sendmail`)."""
     metrics: str = "127.0.0.1:9925"
     """Prometheus page; empty: not offered."""
 
@@ -60,6 +62,17 @@ class Acme(Section, frozen=True):
     binding_id: str = ""
     """RFC 8555 section 7.3.4: the key identifier of an external account."""
     binding_key_file: str = ""
+
+
+class Local(Section, frozen=True):
+    """Programs on this machine that send mail without a login: docs/sendmail.md."""
+
+    maildrop: str = ""
+    """Folder where they leave mail while the server is down; empty: not offered."""
+    trusted_users: tuple[str, ...] = ()
+    """Users besides root who may use any envelope sender."""
+    senders: dict[str, str] = {}
+    """More senders of a user: {"www-data" = "shop@example.org @shop.example.org"}."""
 
 
 class Relay(Section, frozen=True):
@@ -148,6 +161,7 @@ class Config(Section, frozen=True):
     listen: Listen = Listen()
     tls: Tls = Tls()
     acme: Acme = Acme()
+    local: Local = Local()
     relay: Relay = Relay()
     retry: Retry = Retry()
     dns: Dns = Dns()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -20,6 +21,7 @@ from postroad.config.endpoints import (
     parse_nameserver,
 )
 from postroad.config.problems import Complaint, closest
+from postroad.values.address import Address, AddressError, domain_to_ascii
 
 SERVICES: Final = {
     "mx": 25,
@@ -39,6 +41,8 @@ _USUAL_PORTS: Final = SERVICES | {"metrics": 9925, "http": 80, "alpn": 443}
 LOG_FORMATS: Final = ("auto", "text", "json")
 DELIMITERS: Final = "+-_=.#~"
 DAY_S: Final = 86400.0
+SOCKET_PATH_MAX: Final = 107
+"""Octets that unix(7) has room for."""
 
 Rule = Callable[[Config], Iterator[Complaint]]
 
@@ -199,6 +203,29 @@ def _authority(config: Config) -> Iterator[Complaint]:
             yield Complaint(("acme", have), f"acme.{lack} is missing", "Write both, or neither without such an account")
 
 
+def _local(config: Config) -> Iterator[Complaint]:
+    """Paths that can be a socket and a folder, and grants that name addresses."""
+    for text in config.listen.local:
+        if not text.startswith("/") or "\0" in text:
+            fix = 'Write it as "/run/postroad/submit.sock"'
+            yield Complaint(("listen", "local"), f'"{text}" is not the path of a unix socket', fix)
+        elif len(os.fsencode(text)) > SOCKET_PATH_MAX:
+            what = f'"{text}" is longer than the {SOCKET_PATH_MAX} octets that a unix socket may have'
+            yield Complaint(("listen", "local"), what, 'Write a shorter one, such as "/run/postroad/submit.sock"')
+    maildrop = config.local.maildrop
+    if maildrop and (not maildrop.startswith("/") or "\0" in maildrop):
+        fix = 'Write it as "/var/spool/postroad/maildrop"'
+        yield Complaint(("local", "maildrop"), f'"{maildrop}" is not an absolute path', fix)
+    for user, text in config.local.senders.items():
+        for word in text.replace(",", " ").split() or [""]:
+            try:
+                domain_to_ascii(word[1:]) if word.startswith("@") else Address.parse(word, utf8=True)
+            except AddressError:
+                what = f'"{word}" is neither an address nor "@" and a domain'
+                fix = 'Write them as "shop@example.org @shop.example.org"'
+                yield Complaint(("local", "senders", user), what, fix)
+
+
 def _who_may_relay(config: Config) -> Iterator[Complaint]:
     path = ("relay", "relay_from")
     for text in config.relay.relay_from:
@@ -332,6 +359,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _passwords,
     _listen,
     _tls,
+    _local,
     _acme,
     _who_may_relay,
     _next_hops,

@@ -54,10 +54,15 @@ def places(service: str, address: str) -> list[Place]:
 
 
 def open_listeners(service: str, address: str) -> list[socket.socket]:
-    """Bind and listen on every socket of one address; IPv6 is left out quietly where the machine has none.
+    """Bind and listen on every socket of one address, or on a unix socket where it is a path; IPv6 is left out quietly
+    where the machine has none.
 
     Raises ListenError, after closing what was opened, when an address is in use or not allowed.
     """
+    if address.startswith("/"):
+        from postroad.net.unix_listen import open_unix_listener  # it needs this module
+
+        return open_unix_listener(service, address)
     opened: list[socket.socket] = []
     wanted = places(service, address)
     for place in wanted:

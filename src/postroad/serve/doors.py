@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from postroad.net.tls import ServerTls
 from postroad.serve.admission import Admission
 from postroad.serve.conversation import TLS_HANDSHAKE_S, Conversation, Session, Watch
 from postroad.serve.counters import SessionCounters
+from postroad.serve.local_submission import LOCAL, name_peer
 from postroad.serve.logs import log_line
 from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.smtp import SmtpSession
@@ -49,7 +51,7 @@ class Doors:
         self._watch = watch
         self._tls = tls
         self._turn_away = turn_away
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.AbstractServer] = []
 
     async def open(self, listeners: dict[str, list[socket.socket]]) -> None:
         """Begin to accept on every socket; they are ours from now on."""
@@ -57,6 +59,9 @@ class Doors:
         for service, sockets in listeners.items():
             implicit = service in IMPLICIT_TLS
             for sock in sockets:
+                if sock.family == socket.AF_UNIX:
+                    self._servers.append(await self._open_unix(service, sock, loop))
+                    continue
                 self._servers.append(
                     await loop.create_server(
                         self._factory(service, implicit, loop),
@@ -66,6 +71,13 @@ class Doors:
                     )
                 )
 
+    async def _open_unix(
+        self, service: str, sock: socket.socket, loop: asyncio.AbstractEventLoop
+    ) -> asyncio.AbstractServer:
+        # Python 3.13 would remove the socket's name with the first worker that ends; it belongs to the supervisor.
+        keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        return await loop.create_unix_server(self._factory(service, False, loop), sock=sock, **keep)
+
     def _factory(
         self, service: str, implicit: bool, loop: asyncio.AbstractEventLoop
     ) -> Callable[[], asyncio.BaseProtocol]:
@@ -73,6 +85,8 @@ class Doors:
         away = self._turn_away[service.removesuffix("s")]
 
         def admit(conversation: Conversation) -> Session | None:
+            if service == LOCAL.name:
+                name_peer(conversation)
             refusal = self._admission.admit(conversation.peer)
             if refusal is not None:
                 self._counters.refused(service, refusal.code, "too many connections")
@@ -114,6 +128,7 @@ def turned_away() -> dict[str, Callable[[Reply], bytes]]:
     return {
         "mx": Reply.wire,
         "submission": Reply.wire,
+        LOCAL.name: Reply.wire,
         "imap": lambda reply: f"* BYE {reply.text}\r\n".encode(),
         "pop3": lambda reply: f"-ERR [SYS/TEMP] {reply.text}\r\n".encode(),
     }

@@ -406,14 +406,7 @@ class SmtpSession:
         if transaction.refusal is not None:
             return self._refused(*transaction.refusal, "DATA")
         service = self._service
-        arrival = Arrival(
-            protocol=self._protocol(transaction.envelope.smtputf8),
-            door=self.door,
-            peer=self._wire.peer,
-            helo=self._helo.name,
-            tls=self._wire.tls_text(),
-            login=self._login,
-        )
+        arrival = self._arrival(transaction.envelope.smtputf8)
         try:
             with service.lifecycle.activity("commits"):
                 taken = await service.intake.accept(
@@ -432,6 +425,17 @@ class SmtpSession:
             return self._refused(taken, "message refused", "DATA")
         service.counters.message_received(self.door, taken.size)
         return Reply(250, "2.0.0", f"Queued as {id_text(taken.id)}")
+
+    def _arrival(self, smtputf8: bool) -> Arrival:
+        """How this message came, for its Received line and its story."""
+        return Arrival(
+            protocol=self._protocol(smtputf8),
+            door=self.door,
+            peer=self._wire.peer,
+            helo=self._helo.name,
+            tls=self._wire.tls_text(),
+            login=self._login,
+        )
 
     def _protocol(self, utf8: bool) -> str:
         """The "with" word of the Received line (RFC 3848); `utf8` says whether SMTPUTF8 was asked for."""

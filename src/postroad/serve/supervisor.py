@@ -287,8 +287,9 @@ class Supervisor:
         notify_systemd("READY=1")
         for service, socks in self._listeners.items():
             for sock in socks:
-                host, port = sock.getsockname()[:2]
-                log_line("info", f"{service} listens on {host} port {port}")
+                place = sock.getsockname()
+                where = place if isinstance(place, str) else f"{place[0]} port {place[1]}"
+                log_line("info", f"{service} listens on {where}")
         log_line("info", "ready", workers=self._workers, data=str(self._data_dir), pid=os.getpid())
 
     async def _drain(self) -> None:
