@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from postroad.serve.eager import run_eagerly
 from postroad.serve.logs import log_bug
+from postroad.serve.turns import Turns
 
 WRITE_HIGH_WATER: Final = 64 * 1024
 """Unsent output of a peer that stopped reading its replies; no further command is taken above it (row S61)."""
@@ -97,6 +98,7 @@ class Watch:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.conversations: set[Conversation] = set()
+        self.turns = Turns(loop)
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -347,6 +349,10 @@ class Conversation(asyncio.Protocol):
             raise ConnectionResetError("the peer is gone")
         if self._writable is not None:
             await self._writable
+
+    async def others_first(self) -> None:
+        """Give everybody else a look in before a session that has much to do goes on (`serve.turns`)."""
+        await self._watch.turns.next()
 
     def turn_soon(self) -> None:
         """Look for output and events on the next loop round: for what happens between commands (IDLE, drain)."""

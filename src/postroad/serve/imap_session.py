@@ -159,7 +159,7 @@ class ImapSession:
         """Gives others their turn when this session has had `SLICE_S` of the loop."""
         loop = asyncio.get_running_loop()
         if loop.time() - self._turn_began > SLICE_S:
-            await asyncio.sleep(0)
+            await self.wire.others_first()
             self._turn_began = loop.time()
 
     # -- the selected mailbox ----------------------------------------------------------------------------------------

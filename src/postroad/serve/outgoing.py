@@ -17,6 +17,6 @@ async def drained(wire: Conversation, patience: float) -> None:
     timer = asyncio.get_running_loop().call_later(patience, wire.transport.abort)
     try:
         await wire.drain()
-        await asyncio.sleep(0)
+        await wire.others_first()
     finally:
         timer.cancel()
