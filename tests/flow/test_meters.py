@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,12 @@ def test_head_names_the_process(tmp_path: Path) -> None:
     assert writer_pid(file.read_bytes()) == os.getpid()
     assert writer_pid(b"something else, longer than sixteen") == 0
     assert list(read_series(b"")) == []
+
+
+def test_a_full_disk_costs_the_counts_and_not_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    meters = Meters.open(tmp_path / "worker-0.meters")
+    meters.counter("postroad_bugs_total").add()

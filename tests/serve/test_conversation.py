@@ -14,7 +14,7 @@ import uvloop
 
 from postroad.serve.admission import Admission
 from postroad.serve.doors import Doors, smtp_sessions, turned_away
-from postroad.serve.smtp import FINAL_DOT_S
+from postroad.serve.smtp import DRAIN_PATIENCE_S, FINAL_DOT_S
 from postroad.store.client import UnitFailed
 from postroad.store.migrate import migrate
 from postroad.store.sqlite import SqliteConnection
@@ -260,3 +260,14 @@ async def test_refusals_of_a_connection_that_broke_are_written_down(office: Post
     client.writer.transport.abort()
     await breathe()
     assert [event.evidence.partition(" ->")[0] for event in office.refused()] == ["BOGUS"]
+
+
+async def test_who_idles_in_a_transaction_holds_us_for_seconds_only(office: PostOffice) -> None:
+    client = await office.greeted()
+    await client.ask(b"MAIL FROM:<a@sender.test>")
+    (conversation,) = office.house.conversations
+    conversation.session.drain()
+    assert conversation.due <= asyncio.get_running_loop().time() + DRAIN_PATIENCE_S
+    assert (await client.ask(b"RCPT TO:<" + ANNA.encode() + b">")).startswith(b"250 ")
+    conversation.check_time(conversation.due + 1)
+    assert (await client.line()).startswith(b"421 4.3.2")

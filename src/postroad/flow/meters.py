@@ -12,6 +12,7 @@ series whole or not at all.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from bisect import bisect_left
@@ -141,8 +142,13 @@ class Meters:
         """Counters in a file that others read; what an earlier process of this place counted stands."""
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            os.ftruncate(handle, SLOT * SLOTS)
+            # Not a file with holes: on a full disk the first touch of one would be a SIGBUS.
+            os.posix_fallocate(handle, 0, SLOT * SLOTS)
             return cls(mmap.mmap(handle, SLOT * SLOTS))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return cls.private()  # nobody sees these counts, but the mail goes on
         finally:
             os.close(handle)
 

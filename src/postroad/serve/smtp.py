@@ -35,6 +35,9 @@ from postroad.wire.smtp import events as on
 from postroad.wire.smtp.mode import Mode
 from postroad.wire.smtp.server import ServerMachine
 
+DRAIN_PATIENCE_S: Final = 5.0
+"""How long a client may keep us waiting once we go down: those who are at it finish, those who idle do not hold us."""
+
 DATA_GRACE_S: Final = 20.0
 """A transfer this young is not yet held to the minimum rate: a slow start is no attack."""
 
@@ -167,13 +170,14 @@ class SmtpSession:
     def deadline(self, now: float) -> float:
         """The machine's patience, but never beyond the end of a transfer or of the whole session."""
         machine = self.machine
+        patience = DRAIN_PATIENCE_S if self._draining else machine.patience
         if not machine.in_line:
             self._line_since = 0.0
-            until = min(now + machine.patience, self._opened + self._service.session_s)
+            until = min(now + patience, self._opened + self._service.session_s)
         else:
             # Row S60: the patience is for a whole command, not for each octet of it.
             self._line_since = self._line_since or now
-            until = min(self._line_since + machine.patience, self._opened + self._service.session_s)
+            until = min(self._line_since + patience, self._opened + self._service.session_s)
         transaction = self._transaction
         if transaction is not None and transaction.began:
             until = min(until, transaction.began + self._service.data_timeout_s, self._rate_deadline(transaction, now))
@@ -192,7 +196,7 @@ class SmtpSession:
         transaction = self._transaction
         slow = transaction is not None and transaction.began > 0
         self._drop_transaction()
-        self.machine.close_with(TOO_SLOW if slow else TIMEOUT)
+        self.machine.close_with(GOING_DOWN if self._draining else TOO_SLOW if slow else TIMEOUT)
 
     def _overdue(self) -> None:
         """Give up waiting for our own work: a message whose commit still comes goes its way, but is not acknowledged.
@@ -216,9 +220,13 @@ class SmtpSession:
     def drain(self) -> None:
         """We are going down: 421 now between transactions, else behind the open one."""
         self._draining = True
-        if self._transaction is None and not self._wire.busy:
+        if self._wire.busy:
+            return
+        if self._transaction is None:
             self.machine.close_with(GOING_DOWN)
             self._wire.turn_soon()
+        else:
+            self._wire.due = self.deadline(self._service.clock.monotonic())
 
     # -- greeting, TLS and login -------------------------------------------------------------------------------------
 
