@@ -49,17 +49,23 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         assert "whole, every rule holds" in started.run("verify")
 
 
+def add_accounts(server: LiveServer, *addresses: str) -> None:
+    """Accounts with the password "secret".
+
+    They go to the store process as `postroad user add` does, without starting an interpreter for each.
+    """
+    with changing(server.data_dir) as call:
+        for address in addresses:
+            assert call(user_add, UserAdd(address, 0, _CREDENTIAL)).word == DONE
+
+
 @pytest.fixture
 def new_account(office: LiveServer) -> NewAccount:
-    """Makes an account at each call and returns its address; the password is "secret".
-
-    It goes to the store process as `postroad user add` does, without starting an interpreter for each.
-    """
+    """Makes an account at each call and returns its address."""
 
     def make() -> str:
         address = f"user{next(_numbers)}@{office.domain}"
-        with changing(office.data_dir) as call:
-            assert call(user_add, UserAdd(address, 0, _CREDENTIAL)).word == DONE
+        add_accounts(office, address)
         return address
 
     return make

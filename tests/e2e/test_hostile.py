@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.dialogs.runner import Dialog, Flight, dialogs, parse
-from tests.e2e.conftest import Office, with_certificate
+from tests.e2e.conftest import Office, add_accounts, with_certificate
 from tests.e2e.mail import PATIENCE_S, messages, trusting, until
 from tests.live import LiveServer, live_server
 from tests.testdata import testdata
@@ -55,8 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         f"[limits]\nconnections_per_address = {PER_ADDRESS}\n"
     )
     with live_server(folder, kind=Office, domain="dev.test", config=config) as started:
-        for name in ("bob", "carl", "carol", "a", "b", "c", "d", "e", "ä", "ö"):
-            started.add_user(f"{name}@dev.test")
+        add_accounts(started, *(f"{name}@dev.test" for name in ("bob", "carl", "carol", *"abcdeäö")))
         yield started
         assert "Traceback" not in started.log()
         assert "whole, every rule holds" in started.run("verify")

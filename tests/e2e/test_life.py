@@ -236,7 +236,7 @@ def test_lists_say_what_there_is(office: LiveServer, new_account: NewAccount) ->
 
 
 @pytest.mark.parametrize("way", ["login", "direct"])
-def test_send_hands_in_mail(office: LiveServer, account: str, way: str) -> None:
+def test_send_hands_mail_in(office: LiveServer, account: str, way: str) -> None:
     words = ["send", "--from", account, "--to", account, "--subject", "Grüße", "--body", "Hallo", "--json"]
     if way == "login":
         words += ["--user", account, "--password-stdin"]
@@ -349,7 +349,7 @@ def test_a_wrong_configuration_names_file_line_and_fix(tmp_path: Path, text: str
 
 @pytest.mark.skipif(os.geteuid() != 0 or not Path("/usr/bin/setpriv").exists(), reason="only root can become another")
 def test_no_permission_is_said_so(office: LiveServer) -> None:
-    for command in (["user", "list"], ["queue"], ["why", "x@y.test"], ["domain", "add", "z.test"]):
+    for command in (["user", "list"], ["queue"], ["why", "x@y.test"], ["domain", "add", "z.test"], ["verify"]):
         done = subprocess.run(
             ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "postroad",
              "--data", str(office.data_dir), *command],

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.e2e.conftest import Office, with_certificate
+from tests.e2e.conftest import Office, add_accounts, with_certificate
 from tests.e2e.mail import arrived, body, mailbox, message, messages, submission, until
 from tests.fakes.dns import DnsServer
 from tests.fakes.smtp_server import OK, FakeSmtp
@@ -75,7 +75,7 @@ def dns(loop: Loop) -> Iterator[DnsServer]:
 
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """The other organisation: far.test with bob@, who has 200 colleagues."""
+    """The other organisation, far.test."""
     folder = tmp_path_factory.mktemp("far")
     with live_server(folder, kind=Far, domain="far.test", config=with_certificate(folder)) as started:
         yield started
@@ -94,8 +94,7 @@ class Far(Office):
 @pytest.fixture(scope="module")
 def near(tmp_path_factory: pytest.TempPathFactory, dns: DnsServer, far: LiveServer) -> Iterator[LiveServer]:
     """Our own organisation, which asks the private DNS and retries within a second."""
-    far.add_domain("other.test")
-    far.add_user(BOB)
+    add_accounts(far, BOB)
     far.run("domain", "set", "far.test", "--catch-all", BOB)
     folder = tmp_path_factory.mktemp("near")
     config = (
