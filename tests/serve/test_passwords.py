@@ -203,8 +203,9 @@ async def test_nobody_gets_in_without_an_account(desk: Passwords, credentials: C
 
 async def test_a_disabled_account_is_told_the_same(desk: Passwords, credentials: Credentials, prover: Prover) -> None:
     credentials.set(Account(7, "anna@example.com", "anna@example.com", 0, 0, 0, disabled=True, created_us=0), "secret")
-    assert await desk.verify("anna@example.com", "secret") is Trouble.WRONG
-    assert len(prover.asked) == 1
+    for _ in range(2):
+        assert await desk.verify("anna@example.com", "secret") is Trouble.WRONG
+    assert len(prover.asked) == 2, "a right password is not remembered: a fast answer would tell it"
 
 
 async def test_a_proved_password_is_remembered_for_a_while(desk: Passwords, prover: Prover, clock: FakeClock) -> None:

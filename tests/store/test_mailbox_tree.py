@@ -101,6 +101,16 @@ def test_an_account_has_only_so_many_mailboxes(post: SmallStore, anna: int, monk
     assert post.run(mailbox_subscribe, MailboxSubscribe(anna, "one more")).word == TOO_MANY
 
 
+def test_renaming_makes_no_more_mailboxes_either(post: SmallStore, anna: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert post.run(mailbox_create, MailboxCreate(anna, "a")).done
+    count = post.sql("SELECT count(*) FROM mailboxes")[0][0]
+    monkeypatch.setattr("postroad.store.mailbox_tree.MAILBOXES_MAX", count + 1)
+    assert post.run(mailbox_rename, MailboxRename(anna, "a", "b/a")).done
+    assert post.run(mailbox_rename, MailboxRename(anna, "b/a", "c/a")).word == TOO_MANY
+    assert post.run(mailbox_rename, MailboxRename(anna, "INBOX", "old")).word == TOO_MANY
+    assert post.run(mailbox_rename, MailboxRename(anna, "b/a", "c")).done, "nothing new is made"
+
+
 def test_a_removed_account_has_no_tree(post: SmallStore, anna: int) -> None:
     assert post.run(mailbox_create, MailboxCreate(anna + 9, "a")).word == NO_MAILBOX
     assert post.run(mailbox_delete, MailboxDelete(anna + 9, "Sent")).word == NO_MAILBOX

@@ -200,7 +200,8 @@ class Passwords:
         prepared = prepare(password)
         key = login_key(login)
         found = await self._credentials.credential(key) if key else None
-        argon2 = self._nobodys if found is None else found[1].argon2
+        # A right password of a disabled account must not be remembered: the second try would come back faster.
+        argon2 = self._nobodys if found is None or found[0].disabled else found[1].argon2
         proved = await self._prove(key, prepared if prepared is not None else "", argon2)
         if proved is None:
             return Trouble.BUSY

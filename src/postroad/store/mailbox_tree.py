@@ -37,12 +37,17 @@ def mailbox_create(tx: Tx, args: MailboxCreate) -> MailboxDone:
     known = find_mailbox(tx, args.account, name)
     if known:
         return MailboxDone(EXISTS, known)
-    count = tx.execute("SELECT count(*) FROM mailboxes WHERE account = ?", (args.account,))[0][0]
-    if count >= MAILBOXES_MAX:
+    if _full(tx, args.account):
         return MailboxDone(TOO_MANY)
     _make_superiors(tx, args.account, name)
     mailbox = _make(tx, args.account, name, args.special_use)
     return MailboxDone(DONE, mailbox)
+
+
+def _full(tx: Tx, account: int) -> bool:
+    """Whether an account may have no more mailboxes."""
+    count: int = tx.execute("SELECT count(*) FROM mailboxes WHERE account = ?", (account,))[0][0]
+    return count >= MAILBOXES_MAX
 
 
 def _make_superiors(tx: Tx, account: int, name: str) -> None:
@@ -80,7 +85,7 @@ def mailbox_delete(tx: Tx, args: MailboxDelete) -> MailboxDone:
 
 @unit
 def mailbox_rename(tx: Tx, args: MailboxRename) -> MailboxDone:
-    """Renames a mailbox with all below it; answers BAD_NAME, NO_MAILBOX or EXISTS.
+    """Renames a mailbox with all below it; answers BAD_NAME, NO_MAILBOX, EXISTS or TOO_MANY.
 
     Of INBOX only the messages move: what was INBOX takes the new name, and an empty INBOX takes its place. A renamed
     mailbox keeps its UIDVALIDITY, which no other mailbox here ever has.
@@ -102,6 +107,9 @@ def mailbox_rename(tx: Tx, args: MailboxRename) -> MailboxDone:
     taken |= {old for _, old in _below(tx, args.account, new_name)}
     if any(moved in taken for moved, _ in moves):
         return MailboxDone(EXISTS)
+    # What is made on the way stays when the mailbox moves on, so renaming alone could make any number.
+    if (name == INBOX or superiors(new_name)) and _full(tx, args.account):
+        return MailboxDone(TOO_MANY)
     _make_superiors(tx, args.account, new_name)
     tx.executemany("UPDATE mailboxes SET name = ? WHERE id = ?", moves)
     for moved, _ in moves:
