@@ -9,6 +9,7 @@ closes only when the process is gone.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import pwd
@@ -43,6 +44,11 @@ GRACE_S: Final = 30.0
 QUICK_DEATH_S: Final = 5.0
 """A child that lived shorter than this is restarted with a growing pause."""
 MAX_PAUSE_S: Final = 30.0
+
+START_AGAIN_S: Final = 1.0
+"""Pause when the system has no process, memory or descriptor for a child."""
+
+_PASSING: Final = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 
 STORE_START_S: Final = 120.0
 """Time for the store's migrations and checks before it must say "ready"."""
@@ -224,14 +230,23 @@ class Supervisor:
         )
 
     async def _start(self, name: str, command: list[str], fds: list[int]) -> Child:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=fds,
-            start_new_session=False,
-            process_group=0,  # Ctrl-C on a terminal reaches only us; we tell the children
-        )
+        while True:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    pass_fds=fds,
+                    start_new_session=False,
+                    process_group=0,  # Ctrl-C on a terminal reaches only us; we tell the children
+                )
+                break
+            except OSError as error:
+                # One child that cannot be had for now is no reason to end those that serve.
+                if error.errno not in _PASSING or self._stopping.is_set():
+                    raise
+                log_line("error", f"{name} cannot be started now; trying again", cause=str(error.strerror))
+                await self._first_of(asyncio.sleep(START_AGAIN_S), self._stopping.wait())
         now = asyncio.get_running_loop().time()
         child = Child(name, process, now, now)
         self._children[name] = child
