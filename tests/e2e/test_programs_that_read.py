@@ -133,7 +133,10 @@ def test_fetchmail_keeps_what_nobody_takes(office: LiveServer, account: str, tmp
     with submission(office, account) as client:
         client.send_message(message(account, account, "stays"))
     arrived(office, account)
-    output = fetchmail(office, account, tmp_path, "pop3s", 'mda "/bin/false"')[1]
+    refuse = tmp_path / "refuse"
+    refuse.write_text("#!/bin/sh\ncat >/dev/null\nexit 75\n")  # one that does not read at all breaks the pipe instead
+    refuse.chmod(0o755)
+    output = fetchmail(office, account, tmp_path, "pop3s", f'mda "{refuse}"')[1]
     assert "MDA returned nonzero status" in output, output
     assert len(messages(office, account)) == 1
 
