@@ -3,15 +3,17 @@
 # Handed on: make run ARGS="--once", make test T="tests/wire -k framer", make run PYTHON=python3.12
 ARGS =
 T =
+FIGURES =
 PYTHON = python3
 BIN = .venv/bin
 
-.PHONY: help run test test-nightly lint format clean install install-dev
+.PHONY: help run test test-nightly bench lint format clean install install-dev
 
 help:
 	@echo 'make run           install into .venv and start the playground: no root, no internet, nothing to configure'
 	@echo 'make test          install the development tools and run all tests'
 	@echo 'make test-nightly  the tests that take minutes (300 crashes, ...)'
+	@echo 'make bench         all figures of docs/performance.md: ten minutes, root, Postfix, and a quiet machine'
 	@echo 'make lint          ruff, mypy --strict, order of the shelves'
 	@echo 'make format        let ruff format the code'
 	@echo 'make clean         remove everything that the commands above have made'
@@ -24,6 +26,9 @@ test: install-dev
 
 test-nightly: install-dev
 	@exec $(BIN)/pytest -m nightly $(T)
+
+bench: install
+	@exec $(BIN)/python bench/figures.py $(FIGURES)
 
 lint: install-dev
 	$(BIN)/ruff check

@@ -43,7 +43,9 @@ def main() -> None:
     idle = statistics.median(found["idle"])
     for name in ("IMAP FETCH", "SMTP commands"):
         rate = statistics.median(found[name])
-        rig.report(f"accepting beside {name}", idle_per_s=round(idle), busy_per_s=round(rate), share=round(rate / idle, 2))
+        rig.report(
+            f"accepting beside {name}", idle_per_s=round(idle), busy_per_s=round(rate), share=round(rate / idle, 2)
+        )
 
 
 def accepted_per_s(server: rig.Server) -> float:

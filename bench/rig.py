@@ -148,11 +148,14 @@ class Server:
 
     def cpu_us(self) -> float:
         """CPU time of all its processes so far, by the scheduler's count in nanoseconds."""
-        return sum(
-            int((task / "schedstat").read_text().split()[0])
-            for pid in self.pids
-            for task in Path(f"/proc/{pid}/task").iterdir()
-        ) / 1000
+        return (
+            sum(
+                int((task / "schedstat").read_text().split()[0])
+                for pid in self.pids
+                for task in Path(f"/proc/{pid}/task").iterdir()
+            )
+            / 1000
+        )
 
 
 class Sink:
@@ -160,9 +163,11 @@ class Sink:
 
     def __init__(self, port: int = 0) -> None:
         self.port = port or free_port()
-        self._out = tempfile.NamedTemporaryFile("r")
+        descriptor, name = tempfile.mkstemp(prefix="postroad-bench-sink-")
+        self._out = Path(name)
         argv = [PYTHON, str(HARNESS / "sink.py"), str(self.port)]
-        self._process = subprocess.Popen(argv, stdout=open(self._out.name, "w"))
+        self._process = subprocess.Popen(argv, stdout=descriptor)
+        os.close(descriptor)
         while not can_connect(self.port):
             time.sleep(0.01)
 
@@ -172,10 +177,11 @@ class Sink:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait()
+        self._out.unlink()
 
     def distinct(self) -> int:
         """Different messages so far, those of `load` only."""
-        lines = Path(self._out.name).read_text().split("\n")[:-1]
+        lines = self._out.read_text().split("\n")[:-1]
         return int(lines[-1].split()[1]) if lines else 0
 
     def wait(self, count: int, patience: float = 120.0) -> float:

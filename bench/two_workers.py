@@ -41,7 +41,9 @@ def main() -> None:
                         limited[workers].append(relay(server, sink, options.messages // 2)[0])
     one, two = (statistics.median(limited[workers]) for workers in (1, 2))
     cheap, dear = (statistics.median(cpu[workers]) for workers in (1, 2))
-    rig.report("two workers, each with 0.3 of a core", one_per_s=round(one), two_per_s=round(two), ratio=round(two / one, 2))
+    rig.report(
+        "two workers, each with 0.3 of a core", one_per_s=round(one), two_per_s=round(two), ratio=round(two / one, 2)
+    )
     rig.report("two workers, unlimited", one_cpu_us=round(cheap), two_cpu_us=round(dear), ratio=round(dear / cheap, 2))
 
 

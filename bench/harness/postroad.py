@@ -43,7 +43,10 @@ connections_per_address = 10000
 class Adapter(Peer):
     """`workers=N` as an option sets the number of worker processes (default: one per core)."""
 
-    settings = "defaults (journal, log, limits, metrics on), fixed next hop, 50 connections to it, no connection limit per address"
+    settings = (
+        "defaults (journal, log, limits, metrics on), fixed next hop, 50 connections to it, "
+        "no connection limit per address"
+    )
     durable = "message row and body in SQLite, WAL, synchronous=FULL, committed before the 250"
     pop3, imap = 17110, 17143
 
@@ -73,7 +76,7 @@ class Adapter(Peer):
         self.spawn(POSTROAD, "--config", f"{self.dir}/postroad.toml", "serve")
 
     def flush(self):
-        self._command("queue", "retry", "--all", "--yes")
+        self._command("queue", "retry", "--all")
 
     def queued(self):
-        return json.loads(self._command("queue", "list", "--json", "--count"))["messages"]
+        return sum(row["deliveries"] for row in json.loads(self._command("queue", "list", "--json"))["rows"])
