@@ -276,3 +276,23 @@ def test_a_story_without_a_store_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreBroken):
         Stories(tmp_path).find("a@example.org")
     assert not day_path(tmp_path, datetime.date(2026, 1, 1)).exists()
+
+
+def test_every_reference_of_a_flood_leads_to_the_row_that_counts_it(tmp_path: Path) -> None:
+    OpenStore(tmp_path).close()
+    refusals = Refusals(tmp_path / folder.REFUSALS)
+    begin_us = START_US // MINUTE_US * MINUTE_US
+    ids, before, after = IdMaker(3), IdMaker(3).make(begin_us - 1000), IdMaker(3).make(begin_us + MINUTE_US)
+    references = [ids.make(begin_us + 1000 * number) for number in range(1, 51)]
+    for number, reference in enumerate(references, 1):
+        events = pack([Event(kind="refused", at_us=begin_us, cause="no such user")])
+        refusals.add(Refusal(reference, begin_us + 1000 * number, "192.0.2.7", "unknown user", "x@dev.test", events))
+    refusals.close()
+    stories = Stories(tmp_path)
+    single, counted = references[:PER_SOURCE], references[PER_SOURCE:]
+    assert [stories.find(id_text(reference)) for reference in single] == [[reference] for reference in single]
+    assert {tuple(stories.find(id_text(reference))) for reference in counted} == {(counted[-1],)}
+    story = stories.story(counted[-1])
+    assert story is not None
+    assert story.events[0].cause.startswith("30 more refusals from 192.0.2.7")
+    assert stories.find(id_text(before)) == stories.find(id_text(after)) == []

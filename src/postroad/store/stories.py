@@ -16,6 +16,7 @@ import msgspec
 from postroad.store import folder
 from postroad.store.dayfiles import day_files, day_of
 from postroad.store.engine import Params, Row
+from postroad.store.refusals import MINUTE_US
 from postroad.store.sqlite import open_reader, translated
 from postroad.values.event import Event, unpack
 from postroad.values.ids import made_at_us, parse_id
@@ -58,7 +59,8 @@ class Stories:
     def find(self, what: str) -> list[int]:
         """Ids of the messages and refusals that a queue id, reference, address or Message-ID names, newest first.
 
-        A refusal is also found by the IP address of its source.
+        A refusal is also found by the IP address of its source. The reference of one that was only counted
+        (`refusals.PER_SOURCE`) finds the rows that stand for the refusals of its minute.
         """
         what = what.strip()
         ident = parse_id(what)
@@ -68,6 +70,8 @@ class Stories:
         if not key:
             return []
         found = {*self._live_ids(key), *self._moved_ids(key), *self._refused_ids(key)}
+        if not found and ident is not None:
+            found.update(self._counted_with(ident))
         return sorted(found, reverse=True)[:FOUND_MAX]
 
     def story(self, ident: int) -> Story | None:
@@ -125,6 +129,20 @@ class Stories:
                 (key, key),
             )
         return [ident for ident, source, keys in rows if key == source or key in keys.split("\n")][:FOUND_MAX]
+
+    def _counted_with(self, ident: int) -> list[int]:
+        """Rows among whose counted refusals this reference may be: nobody keeps each of a flood, but an id tells its
+        time, and the row of a minute and source carries the last reference of that minute."""
+        path = self._data_dir / folder.REFUSALS
+        if not path.exists():
+            return []
+        minute = made_at_us(ident) // MINUTE_US * MINUTE_US
+        with _Reading(path) as refusals:
+            rows = refusals.rows(
+                "SELECT reference FROM refusals WHERE at_us >= ? AND at_us < ? AND times > 1 AND reference > ? LIMIT ?",
+                (minute, minute + MINUTE_US, ident, FOUND_MAX),
+            )
+        return [reference for (reference,) in rows]
 
     def _live_journal(self, ident: int) -> dict[int, bytes]:
         """Rows of one message that are still in the database, by position.
