@@ -86,6 +86,19 @@ def test_a_child_that_dies_is_started_again_and_serves(server: LiveServer, name:
     assert "Traceback" not in server.log()
 
 
+def test_a_store_that_cannot_be_opened_ends_the_server_with_the_reason(tmp_path: Path) -> None:
+    server = LiveServer(tmp_path)
+    server.data_dir.mkdir(mode=0o700)
+    (server.data_dir / "postroad.db").write_bytes(b"this is no database " * 100)
+    with pytest.raises(AssertionError, match="the server ended at start"):
+        server.start()
+    assert server.process is not None
+    assert server.process.returncode == 1
+    server.process = None
+    assert "cannot be opened" in server.log()
+    assert "Traceback" not in server.log()
+
+
 def test_nothing_outlives_a_killed_supervisor(server: LiveServer) -> None:
     pids = server.pids()
     kill(pids["supervisor"])

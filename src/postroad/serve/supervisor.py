@@ -54,6 +54,11 @@ STORE_START_S: Final = 120.0
 """Time for the store's migrations and checks before it must say "ready"."""
 
 
+STORE_UNUSABLE: Final = 1
+STORE_BROKEN: Final = 3
+"""Exit statuses of `store.process`: the folder cannot be used; the disk failed and a check should come first."""
+
+
 class StartError(Exception):
     """The server cannot start; the text says why and what to do."""
 
@@ -189,6 +194,7 @@ class Supervisor:
 
     async def _keep_store(self) -> None:
         pause = 0.0
+        served = False
         while not self._stopping.is_set():
             command = [sys.executable, "-m", "postroad.store.process", "--data", str(self._data_dir), "--lifeline", "0"]
             child = await self._start("store", command, [])
@@ -202,10 +208,23 @@ class Supervisor:
                 child.kill()
             if child.ready.is_set():
                 self._reached.set()
-            await child.process.wait()
+            status = await child.process.wait()
             if not self._stopping.is_set():
                 self._reached.clear()  # before the pause: a worker without a store only dies
+            self._judge_store(status, served)
+            served = served or child.ready.is_set()
             pause = await self._outlive(child, pause)
+
+    def _judge_store(self, status: int, served: bool) -> None:
+        """What the end of the store means: one that could not be opened at our start will not open by repeating it."""
+        if self._stopping.is_set():
+            return
+        if status == STORE_UNUSABLE and not served:
+            log_line("error", f"the store in {self._data_dir} cannot be opened; the reason stands above")
+            self._failed = True
+            self._stop()
+        elif status == STORE_BROKEN:
+            log_line("error", "the disk failed to keep mail. Look at the disk, then run: postroad verify")
 
     async def _keep_worker(self, number: int) -> None:
         pause = 0.0
