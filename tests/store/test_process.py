@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from postroad.store import folder
-from postroad.store.client import StoreClient
+from postroad.store.client import StoreClient, UnitFailed
 from postroad.store.opening import OpenStore
 from postroad.store.process import EXIT_BROKEN, EXIT_UNUSABLE
 from postroad.store.queue import DELIVERIES, MESSAGES, accept, claim, record
@@ -78,6 +78,34 @@ async def test_it_ends_with_whoever_started_it(tmp_path: Path, start: Start) -> 
     os.close(lifeline)
     os.close(end)
     assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+async def test_a_call_that_cannot_be_sent_fails_alone(tmp_path: Path, start: Start) -> None:
+    start(tmp_path)
+    client = await StoreClient.connect(tmp_path, name="worker")
+    delays = [60.0]
+    good, no_text, no_number, other = await asyncio.gather(
+        client.call(claim, Claim(client.incarnation, 10, delays)),
+        client.call(claim, Claim(client.incarnation, 10, delays, domains_not=["\udc80"])),
+        client.call(claim, Claim(client.incarnation, 1 << 70, delays)),
+        client.call(accept, sample(1)),
+        return_exceptions=True,
+    )
+    assert not isinstance(good, BaseException)
+    assert not isinstance(other, BaseException)
+    assert isinstance(no_text, UnitFailed)
+    assert isinstance(no_number, UnitFailed)
+    client.close()
+
+
+async def test_calls_too_long_for_one_frame_go_in_several(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(tmp_path)
+    client = await StoreClient.connect(tmp_path, name="worker")
+    monkeypatch.setattr("postroad.store.client.FRAME_MAX", 100)
+    await asyncio.gather(*(client.call(accept, sample(number)) for number in range(1, 6)))
+    client.close()
 
 
 def test_a_second_one_says_why_it_cannot_start(tmp_path: Path, start: Start) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar, cast, overload
 import msgspec
 
 from postroad.store import folder
-from postroad.store.frames import Unframer, decode_answers, frame
+from postroad.store.frames import FRAME_MAX, Unframer, decode_answers, frame
 from postroad.store.register import Register, register
 from postroad.store.units import UNITS, Tx, load_units
 from postroad.store.writer import FAILED, FULL, OK
@@ -122,7 +122,28 @@ class StoreClient(asyncio.Protocol):
         if transport is None or self.closed.done():
             return
         for start in range(0, len(outgoing), FRAME_CALLS):
-            transport.write(frame(outgoing[start : start + FRAME_CALLS]))
+            calls = outgoing[start : start + FRAME_CALLS]
+            try:
+                octets = frame(calls)
+            except (ValueError, TypeError, OverflowError):
+                self._write_singly(transport, calls)
+                continue
+            if len(octets) <= FRAME_MAX:
+                transport.write(octets)
+            else:
+                self._write_singly(transport, calls)
+
+    def _write_singly(self, transport: asyncio.Transport, calls: list[tuple[int, str, Any]]) -> None:
+        """Together these calls are too long for a frame, or one cannot be put into octets: that one alone fails."""
+        for call in calls:
+            try:
+                transport.write(frame([call]))
+            except (ValueError, TypeError, OverflowError) as error:
+                number, name, _ = call
+                log.error("a call of %s cannot be sent: %s", name, error)
+                waiting = self._open.pop(number, None)
+                if waiting is not None and not waiting[0].done():
+                    waiting[0].set_exception(UnitFailed(f"{name}: {error}"))
 
     # -- called by the loop ------------------------------------------------------------------------------------------
 
