@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from postroad.wire.data import DEFAULT_MAX_LINE
+from postroad.wire.sasl import MAX_ENCODED
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,9 @@ class MachineLimits:
 
 
 DEFAULT_LIMITS: Final = MachineLimits()
+
+
+MAX_AUTH_COMMAND: Final = MAX_ENCODED + 64
+"""Octets of an AUTH line: the verb, a mechanism's name and an initial response."""
+MAX_HELLO_NAME: Final = 255
+"""Octets of what a client may call itself (RFC 5321 section 4.5.3.1.2)."""

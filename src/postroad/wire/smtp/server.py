@@ -47,7 +47,7 @@ from postroad.wire.smtp.events import (
 )
 from postroad.wire.smtp.extensions import Door, ehlo_wire
 from postroad.wire.smtp.grammar import MAX_COMMAND, MAX_LONG_COMMAND, CommandError
-from postroad.wire.smtp.limits import DEFAULT_LIMITS, MachineLimits
+from postroad.wire.smtp.limits import DEFAULT_LIMITS, MAX_AUTH_COMMAND, MAX_HELLO_NAME, MachineLimits
 from postroad.wire.smtp.mode import Mode
 from postroad.wire.smtp.transaction import Transaction
 
@@ -259,7 +259,7 @@ class ServerMachine:
         take = _VERBS.get(verb) or _VERBS.get(verb.upper())
         if self._errors >= self._limits.errors and take is not ServerMachine._quit:
             self._end("too many errors", refusals.TOO_MANY_ERRORS)
-        elif take is None or line[4:5] not in _BEHIND_VERB:
+        elif take is None or line[4:5] not in (b"", b" "):
             self._long_verb(line)
         elif len(line) > MAX_COMMAND - 2 and take not in _LONG_VERBS:
             self._too_long(line)
@@ -279,7 +279,7 @@ class ServerMachine:
             self._end("HTTP", refusals.HTTP, line)
         elif self._deaf:
             self._refuse(line, refusals.NOT_WELCOME)
-        elif line[:8].upper() == b"STARTTLS" and line[8:9] in _BEHIND_VERB:
+        elif line[:8].upper() == b"STARTTLS" and line[8:9] in (b"", b" "):
             self._starttls(line)
         elif line.partition(b" ")[0].upper() in _NOT_IMPLEMENTED:
             self._refuse(line, refusals.NOT_IMPLEMENTED)
@@ -302,7 +302,7 @@ class ServerMachine:
             self._lines.skip_line()
             self._auth_over(refusals.AUTH_LONG_LINE)
         elif before[:5].upper() == b"AUTH " and self._line_limit == MAX_LONG_COMMAND:
-            self._line_limit = _MAX_AUTH_COMMAND
+            self._line_limit = MAX_AUTH_COMMAND
         else:
             self._line_limit = MAX_LONG_COMMAND
             self._lines.skip_line()
@@ -319,7 +319,7 @@ class ServerMachine:
 
     def _hello(self, line: bytes) -> None:
         name = grammar.read_text(line[5:]).strip(" ")
-        if not name or len(name) > _MAX_HELLO_NAME:
+        if not name or len(name) > MAX_HELLO_NAME:
             raise CommandError(Reply(501, "5.5.2", "Syntax: EHLO your-name"))
         if self._greeted and self._is_junk():
             return
@@ -658,13 +658,8 @@ class ServerMachine:
         return True
 
 
-_MAX_AUTH_COMMAND: Final = MAX_ENCODED + 64
-"""Octets of an AUTH line: the verb, a mechanism's name and an initial response."""
-_MAX_HELLO_NAME: Final = 255
-"""Octets of what a client may call itself (RFC 5321 section 4.5.3.1.2)."""
 _MAX_REFUSALS: Final = 64
 _MAX_KEPT_LINE: Final = 200
-_BEHIND_VERB: Final = (b"", b" ")
 _NOT_IMPLEMENTED: Final = frozenset((b"SEND", b"SOML", b"SAML", b"TURN", b"ETRN", b"ATRN", b"XCLIENT", b"XFORWARD"))
 
 _TAKERS: Final[dict[bytes, Callable[[ServerMachine, bytes], None]]] = {
