@@ -144,9 +144,15 @@ async def _fetch_some(session: ImapSession, wanted: Wanted, places: Sequence[int
         if place in seen and Attribute.FLAGS not in items:
             # RFC 3501 section 6.4.5: "if this causes the flags to change, they SHOULD be included"
             items = (*items, Attribute.FLAGS)
-        tally.unreadable += not await one.send(items)
+        unreadable = await one.send(items)
+        if unreadable is None:
+            tally.there += 1
+        elif await mailboxes.describe(selected.id, [number]):
+            log_line("error", f"IMAP: {unreadable}")
+            tally.there += 1
+            tally.unreadable += 1
+        # else: another session removed it after we had found it, and its file with it.
         await session.breathe()
-    tally.there += len(there)
 
 
 async def _send_numbers(
@@ -188,8 +194,8 @@ class OneMessage:
         self._located = located
         self._content: MessageContent | None = None
 
-    async def send(self, items: Sequence[FetchItem]) -> bool:
-        """Sends one FETCH response; False, and nothing was sent, when the message cannot be read.
+    async def send(self, items: Sequence[FetchItem]) -> Exception | None:
+        """Sends one FETCH response; returns why, and nothing was sent, when the message cannot be read.
 
         A body that fails in the middle ends the connection: half a literal cannot be taken back, and clients keep
         what they get.
@@ -197,9 +203,8 @@ class OneMessage:
         try:
             values = [await self._value(item) for item in items]
         except (BodyUnreadable, OSError) as error:
-            log_line("error", f"IMAP: {error}")
             self._close()
-            return False
+            return error
         try:
             for piece in fetch_response(self._place + 1, values):
                 if isinstance(piece, Slice):
@@ -211,7 +216,7 @@ class OneMessage:
             raise ConnectionResetError("the body cannot be read") from None
         finally:
             self._close()
-        return True
+        return None
 
     def _close(self) -> None:
         if self._content is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from postroad.store.mailbox_reads import Mailboxes
+from postroad.store.mailbox_records import Located
 from tests.imaptest.runner import Reply
 from tests.serve.imap.office import Client, Office
 
@@ -198,3 +200,25 @@ async def test_copies_in_slices_appear_together(office: Office, monkeypatch: pyt
     assert (await one.word(b"COPY 1:* box")).startswith(b"OK [COPYUID ")
     assert seen == [0, 0, 5]
     assert [b"5", b"EXISTS"] in [reply.arguments for reply in await two.ask(b"NOOP")]
+
+
+async def test_i16_a_body_that_another_session_removes_during_a_fetch_is_gone_not_damaged(
+    office: Office, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        office.deliver(mail(name) + b"x" * 70_000)
+    one, two = await office.login(b"INBOX"), await office.login(b"INBOX")
+    locate = office.mailboxes.locate
+
+    async def located_and_then_removed(mailbox: int, uids: list[int], *, body: bool = True) -> list[Located]:
+        found = await locate(mailbox, uids, body=body)
+        await expunge(one, 2)
+        for name in office.house.store.removed:
+            office.house.spool.body_path(name).unlink()
+        return found
+
+    monkeypatch.setattr(Mailboxes, "locate", lambda _, *args, **how: located_and_then_removed(*args, **how))
+    replies = await two.ask(b"FETCH 1:2 BODY.PEEK[TEXT]<0.4>")
+    assert [reply.arguments[0] for reply in replies[:-1]] == [b"1"]
+    assert replies[-1].arguments[:2] == [b"NO", b"[EXPUNGEISSUED]"]
+    assert "error" not in "".join(capfd.readouterr())
