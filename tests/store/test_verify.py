@@ -166,6 +166,18 @@ def test_a_copy_outlives_its_original(store: OpenStore, data_dir: Path, tmp_path
     assert verify(tmp_path / "copy") == []
 
 
+def test_a_restored_copy_gives_no_uid_to_another_message(store: OpenStore, data_dir: Path, tmp_path: Path) -> None:
+    backup(data_dir, tmp_path / "copy")
+    store.connection.execute("UPDATE mailboxes SET uidnext = uidnext + 5000, modseq = modseq + 5000")
+    [(uidnext, modseq)] = store.connection.execute("SELECT max(uidnext), max(modseq) FROM mailboxes")
+    restored = OpenStore(tmp_path / "copy")
+    [(lowest, low)] = restored.connection.execute("SELECT min(uidnext), min(modseq) FROM mailboxes")
+    restored.close()
+    assert lowest > uidnext
+    assert low > modseq
+    assert verify(tmp_path / "copy") == []
+
+
 def test_another_file_system_gets_copies(
     store: OpenStore, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

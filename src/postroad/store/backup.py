@@ -4,6 +4,9 @@ The database is copied as one snapshot, and then every body file it names is lin
 target is on another file system; body files never change, so a link is as good as a copy. A large message that ended
 between the snapshot and the link has lost its file: it is taken out of the copy too, which then shows it as ended.
 The copy is a data folder: `postroad verify` checks it and `postroad serve` runs on it.
+
+The original may give out uids after the snapshot, and clients that saw them keep them. So that a copy which takes its
+place never gives one to another message (RFC 3501 section 2.3.1.1), its mailboxes continue further on.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ from postroad.values.errors import StoreBroken
 
 ATTEMPTS: Final = 3
 """Snapshots tried when a message ended in a mailbox meanwhile: its account's sums would no longer be right."""
+
+AHEAD: Final = 1_000_000
+"""How far uids and modseqs of a copy continue above its snapshot: more messages than one mailbox gets between the backup
+and the day it is needed, and 4,000 restorations before uids run out."""
 
 _NO_LINK: Final = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
 
@@ -71,6 +78,7 @@ def _copy(data_dir: Path, target: Path) -> Backup:
     files, gone = _take_bodies(data_dir, target)
     if gone:
         _take_out(target, gone)
+    _go_ahead(target)
     messages = _count(target)
     for made in sorted(path for path in target.rglob("*") if path.is_dir()):
         syscalls.fsync_folder(made)
@@ -129,6 +137,18 @@ def _take_out(target: Path, gone: list[str]) -> None:
             db.execute("DELETE FROM deliveries WHERE message = ?", (ident,))
             db.execute("DELETE FROM messages WHERE id = ?", (ident,))
             db.commit()
+        db.checkpoint(truncate=True)
+    finally:
+        db.close()
+
+
+def _go_ahead(target: Path) -> None:
+    """Makes what the copy will give out different from what the original has given out since."""
+    db = SqliteConnection(target / folder.DATABASE)
+    try:
+        db.begin()
+        db.execute("UPDATE mailboxes SET uidnext = uidnext + ?, modseq = modseq + ?", (AHEAD, AHEAD))
+        db.commit()
         db.checkpoint(truncate=True)
     finally:
         db.close()
