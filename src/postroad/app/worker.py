@@ -239,7 +239,7 @@ async def build_worker(errand: Errand) -> Parts:
     return Parts(
         store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch,
         maildrop=maildrop,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

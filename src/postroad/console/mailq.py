@@ -94,7 +94,7 @@ def _dropped(config: str) -> int:
 def act(call: Call) -> int:
     """-q and -M: the command of `postroad` that does it."""
     if call.mode == "retry":
-        words = _retry_words(call.what)
+        words = _retry_words(call.what + "".join(call.recipients[:1]))
         if not words:
             return OK
         return _run(call.config, words, nothing_is_fine=True)

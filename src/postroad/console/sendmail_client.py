@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from postroad.console.sysexits import (
@@ -30,6 +29,7 @@ LINE_OCTETS: Final = 8192
 _ENHANCED: Final = re.compile(r"([245]\.\d{1,3}\.\d{1,3}) ")
 _QUEUED: Final = re.compile(r"[Qq]ueued as ([0-9A-Za-z]+)")
 _TOO_MANY: Final = "4.5.3"
+GO_AHEAD: Final = 354
 
 
 class Down(Exception):
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
     @property
     def good(self) -> bool:
         """Whether it says yes."""
-        return 200 <= self.code < 400
+        return 200 <= self.code < 300
 
     @property
     def later(self) -> bool:
@@ -83,8 +83,7 @@ _BY_CODE: Final = {
 }  # fmt: skip
 
 
-@dataclass(slots=True)
-class Parcel:
+class Parcel(NamedTuple):
     """A message with its envelope, ready to be handed over; addresses have domains."""
 
     sender: str
@@ -97,16 +96,18 @@ class Parcel:
     requiretls: bool = False
 
 
-@dataclass(slots=True)
 class Fate:
     """What became of each recipient of a parcel."""
 
-    taken: list[str] = field(default_factory=list)
-    refused: list[tuple[str, Answer]] = field(default_factory=list)
-    later: list[tuple[str, str]] = field(default_factory=list)
-    """With the reason in words."""
-    ids: list[str] = field(default_factory=list)
-    """Queue ids, in the order of the transactions."""
+    __slots__ = ("ids", "later", "refused", "taken")
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.refused: list[tuple[str, Answer]] = []
+        self.later: list[tuple[str, str]] = []
+        """With the reason in words."""
+        self.ids: list[str] = []
+        """Queue ids, in the order of the transactions."""
 
 
 class Door:
@@ -122,15 +123,22 @@ class Door:
             self._socket.close()
             raise Down(f"nobody listens on {path} ({error.strerror or error})") from error
         self._lines = self._socket.makefile("rb")
+        try:
+            self.host, self.offers = self._meet()
+        except BaseException:
+            self._lines.close()
+            self._socket.close()
+            raise
+
+    def _meet(self) -> tuple[str, set[str]]:
+        """What the server calls itself, which is the domain of every local name, and what it offers."""
         greeting = self.answer()
         if not greeting.good:
             raise Down(f"the server says {greeting}")
-        self.host = greeting.text.split(" ")[0]
-        """What the server calls itself: the domain of every local name."""
         hello = self.ask("EHLO localhost")
         if not hello.good:
             raise Down(f"the server says {hello}")
-        self.offers = {line.split(" ")[0].upper() for line in hello.text.split("\n")[1:]}
+        return greeting.text.split(" ")[0], {line.split(" ")[0].upper() for line in hello.text.split("\n")[1:]}
 
     def close(self) -> None:
         """Say goodbye as far as somebody listens."""
@@ -215,9 +223,11 @@ class Door:
             self.ask("RSET")
             return left
         answer = self.ask("DATA")
-        if answer.code == 354:
+        if answer.code == GO_AHEAD:
             self._send(stuffed(parcel.octets))
             answer = self.answer()
+        elif answer.good:
+            raise Failure(SOFTWARE, f"Whoever listens there speaks no SMTP: {answer} to DATA")
         if answer.good:
             fate.taken += accepted
             found = _QUEUED.search(answer.text)

@@ -7,7 +7,6 @@ chose cannot become an option.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from postroad.console.sysexits import USAGE, Failure
@@ -37,9 +36,8 @@ _WITHOUT: Final = frozenset("GIUcimntvxs")
 _NOTIFY: Final = ("success", "failure", "delay")
 
 
-@dataclass(slots=True)
 class Call:
-    """What one command line asks for."""
+    """What one command line asks for; no dataclass, because loading those takes as long as everything else here."""
 
     mode: str = MAIL
     from_header: bool = False
@@ -60,7 +58,10 @@ class Call:
     config: str = ""
     what: str = ""
     """-q: "", "I" + id or "R" + site; -M: the letters behind it."""
-    recipients: list[str] = field(default_factory=list)
+    recipients: list[str]
+
+    def __init__(self) -> None:
+        self.recipients = []
 
 
 def read(name: str, words: list[str]) -> Call:
@@ -68,7 +69,8 @@ def read(name: str, words: list[str]) -> Call:
 
     Raises Failure(USAGE) for what no sendmail knows.
     """
-    call = Call(mode=_BY_NAME.get(name, MAIL))
+    call = Call()
+    call.mode = _BY_NAME.get(name, MAIL)
     rest = list(words)
     while rest and rest[0].startswith("-") and len(rest[0]) > 1:
         word = rest.pop(0)
