@@ -28,8 +28,8 @@ ATTEMPTS: Final = 3
 """Snapshots tried when a message ended in a mailbox meanwhile: its account's sums would no longer be right."""
 
 AHEAD: Final = 1_000_000
-"""How far uids and modseqs of a copy continue above its snapshot: more messages than one mailbox gets between the backup
-and the day it is needed, and 4,000 restorations before uids run out."""
+"""How far uids and modseqs of a copy continue above its snapshot: more messages than one mailbox gets between the
+backup and the day it is needed, and 4,000 restorations before uids run out."""
 
 _NO_LINK: Final = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
 
