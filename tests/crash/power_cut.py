@@ -55,7 +55,7 @@ class Laboratory:
         run("truncate", "-s", f"{INNER_MB}M", self._image)
         run("mkfs.ext4", "-q", self._image)
         self._mount()
-        self._stack.callback(lambda: run("umount", self.mounted_at))
+        self._stack.callback(self._unmount)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,13 +68,24 @@ class Laboratory:
     def _mount(self) -> None:
         run("mount", "-o", MOUNT, self._image, self.mounted_at)
 
+    def _unmount(self) -> None:
+        """The kernel closes the files of the dead a moment after they are gone."""
+        for _ in range(100):
+            try:
+                run("umount", self.mounted_at)
+                return
+            except subprocess.CalledProcessError as error:
+                why = error.stderr
+                time.sleep(0.05)
+        raise AssertionError(f"the disk is still in use: {why}")
+
     def copy(self) -> None:
         """The cut: what is on the disk now."""
         run("cp", "--reflink=always", self._image, self._outer / f"disk-{self._number + 1}.img")
 
     def replace(self) -> None:
         """Mount the copy in place of the disk; nothing may be open there."""
-        run("umount", self.mounted_at)
+        self._unmount()
         self._image.unlink()
         self._number += 1
         self._mount()

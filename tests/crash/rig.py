@@ -11,6 +11,7 @@ import shutil
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,8 @@ class StoreThread:
             self.store.close()
         except (StoreBroken, StoreFull):
             # The process would end here, and the kernel would let go of what it held.
-            self.store.connection.close()
+            with suppress(StoreBroken):
+                self.store.connection.close()
             os.close(self.store._lock)
             raise
 

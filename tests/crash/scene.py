@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +23,7 @@ from postroad.values.errors import StoreBroken
 from tests.crash.load import Load, read_mailbox
 from tests.fakes.ledger import DOMAIN, Ledger, Verdict
 from tests.fakes.sink import Moods, Sink
-from tests.live import LiveServer, alive, kill, wait_gone
+from tests.live import LiveServer, kill, wait_gone
 
 FAULTS = Path(__file__).parent / "faults"
 REMOTE = ["a.test", "b.test", "c.test", "d.test"]
@@ -81,11 +82,9 @@ class Scene:
 
     async def kill_child(self, name: str) -> None:
         """One child; the supervisor starts it again, and the load goes on meanwhile."""
-        at, before = time.monotonic(), self.server.pids()
-        kill(before[name])
-        await asyncio.to_thread(wait_gone, [before[name]])
-        await self.note_death(name, at, before if name == "store" else {})
-        await self.back(before)
+        before = self.server.pids()
+        kill(before[name], signal.SIGSTOP)
+        await self.finish_off(name, name, before)
 
     async def crash_at(self, point: str, count: int, scope: str) -> None:
         """Let whoever passes `point` for the `count`th time die, alone or with the whole server."""
@@ -94,14 +93,24 @@ class Scene:
         partial = crash_file.with_suffix(".part")
         partial.write_text(f"{point} {count} {scope} {sum(self.kills.values())}")
         partial.rename(crash_file)
-        await self.until(lambda: not crash_file.exists(), f"nobody died at {point} number {count}")
-        at = time.monotonic()
+        await self.until(lambda: not crash_file.exists(), f"nobody passed {point} {count} times")
         if scope == "all":
+            at = time.monotonic()
             await self.gone(before)
             await self.note_death(f"{point} all", at)
             return
-        await self.until(lambda: not all(map(alive, before.values())), "the one that should die lives")
-        await self.note_death(point, at, {} if alive(before["store"]) else before)
+        await self.until(lambda: any(map(stands_still, before.values())), "the one that should die goes on")
+        victim = next(child for child, pid in before.items() if stands_still(pid))
+        await self.finish_off(victim, point, before)
+
+    async def finish_off(self, victim: str, name: str, before: dict[str, int]) -> None:
+        """SIGKILL to a child that stands still; nobody can have taken over anything of it until then."""
+        at = time.monotonic()
+        await self.until(lambda: stands_still(before[victim]), f"{victim} does not stand still")
+        found = await asyncio.to_thread(self.open_deliveries)
+        kill(before[victim])
+        await asyncio.to_thread(wait_gone, [before[victim]])
+        await self.note_death(name, at, before if victim == "store" else {}, found)
         await self.back(before)
 
     async def gone(self, pids: dict[str, int]) -> None:
@@ -127,10 +136,17 @@ class Scene:
             assert time.monotonic() < end, f"{complaint} ({self.words()})"
             await asyncio.sleep(0.01)
 
-    async def note_death(self, name: str, at: float, orphans: dict[str, int] | None = None) -> None:
-        """Write a death down, with the deliveries open in the store; `orphans` lose their lease with it."""
+    async def note_death(
+        self,
+        name: str,
+        at: float,
+        orphans: dict[str, int] | None = None,
+        found: set[tuple[str, str]] | None = None,
+    ) -> None:
+        """Write a death down, with the deliveries that were open in the store; `orphans` lose their lease with it."""
         self.kills[name] = self.kills.get(name, 0) + 1
-        found = await asyncio.to_thread(self.open_deliveries)
+        if found is None:
+            found = await asyncio.to_thread(self.open_deliveries)
         workers = [pid for child, pid in (orphans or {}).items() if child.startswith("worker")]
         await asyncio.to_thread(wait_gone, workers)
         await asyncio.sleep(0.02)  # what the dead left in the sockets of our own sinks is read now
@@ -185,6 +201,14 @@ class Scene:
             return count
         finally:
             db.close()
+
+
+def stands_still(pid: int) -> bool:
+    """Whether a process is stopped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
 
 
 def open_in(where: Path) -> set[tuple[str, str]]:

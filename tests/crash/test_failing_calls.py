@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import shutil
 import time
 from collections import Counter
@@ -100,6 +101,8 @@ class Run:
             server = InProcess(self.template, self.data_dir, vfs)
         except (StoreBroken, StoreFull, OSError):
             self.replies = ["did not open"]
+        if self.replies:
+            gc.collect()  # the process would end here; in this one the half-open database must go by itself
             return
         try:
             await server.start()

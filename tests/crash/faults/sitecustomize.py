@@ -3,7 +3,7 @@
 Nothing of it is in the product.
 
 POSTROAD_CRASH_FILE names a file that says where to die: "POINT COUNT SCOPE NONCE". The process that passes the point
-for the COUNTth time removes the file and kills itself ("self") or the whole server with itself ("all").
+for the COUNTth time removes the file and ends, alone ("self") or with the whole server ("all").
 POSTROAD_DISK_FAULT breaks the database's disk once: see `break_disk`.
 POSTROAD_LIE makes a server that breaks its promise, for the controls: see `LIES`.
 """
@@ -55,15 +55,20 @@ def passing(point: str) -> None:
 
 
 def die(scope: str) -> None:
-    """SIGKILL to ourselves, and to the whole server first when `scope` is "all"."""
-    if scope == "all":
-        supervisor = os.getppid()
-        with open(f"/proc/{supervisor}/task/{supervisor}/children") as file:
-            family = [int(word) for word in file.read().split()]
-        os.kill(supervisor, signal.SIGKILL)
-        for pid in family:
-            if pid != os.getpid():
-                os.kill(pid, signal.SIGKILL)
+    """Ends here: "all" kills the whole server; "self" stands still, and the test kills what stands still.
+
+    It stands first because a worker that stands keeps its lease: the test sees what was open before others may take it.
+    """
+    if scope == "self":
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
+    supervisor = os.getppid()
+    with open(f"/proc/{supervisor}/task/{supervisor}/children") as file:
+        family = [int(word) for word in file.read().split()]
+    os.kill(supervisor, signal.SIGKILL)
+    for pid in family:
+        if pid != os.getpid():
+            os.kill(pid, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
