@@ -113,7 +113,7 @@ def fetch_imap(port: int) -> int:
     """The same by IMAP."""
     box = imaplib.IMAP4("127.0.0.1", port)
     box.login(rig.USER, rig.PASSWORD)
-    newest = box.select("INBOX", readonly=True)[1][0].decode()
+    newest = str(int(box.select("INBOX", readonly=True)[1][0] or 0))
     octets = sum(len(part[1]) for part in box.fetch(newest, "(BODY.PEEK[])")[1] if isinstance(part, tuple))
     box.logout()
     return octets

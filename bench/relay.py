@@ -93,7 +93,7 @@ def compare(letter: str, records: list[dict[str, Any]], peers: list[str]) -> Non
 
 def median(records: list[dict[str, Any]], what: str) -> float:
     """The median of one number over the rounds."""
-    return statistics.median(record[what] for record in records)
+    return statistics.median(float(record[what]) for record in records)
 
 
 if __name__ == "__main__":
