@@ -113,7 +113,7 @@ class Watch:
     async def emptied(self, grace: float) -> None:
         """Wait until the last conversation has ended, at most `grace` seconds."""
         until = self._loop.time() + grace
-        while self.conversations and self._loop.time() < until:
+        while self.conversations and self._loop.time() < until:  # noqa: ASYNC110 - once in a worker's life
             await asyncio.sleep(EMPTY_S)
 
     def _sweep(self) -> None:
