@@ -169,6 +169,19 @@ def test_mail_for_a_server_that_is_down_arrives_after_its_start(machine: Machine
     assert b"From: root@mx.local.test\r\n" in mails[0]
 
 
+def test_a_file_that_became_a_message_before_a_crash_is_not_sent_again(machine: Machine, account: str) -> None:
+    output = machine.sendmail("-v", account, given=b"Subject: once\n\nhi\n").output
+    found = re.search(r"Queued as ([0-9A-Z]{13})", output)
+    assert found is not None
+    file = machine.maildrop / f"1-left.mail.{found[1]}"
+    unfinished = machine.maildrop / "tmp.left"
+    unfinished.write_bytes(f'{{"recipients": ["{account}"]}}\n'.encode() + b"Subject: once\r\n\r\nhi\r\n")
+    unfinished.rename(file)
+    until(lambda: not list(machine.maildrop.iterdir()))
+    assert len(inbox(machine, account)) == 1
+    assert f"is message {found[1]} already" in machine.log()
+
+
 def test_the_queue_as_scripts_read_it(machine: Machine) -> None:
     assert machine.sendmail(name="newaliases")[0] == 0
     assert machine.sendmail(name="mailq") == (0, "Mail queue is empty\n")

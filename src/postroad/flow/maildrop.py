@@ -234,7 +234,7 @@ class Maildrop:
             marked = READY.fullmatch(name)
             ident = parse_id(marked[1]) if marked and marked[1] else None
             if ident is not None and await self._in_thread(lambda: self._known(ident)):
-                log.info("maildrop: %s is message %s already", name, id_text(ident))
+                log.warning("maildrop: %s is message %s already, from before a crash", name, id_text(ident))
                 await self._in_thread(lambda: self._remove(name))
                 return 0
             try:
