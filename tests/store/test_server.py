@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +112,26 @@ async def test_who_sends_no_frames_is_dropped_and_nobody_else(served: ServedStor
 
 
 # -- hints and leases ------------------------------------------------------------------------------------------------
+
+
+async def test_no_descriptor_for_a_new_client_leaves_the_others_served(
+    served: ServedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await StoreClient.connect(served.data_dir, name="worker")
+    real = socket.socket.accept
+    fails = iter([OSError(errno.EMFILE, "Too many open files")] * 3)
+
+    def accept_later(listener: socket.socket) -> tuple[socket.socket, object]:
+        for failure in fails:
+            raise failure
+        return real(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", accept_later)
+    second = await StoreClient.connect(served.data_dir, name="another")
+    assert (await first.call(accept, sample(1))).copies == []
+    assert second.incarnation > first.incarnation
+    first.close()
+    second.close()
 
 
 async def test_hints_reach_every_registered_client_after_the_commit(served: ServedStore) -> None:

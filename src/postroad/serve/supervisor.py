@@ -51,7 +51,7 @@ START_AGAIN_S: Final = 1.0
 _PASSING: Final = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 
 STORE_START_S: Final = 120.0
-"""Time for the store's migrations and checks before it must say "ready"."""
+"""How often it is said that the store is not ready yet; its migrations may take longer on a large folder."""
 
 
 STORE_UNUSABLE: Final = 1
@@ -200,12 +200,7 @@ class Supervisor:
             child = await self._start("store", command, [])
             child.silence_s = STORE_SILENCE_S
             self._store = child
-            try:
-                async with asyncio.timeout(STORE_START_S):
-                    await self._first_of(child.ready.wait(), child.process.wait())
-            except TimeoutError:
-                log_line("error", "the store did not become ready; restarting it", seconds=STORE_START_S)
-                child.kill()
+            await self._await_store(child)
             if child.ready.is_set():
                 self._reached.set()
             status = await child.process.wait()
@@ -214,6 +209,16 @@ class Supervisor:
             self._judge_store(status, served)
             served = served or child.ready.is_set()
             pause = await self._outlive(child, pause)
+
+    async def _await_store(self, child: Child) -> None:
+        """Wait until the store is ready or has ended; a long migration is told of now and then, never cut off."""
+        while not child.ready.is_set() and child.process.returncode is None and not self._stopping.is_set():
+            try:
+                async with asyncio.timeout(STORE_START_S):
+                    await self._first_of(child.ready.wait(), child.process.wait(), self._stopping.wait())
+            except TimeoutError:
+                lived = asyncio.get_running_loop().time() - child.started
+                log_line("warning", "the store is not ready yet: a check or a migration goes on", seconds=int(lived))
 
     def _judge_store(self, status: int, served: bool) -> None:
         """What the end of the store means: one that could not be opened at our start will not open by repeating it."""

@@ -9,7 +9,6 @@ A worker's lease is its connection: the number it registered under is alive from
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import selectors
 import signal
@@ -33,6 +32,8 @@ BATCH_UNITS: Final = 500
 BATCH_OCTETS: Final = 8 * 1024 * 1024
 GATHER_S: Final = 0.001
 """Pause behind a batch of several calls: a commit by itself costs as much CPU time as two messages in it."""
+WELCOME_AGAIN_S: Final = 0.01
+"""Pause behind a failed accept: without it a lack of descriptors would keep the loop spinning."""
 READ_OCTETS: Final = 1024 * 1024
 """What is read of one client in one pass, so that one that sends without pause does not shut out the others."""
 UNSENT_MAX: Final = 8 * 1024 * 1024
@@ -217,12 +218,17 @@ class Server:
         return waiting
 
     def _welcome(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             sock, _ = self._listener.accept()
-            sock.setblocking(False)
-            peer = Peer(sock)
-            self._peers.add(peer)
-            self._selector.register(sock, selectors.EVENT_READ, peer)
+        except OSError as error:  # nobody there any more, or no descriptor left: the clients we have go on
+            if not isinstance(error, BlockingIOError):
+                log.warning("a client could not be let in: %s", error.strerror)
+                time.sleep(WELCOME_AGAIN_S)
+            return
+        sock.setblocking(False)
+        peer = Peer(sock)
+        self._peers.add(peer)
+        self._selector.register(sock, selectors.EVENT_READ, peer)
 
     def _read(self, peer: Peer, waiting: list[Waiting]) -> int:
         """Reads one client once; returns the number of octets."""
