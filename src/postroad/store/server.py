@@ -31,7 +31,7 @@ BATCH_UNITS: Final = 500
 """Units in one transaction: about 25 ms of work, which is what the last of them waits."""
 BATCH_OCTETS: Final = 8 * 1024 * 1024
 GATHER_S: Final = 0.001
-"""Pause behind a batch of several calls: a commit by itself costs as much CPU time as two messages in it."""
+"""Pause behind a batch of several calls: a commit by itself costs as much CPU time as several messages."""
 WELCOME_AGAIN_S: Final = 0.01
 """Pause behind a failed accept: without it a lack of descriptors would keep the loop spinning."""
 READ_OCTETS: Final = 1024 * 1024
