@@ -32,7 +32,7 @@ async def test_what_waits_goes_on_in_a_task() -> None:
     assert rest is not None
     assert done == []
     gate.set_result("go")
-    await asyncio.get_running_loop().create_task(rest)
+    await asyncio.ensure_future(rest)
     assert done == ["go", "end"]
 
 
@@ -44,7 +44,7 @@ async def test_a_future_done_before_the_task_starts_is_not_missed() -> None:
 
     rest = run_eagerly(work())
     assert rest is not None
-    task = asyncio.get_running_loop().create_task(rest)
+    task = asyncio.ensure_future(rest)
     gate.set_result(None)
     await asyncio.wait_for(task, 1)
 
@@ -78,7 +78,7 @@ async def test_a_cancellation_reaches_the_coroutine_that_waits() -> None:
 
     rest = run_eagerly(work())
     assert rest is not None
-    task = asyncio.get_running_loop().create_task(rest)
+    task = asyncio.ensure_future(rest)
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
