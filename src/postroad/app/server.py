@@ -21,6 +21,7 @@ from postroad.serve.local_submission import prepare_maildrop
 from postroad.serve.logs import log_line, setup_logs
 from postroad.serve.metrics import forget_meters
 from postroad.serve.supervisor import StartError, Supervisor, drop_privileges
+from postroad.store import folder
 from postroad.values.clock import SystemClock
 
 SERVICES: Final = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "local")
@@ -38,6 +39,7 @@ def serve(config: Config) -> int:
     raise_file_limit()
     data_dir = prepare_data_dir(Path(config.data_dir))
     sockets = open_all(config)
+    require_free(data_dir)
     keeper = make_keeper(config, data_dir, sockets.acme)
     config = with_certificate(with_hostname(config), data_dir)
     prepare_maildrop(config)
@@ -56,6 +58,28 @@ def raise_file_limit() -> None:
     wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+STORE_ENDS_S: Final = 12.0
+"""How long the store of a server that was just killed may take to notice and to finish: its last commit has 10 s."""
+
+
+def require_free(data_dir: Path) -> None:
+    """Raises StartError when another server runs on this folder; the store process takes the lock itself."""
+    try:
+        if not (data_dir / folder.LOCK).exists():
+            return
+    except PermissionError:
+        raise StartError(f"{data_dir} may not be entered. Run this as its owner, or as root.") from None
+    end = time.monotonic() + STORE_ENDS_S
+    while True:
+        try:
+            os.close(folder.lock(data_dir))
+            return
+        except folder.StoreLocked:
+            if time.monotonic() >= end:
+                raise StartError(f"Another server runs on {data_dir}. Stop it, or set another `data_dir`.") from None
+        time.sleep(0.1)
 
 
 def prepare_data_dir(data_dir: Path) -> Path:
