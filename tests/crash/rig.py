@@ -57,7 +57,7 @@ class StoreThread:
             self.store.close()
         except (StoreBroken, StoreFull):
             # The process would end here, and the kernel would let go of what it held.
-            with suppress(StoreBroken):
+            with suppress(StoreBroken, StoreFull):
                 self.store.connection.close()
             os.close(self.store._lock)
             raise
