@@ -40,7 +40,9 @@ PATIENCE_S = 40.0
 def free_ports() -> tuple[int, Ports]:
     """A random offset at which everything is free, and the ports it gives."""
     while True:
-        offset = random.randint(10_000, 32_767 - Ports().metrics)  # below the ports of outgoing connections
+        offset = random.randint(
+            20_000, 32_767 - Ports().metrics
+        )  # below the ports of outgoing connections, above tests.live
         ports = Ports().moved(offset)
         if not obstacles(Layout(Path("/"), ports, ipv6=True)):
             return offset, ports
