@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from postroad.serve.logs import log_line
 from postroad.serve.message_content import Bodies, MessageContent
@@ -21,6 +21,9 @@ from postroad.store.pop_lock import PopLock, pop_lock, pop_unlock
 from postroad.store.units import ROWS_PER_UNIT, Tx
 from postroad.values.errors import StoreBroken, StoreFull
 
+UNLOCK_AGAIN_S: Final = 1.0
+"""Pause before a lock that a full disk kept from being given back is given back again."""
+
 
 class Store(Protocol):
     """The writing side of the store: `StoreClient`."""
@@ -31,7 +34,7 @@ class Store(Protocol):
 class Mailstore:
     """The maildrops of one worker."""
 
-    __slots__ = ("_bodies", "_locked", "_mailboxes", "_reader", "_store", "_unlocking")
+    __slots__ = ("_bodies", "_left", "_locked", "_mailboxes", "_reader", "_store", "_unlocking")
 
     def __init__(self, store: Store, reader: Rows, bodies: Bodies) -> None:
         self._store = store
@@ -41,6 +44,8 @@ class Mailstore:
         self._locked: set[int] = set()
         """Accounts whose lock this worker holds, takes or gives back."""
         self._unlocking: dict[int, asyncio.Task[None]] = {}
+        self._left: dict[int, asyncio.TimerHandle] = {}
+        """Accounts without a session here whose lock in the store is still ours: the disk was full."""
 
     # -- the lock ----------------------------------------------------------------------------------------------------
 
@@ -51,6 +56,10 @@ class Mailstore:
         if account in self._locked:
             return False
         self._locked.add(account)
+        left = self._left.pop(account, None)
+        if left is not None:
+            left.cancel()
+            return True
         try:
             taken: bool = (await self._store.call(pop_lock, PopLock(account))).taken
         except BaseException:
@@ -62,6 +71,7 @@ class Mailstore:
 
     def unlock_maildrop(self, account: int) -> asyncio.Task[None]:
         """Gives a lock back; await the task to know that the next session can have it. Never raises."""
+        self._left.pop(account, None)
         task = asyncio.get_running_loop().create_task(self._unlock(account))
         self._unlocking[account] = task
         return task
@@ -69,7 +79,10 @@ class Mailstore:
     async def _unlock(self, account: int) -> None:
         try:
             await self._store.call(pop_unlock, PopLock(account))
-        except (StoreBroken, StoreFull, UnitFailed) as error:
+        except StoreFull:
+            loop = asyncio.get_running_loop()
+            self._left[account] = loop.call_later(UNLOCK_AGAIN_S, self.unlock_maildrop, account)
+        except (StoreBroken, UnitFailed) as error:
             # The store's lock stays until this worker ends; ours must not outlast it.
             log_line("error", f"POP3: the lock of account {account} was not given back: {error}")
         finally:
