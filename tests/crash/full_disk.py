@@ -147,12 +147,16 @@ async def fill(scene: Scene, ballast: Ballast, story: dict[str, Any]) -> None:
     story["taken_beneath_the_reserve"] = scene.ledger.acknowledged - taken
     story["early"] = sorted(set(scene.load.refusals) - set(before))
     scene.load.hold()
+    story["pop3_reads_beneath_the_reserve"] = await pop3_works(scene)
+    before_full = await pop3_login(scene)
     ballast.fill_up()
     story["when_full"] = await contents.finish()
     story["imap_reads_when_full"] = await asyncio.to_thread(read_one, scene)
-    story["pop3_reads_when_full"] = await pop3_works(scene)
+    story["pop3_reads_when_full"] = await before_full("TOP 1 0")
+    before_full.close()
     ballast.empty()
     await asyncio.sleep(1.2)
+    story["pop3_reads_with_space"] = await pop3_works(scene)
 
 
 async def without_inodes(scene: Scene, ballast: Ballast, story: dict[str, Any]) -> None:
@@ -181,6 +185,33 @@ def read_one(scene: Scene) -> bool:
 async def pop3_works(scene: Scene) -> bool:
     """The same by POP3."""
     return await read_mailbox(scene.server.ports["pop3"], USERS[0], PASSWORD, Ledger()) > 0
+
+
+class Pop3:
+    """A POP3 session that was opened while there was room."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def __call__(self, command: str) -> bool:
+        """Whether a command is answered with +OK."""
+        self._writer.write(f"{command}\r\n".encode())
+        return (await self._reader.readline()).startswith(b"+OK")
+
+    def close(self) -> None:
+        """Hang up; the server gives the lock back when it can."""
+        self._writer.close()
+
+
+async def pop3_login(scene: Scene) -> Pop3:
+    """A session with its lock on the maildrop."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", scene.server.ports["pop3"])
+    assert (await reader.readline()).startswith(b"+OK")
+    session = Pop3(reader, writer)
+    for command in (f"USER {USERS[0]}", f"PASS {PASSWORD}"):
+        assert await session(command)
+    return session
 
 
 def main() -> int:

@@ -37,7 +37,9 @@ def refused_early(seen: dict[str, Any]) -> None:
 
 
 def reads_go_on(seen: dict[str, Any]) -> None:
-    """Mailboxes can be read whatever the disk says."""
+    """Mailboxes can be read whatever the disk says; only a new POP3 login needs an octet for its lock."""
+    assert seen["pop3_reads_beneath_the_reserve"]
     assert seen["imap_reads_when_full"]
     assert seen["pop3_reads_when_full"]
+    assert seen["pop3_reads_with_space"], "the lock that could not be given back on the full disk is still there"
     assert seen["imap_reads_without_inodes"]
