@@ -113,6 +113,7 @@ def smtp_sessions(service: SmtpService, *, limits: MachineLimits) -> dict[str, M
 
     The MX offers no login: whoever has one uses a submission port (RFC 6409 section 4.3), where nothing else is taken.
     """
+
     def maker(door: Door) -> MakeSession:
         def make(conversation: Conversation) -> Session:
             machine = ServerMachine(hostname=service.hostname, door=door, limits=limits)
