@@ -86,6 +86,18 @@ def test_a_child_that_dies_is_started_again_and_serves(server: LiveServer, name:
     assert "Traceback" not in server.log()
 
 
+def test_workers_do_not_wait_longer_each_time_their_store_dies(server: LiveServer) -> None:
+    for _ in range(3):
+        before = server.pids()
+        kill(before["store"])
+        back_again(server, before, "store")
+        send(server)
+    assert '"worker-0 ended and is started again"' in server.log()
+    for line in server.log().splitlines():
+        if "worker-0 ended" in line:
+            assert '"pause_s":0.0' in line, line
+
+
 def test_a_store_that_cannot_be_opened_ends_the_server_with_the_reason(tmp_path: Path) -> None:
     server = LiveServer(tmp_path)
     server.data_dir.mkdir(mode=0o700)

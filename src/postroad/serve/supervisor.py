@@ -27,6 +27,7 @@ from postroad.config import Config
 from postroad.serve.figures import ServerFigures
 from postroad.serve.logs import log_bug, log_line
 from postroad.serve.metrics import MetricsPage, MetricsServer
+from postroad.serve.worker import LOST_STORE
 
 SILENCE_S: Final = 10.0
 """A worker that gave no sign for this long is taken for hung and killed."""
@@ -284,7 +285,9 @@ class Supervisor:
         if self._stopping.is_set():
             return 0.0
         lived = asyncio.get_running_loop().time() - child.started
-        pause = 0.0 if lived >= QUICK_DEATH_S else min(MAX_PAUSE_S, max(0.2, pause * 2))
+        # A worker whose store went away did nothing wrong; it waits for the next store, which has a pause of its own.
+        blameless = lived >= QUICK_DEATH_S or status == LOST_STORE
+        pause = 0.0 if blameless else min(MAX_PAUSE_S, max(0.2, pause * 2))
         log_line("warning", f"{child.name} ended and is started again", status=status, pause_s=pause)
         await self._first_of(asyncio.sleep(pause), self._stopping.wait())
         return pause
