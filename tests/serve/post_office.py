@@ -163,7 +163,6 @@ def open_post_office(house: House, folder: Path) -> PostOffice:
         tls=ServerTls(certificate, key),
         clock=clock,
         relay_networks=[ipaddress.ip_network("10.0.0.0/8")],
-        message_size=50_000_000,
         data_timeout_s=600,
         data_rate_min=500,
         session_s=3600,

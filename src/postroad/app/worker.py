@@ -99,7 +99,7 @@ class Parts:
 
 
 async def build_worker(errand: Errand) -> Parts:
-    """A worker that serves: every part, in the order in which they need each other."""
+    """A worker that serves. Long because it is a list: every part once, in the order in which they need each other."""
     config, data_dir = errand.config, errand.data_dir
     loop = asyncio.get_running_loop()
     clock = SystemClock()
@@ -161,7 +161,6 @@ async def build_worker(errand: Errand) -> Parts:
         tls=tls,
         clock=clock,
         relay_networks=[ipaddress.ip_network(network) for network in config.relay.relay_from],
-        message_size=config.limits.message_size,
         data_timeout_s=config.limits.data_timeout_s,
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from postroad.net.tls import ServerTls
 from postroad.serve.admission import Admission
@@ -24,12 +24,6 @@ from postroad.wire.smtp.server import ServerMachine
 IMPLICIT_TLS: Final = frozenset(("submissions", "imaps", "pop3s"))
 
 MakeSession = Callable[[Conversation], Session]
-
-
-class Draining(Protocol):
-    """A session that can be asked to end."""
-
-    def drain(self) -> None: ...
 
 
 class Doors:

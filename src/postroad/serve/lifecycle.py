@@ -32,7 +32,6 @@ class Lifecycle:
     """Counts activities by label; `drain` waits for them."""
 
     def __init__(self) -> None:
-        self.draining = False
         self._running: Counter[str] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -47,7 +46,6 @@ class Lifecycle:
 
     async def drain(self, grace: float) -> str:
         """Wait up to `grace` seconds until nothing is going on; returns who still is busy, empty when all is done."""
-        self.draining = True
         try:
             async with asyncio.timeout(grace):
                 await self._idle.wait()

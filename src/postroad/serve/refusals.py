@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
-from postroad.flow.intake import client_text
+from postroad.flow.intake import Story, client_text
 from postroad.store.records import Refusal
 from postroad.values.event import Event
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
-
-
-class Story(Protocol):
-    """The journal's single entrance (`flow.journal`)."""
-
-    def note(self, message: int, events: Sequence[Event]) -> bytes: ...
 
 
 class Post(Protocol):

@@ -84,7 +84,6 @@ class Service:
     tls: ServerTls
     clock: Clock
     relay_networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]
-    message_size: int
     data_timeout_s: float
     data_rate_min: int
     session_s: float
