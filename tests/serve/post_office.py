@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from postroad.flow.allowance import Allowances
 from postroad.flow.intake import Intake
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
+from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls, ensure_self_signed
 from postroad.serve.conversation import Conversation
 from postroad.serve.counters import SessionCounters
@@ -19,7 +21,8 @@ from postroad.serve.passwords import Trouble
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service
 from postroad.store.account_records import Account
-from postroad.store.records import Accept, Refusal
+from postroad.store.allowances import Spendings
+from postroad.store.records import Accept, Allowed, Refusal
 from postroad.values.clock import SystemClock
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker
@@ -131,7 +134,7 @@ async def ehlo(client: Peer) -> list[bytes]:
     return [*lines[1:], line[4:]]
 
 
-def open_post_office(house: House, folder: Path) -> PostOffice:
+def open_post_office(house: House, folder: Path, allowed: Allowed = Allowed()) -> PostOffice:
     """SMTP doors for `house`, with anna@example.com as the only account."""
     account = house.store.account(ANNA)
     clock = SystemClock()
@@ -166,6 +169,7 @@ def open_post_office(house: House, folder: Path) -> PostOffice:
         data_timeout_s=600,
         data_rate_min=500,
         session_s=3600,
+        submissions=Submissions(Allowances(Spendings(house.store), allowed, clock)),
         full=_never_full,
     )
     return PostOffice(house, service, runner, store, logins)

@@ -9,12 +9,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from postroad.flow.allowance import Allowances, allowed
 from postroad.flow.intake import Intake
 from postroad.flow.local import Planner
 from postroad.flow.local_users import SenderRules
 from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
 from postroad.flow.runner import Runner
+from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
 from postroad.serve.admission import Admission
 from postroad.serve.conversation import Watch
@@ -35,6 +37,7 @@ from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.supervisor import GRACE_S
 from postroad.serve.worker import Errand, adopt, main
+from postroad.store.allowances import Spendings
 from postroad.store.client import StoreClient
 from postroad.store.directory import Directory
 from postroad.store.figures import count_deliveries
@@ -164,6 +167,7 @@ async def build_worker(errand: Errand) -> Parts:
         data_timeout_s=config.limits.data_timeout_s,
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
+        submissions=Submissions(Allowances(Spendings(reader), allowed(config.sending), clock)),
         full=fullness,
     )
     limits = MachineLimits(

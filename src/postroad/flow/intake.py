@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Final, Protocol
 
+from postroad.flow.allowance import denied
 from postroad.flow.local import delivered_before
+from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.records import Accept, Copy, Leg
+from postroad.store.records import Accept, Accepted, Copy, Leg, Sending
 from postroad.values.envelope import Envelope
-from postroad.values.event import Event
+from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
@@ -69,6 +71,8 @@ class Taken:
 
     id: int
     size: int
+    repeated: bool = False
+    """It was ours before: this was the same submission again."""
 
 
 class Draft(Protocol):
@@ -88,6 +92,7 @@ class Story(Protocol):
     """The journal's single entrance (`flow.journal`)."""
 
     def note(self, message: int, events: Sequence[Event]) -> bytes: ...
+    def pack(self, events: Sequence[Event]) -> bytes: ...
 
 
 class Outbound(Protocol):
@@ -133,14 +138,17 @@ class Intake:
         *,
         eightbit: bool = False,
         ident: int = 0,
+        submission: Submission | None = None,
     ) -> Taken | Reply:
         """Make the message ours, or say why not; nothing of a refused one stays. `ident` is its id where the caller
-        has already made one.
+        has already made one; with a `submission` it is known again, and counted.
 
         Raises StoreFull and StoreBroken; then too nothing is acknowledged, and what is on the disk is swept.
         """
         header, body, body_file = await draft.settle()
         refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, destinations)
+        if submission is not None and refusal is None:
+            refusal = submission.take_key(header)
         if refusal is not None:
             draft.discard()
             return refusal
@@ -148,12 +156,31 @@ class Intake:
         ident = ident or self._ids.make(now_us)
         received = self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
+        sending = None
+        if submission is not None:
+            size += len(submission.header) - len(header)
+            header = submission.header
+            sending = submission.sending(envelope, find_message_id(header), self._repetition(now_us, arrival))
         content = (received + header, body, body_file, size)
-        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit)
-        await self._store.call(accept_unit, accept)
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending)
+        accepted = await self._store.call(accept_unit, accept)
+        if sending is not None:
+            if accepted.first or accepted.short is not None:
+                draft.discard()
+                return self._instead(accepted, sending, size)
+            self._story.note(ident, unpack(accept.events))
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
         return Taken(ident, size)
+
+    def _instead(self, accepted: Accepted, sending: Sending, size: int) -> Taken | Reply:
+        """The answer to a submission that was not stored."""
+        if accepted.short is not None:
+            return denied(accepted.short)
+        if accepted.other:
+            return key_taken(id_text(accepted.first))
+        self._story.note(accepted.first, unpack(sending.repeated))
+        return Taken(accepted.first, size, repeated=True)
 
     # -- checks that need the header ---------------------------------------------------------------------------------
 
@@ -178,6 +205,7 @@ class Intake:
         destinations: Destinations,
         arrival: Arrival,
         eightbit: bool,
+        sending: Sending | None,
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
@@ -204,13 +232,26 @@ class Intake:
             legs=legs,
             expires_us=now_us + self._lifetime_us,
             keys=search_keys(header, sender, envelope, destinations),
-            events=self._story.note(ident, events),
+            # What is submitted by a user may turn out to be a repetition, so its story is told after the commit.
+            events=self._story.note(ident, events) if sending is None else self._story.pack(events),
             smtputf8=envelope.smtputf8,
             eightbit=eightbit,
             ret=envelope.ret,
             envid=envelope.envid,
             login=arrival.login,
+            sending=sending,
         )
+
+    def _repetition(self, now_us: int, arrival: Arrival) -> bytes:
+        """The event that a repetition adds to the story of the first message."""
+        event = Event(
+            kind="repeated",
+            at_us=now_us,
+            by=who_text(arrival),
+            where=where_text(arrival),
+            cause="submitted again and answered with this id; nothing was sent twice",
+        )
+        return self._story.pack([event])
 
     def _legs(self, destinations: Destinations, now_us: int, size: int) -> list[Leg]:
         remotes = destinations.remotes
@@ -236,11 +277,13 @@ class Intake:
         legs: list[Leg],
         size: int,
     ) -> list[Event]:
-        where = f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
-        by = f"login {arrival.login}" if arrival.login else arrival.door
         events = [
             Event(
-                kind="received", at_us=now_us, by=by, where=where, cause=f"from <{envelope.sender_text}>, {size} bytes"
+                kind="received",
+                at_us=now_us,
+                by=who_text(arrival),
+                where=where_text(arrival),
+                cause=f"from <{envelope.sender_text}>, {size} bytes",
             )
         ]
         events += [
@@ -299,6 +342,16 @@ def client_text(helo: str, peer: str) -> str:
     """A client for people: what it called itself and its address; the address once when it named only that."""
     address = literal(peer) if peer else ""
     return address if helo in ("", address) else f"{helo} {address}".rstrip()
+
+
+def who_text(arrival: Arrival) -> str:
+    """Who handed a message in, for the journal."""
+    return f"login {arrival.login}" if arrival.login else arrival.door
+
+
+def where_text(arrival: Arrival) -> str:
+    """From where, and how the connection was protected."""
+    return f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
 
 
 def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: Destinations) -> str:

@@ -34,6 +34,7 @@ from postroad.flow.bounce import ANY_QUOTA
 from postroad.flow.intake import Arrival, Destinations, Draft, Intake, Taken
 from postroad.flow.local import INBOX, Plan, Planner
 from postroad.flow.local_users import LocalUser, SenderRules, local_user
+from postroad.flow.submission import Submission, local_submission
 from postroad.values.address import Address, AddressError
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken, StoreFull
@@ -259,11 +260,14 @@ class Maildrop:
         ident = self._ids.make(self._clock.wall_us())
         marked = f"{_stem(name)}.mail.{id_text(ident)}"
         await self._in_thread(lambda: self._mark(name, marked))
-        draft = await self._draft(found)
+        submission = local_submission(found.user.uid)
+        draft = await self._draft(found, submission)
         arrival = Arrival("LOCAL", "maildrop", user=str(found.user), login=self._rules.own_address(found.user))
         eightbit = not found.body.isascii()
         try:
-            result = await self._intake.accept(draft, envelope, destinations, arrival, eightbit=eightbit, ident=ident)
+            result = await self._intake.accept(
+                draft, envelope, destinations, arrival, eightbit=eightbit, ident=ident, submission=submission
+            )
         except StoreFull:
             draft.discard()
             raise
@@ -276,9 +280,11 @@ class Maildrop:
         await self._in_thread(lambda: self._set_aside(marked, why))
         return 0
 
-    async def _draft(self, found: Found) -> Draft:
+    async def _draft(self, found: Found, submission: Submission) -> Draft:
         draft = self._spool.draft()
         draft.write(found.header + b"\r\n")
+        submission.update(found.header + b"\r\n")
+        submission.update(found.body)
         for at in range(0, len(found.body), PIECE):
             draft.write(found.body[at : at + PIECE])
             if draft.needs_flush:

@@ -15,6 +15,7 @@ from postroad.config import Config
 from postroad.flow.intake import Arrival
 from postroad.flow.local_users import LocalUser, SenderRules, local_user
 from postroad.flow.maildrop import prepare_folder
+from postroad.flow.submission import Submission, local_submission
 from postroad.net.unix_listen import peer_uid
 from postroad.serve.conversation import Conversation, Session
 from postroad.serve.logs import log_line
@@ -50,6 +51,9 @@ class LocalSession(SmtpSession):
             self.machine.answer(self._refused(reply, "sender not granted", f"MAIL FROM:<{event.sender}>"))
             return
         await super().handle(event)
+
+    async def _submission(self) -> Submission | None:
+        return local_submission(self._user.uid)
 
     def _arrival(self, smtputf8: bool) -> Arrival:
         return Arrival(protocol=PROTOCOL, door=SERVICE, user=str(self._user), login=self._login)

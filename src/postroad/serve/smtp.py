@@ -12,8 +12,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from postroad.flow.allowance import Denied
 from postroad.flow.intake import Arrival, Destinations, Intake
 from postroad.flow.local import Plan, Planner
+from postroad.flow.submission import Submission, Submissions
 from postroad.net.tls import ServerTls
 from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
@@ -87,6 +89,7 @@ class Service:
     data_timeout_s: float
     data_rate_min: int
     session_s: float
+    submissions: Submissions
     full: Callable[[int], Reply | None]
     """Says early that there is no room for a message of this size (disk, queue, drafts)."""
     relayers: dict[str, bool] = field(default_factory=dict)
@@ -112,7 +115,7 @@ class Service:
 class Transaction:
     """One mail transaction from MAIL to its end."""
 
-    __slots__ = ("began", "destinations", "draft", "eightbit", "envelope", "refusal")
+    __slots__ = ("began", "destinations", "draft", "eightbit", "envelope", "refusal", "submission")
 
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
@@ -122,12 +125,15 @@ class Transaction:
         self.began = 0.0
         self.refusal: tuple[Reply, str] | None = None
         """Why the content cannot be kept, found while it was still coming."""
+        self.submission: Submission | None = None
+        """Of a sender whom we know: what the message is known again by, and what he may send."""
 
 
 class SmtpSession:
     """One client at one of our doors (mx, submission, submissions)."""
 
     __slots__ = (
+        "_account",
         "_auth",
         "_draining",
         "_helo",
@@ -148,6 +154,7 @@ class SmtpSession:
         self.door = door
         self._helo = on.Hello("HELO", "")
         self._login = ""
+        self._account = 0
         self._transaction: Transaction | None = None
         self._auth: tuple[str, list[bytes]] | None = None
         self._opened = service.clock.monotonic()
@@ -291,7 +298,7 @@ class SmtpSession:
         if isinstance(found, Trouble):
             self._refuse_login(found, credentials.user)
             return
-        self._login = found.address
+        self._login, self._account = found.address, found.id
         self._service.counters.logged_in("smtp", "ok")
         self.machine.authenticated(found.address)
         self.machine.answer(AUTH_OK)
@@ -317,6 +324,11 @@ class SmtpSession:
         if full is not None:
             self.machine.answer(self._refused(full, "no space", "MAIL"))
             return
+        submission = await self._submission()
+        denial = submission.may_begin() if submission is not None else None
+        if denial is not None:
+            self.machine.answer(self._refused(denial, denial.why, "MAIL"))
+            return
         self._transaction = Transaction(
             Envelope(
                 event.sender,
@@ -327,7 +339,12 @@ class SmtpSession:
                 envid=params.envid,
             )
         )
+        self._transaction.submission = submission
         self.machine.answer(MAIL_OK)
+
+    async def _submission(self) -> Submission | None:
+        """What a message of this client is known again by and counted as; None for mail from the world."""
+        return await self._service.submissions.begin(self._account) if self._account else None
 
     async def rcpt(self, event: on.Rcpt) -> None:
         transaction = self._transaction
@@ -340,6 +357,10 @@ class SmtpSession:
             return
         if plan.refusal is not None:
             self.machine.answer(self._refused(plan.refusal, plan.why, f"RCPT TO:<{event.address}>", event.address))
+            return
+        denial = await transaction.submission.may_add(event.address) if transaction.submission is not None else None
+        if denial is not None:
+            self.machine.answer(self._refused(denial, denial.why, f"RCPT TO:<{event.address}>", event.address))
             return
         params = event.params
         transaction.envelope.recipients.append(Recipient(event.address, params.notify, params.orcpt))
@@ -367,6 +388,8 @@ class SmtpSession:
         chunk = event.chunk
         if not transaction.eightbit and not chunk.isascii():
             transaction.eightbit = True
+        if transaction.submission is not None:
+            transaction.submission.update(chunk)
         draft.write(chunk)
         if draft.needs_flush:
             try:
@@ -417,7 +440,12 @@ class SmtpSession:
         try:
             with service.lifecycle.activity("commits"):
                 taken = await service.intake.accept(
-                    draft, transaction.envelope, transaction.destinations, arrival, eightbit=transaction.eightbit
+                    draft,
+                    transaction.envelope,
+                    transaction.destinations,
+                    arrival,
+                    eightbit=transaction.eightbit,
+                    submission=transaction.submission,
                 )
         except StoreFull:
             draft.discard()
@@ -429,8 +457,9 @@ class SmtpSession:
             log_line("error", "the store refused a message", cause=str(error))
             return self._refused(NOT_DURABLE, "store broken", "DATA")
         if isinstance(taken, Reply):
-            return self._refused(taken, "message refused", "DATA")
-        service.counters.message_received(self.door, taken.size)
+            return self._refused(taken, taken.why if isinstance(taken, Denied) else "message refused", "DATA")
+        if not taken.repeated:
+            service.counters.message_received(self.door, taken.size)
         return Reply(250, "2.0.0", f"Queued as {id_text(taken.id)}")
 
     def _arrival(self, smtputf8: bool) -> Arrival:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from postroad.store.records import Record
+from postroad.store.records import Allowed, Record
 
 DONE: Final = "done"
 NOT_A_DOMAIN: Final = "not a domain"
@@ -21,6 +21,7 @@ NO_ALIAS: Final = "no such alias"
 NO_TARGET: Final = "no such target"
 TOO_MANY: Final = "too many targets"
 NOT_A_QUOTA: Final = "not a quota"
+NOT_A_LIMIT: Final = "not a limit"
 
 WORDS: Final = {
     DONE: "It is done.",
@@ -35,6 +36,7 @@ WORDS: Final = {
     NO_TARGET: "The alias does not lead to that address.",
     TOO_MANY: "One alias cannot lead to so many addresses.",
     NOT_A_QUOTA: "A quota is a number of octets, or 0 for none.",
+    NOT_A_LIMIT: "A limit is a whole number, or 0 for none.",
 }
 """Every word a unit of this module may answer, with the sentence people see."""
 
@@ -144,6 +146,13 @@ class UserQuota(Record, frozen=True):
 
     address: str
     quota_bytes: int
+
+
+class UserLimits(Record, frozen=True):
+    """Set how much an account may send; a limit that is None goes back to the configuration's."""
+
+    address: str
+    allowed: Allowed
 
 
 class UserDisable(Record, frozen=True):
