@@ -30,6 +30,8 @@ from postroad.values.reply import Reply
 from postroad.wire.smtp.limits import MachineLimits
 from tests.serve.harness import ANNA, PASSWORD, House, Peer
 
+NO_LIMITS = Allowed()
+
 
 class ListRunner:
     """A runner that keeps what it is given."""
@@ -134,7 +136,7 @@ async def ehlo(client: Peer) -> list[bytes]:
     return [*lines[1:], line[4:]]
 
 
-def open_post_office(house: House, folder: Path, allowed: Allowed = Allowed()) -> PostOffice:
+def open_post_office(house: House, folder: Path, allowed: Allowed = NO_LIMITS) -> PostOffice:
     """SMTP doors for `house`, with anna@example.com as the only account."""
     account = house.store.account(ANNA)
     clock = SystemClock()

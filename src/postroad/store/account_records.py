@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from postroad.store.records import Allowed, Record
+from postroad.store.records import Record
 
 DONE: Final = "done"
 NOT_A_DOMAIN: Final = "not a domain"
@@ -36,7 +36,7 @@ WORDS: Final = {
     NO_TARGET: "The alias does not lead to that address.",
     TOO_MANY: "One alias cannot lead to so many addresses.",
     NOT_A_QUOTA: "A quota is a number of octets, or 0 for none.",
-    NOT_A_LIMIT: "A limit is a whole number, or 0 for none.",
+    NOT_A_LIMIT: "A limit is a whole number up to 1,000,000,000, or 0 for none.",
 }
 """Every word a unit of this module may answer, with the sentence people see."""
 
@@ -149,10 +149,13 @@ class UserQuota(Record, frozen=True):
 
 
 class UserLimits(Record, frozen=True):
-    """Set how much an account may send; a limit that is None goes back to the configuration's."""
+    """Set some of the limits of what an account may send, by the names of `Allowed`.
+
+    0 is no limit, None goes back to what the configuration says.
+    """
 
     address: str
-    allowed: Allowed
+    limits: dict[str, int | None]
 
 
 class UserDisable(Record, frozen=True):

@@ -246,7 +246,7 @@ def user_limits(tx: Tx, args: UserLimits) -> Changed:
     account = _account_id(tx, args.address)
     if not account:
         return Changed(NO_ACCOUNT)
-    if not set_limits(tx, account, args.allowed):
+    if not set_limits(tx, account, args.limits):
         return Changed(NOT_A_LIMIT, account)
     return Changed(DONE, account)
 

@@ -156,14 +156,14 @@ def _of_row(row: Row) -> tuple[Spent, Allowed]:
     return Spent(*row[:5]), Allowed(*row[5:])
 
 
-def set_limits(tx: Tx, account: int, own: Allowed) -> bool:
-    """Sets the limits of an account's own; False, and nothing is changed, when one is no count."""
-    values = [getattr(own, name) for name in Allowed.__struct_fields__]
-    if any(value is not None and not 0 <= value <= LIMIT_MAX for value in values):
-        return False
+def set_limits(tx: Tx, account: int, limits: dict[str, int | None]) -> bool:
+    """Sets some limits of an account's own; False, and nothing is changed, when one is none or no count."""
+    for name, limit in limits.items():
+        if name not in Allowed.__struct_fields__ or not (limit is None or 0 <= limit <= LIMIT_MAX):
+            return False
     tx.execute(_BEGIN, (account,))
-    places = ", ".join(f"{name} = ?" for name in Allowed.__struct_fields__)
-    tx.execute(f"UPDATE sending SET {places} WHERE account = ?", [*values, account])
+    for name, limit in limits.items():
+        tx.execute(f"UPDATE sending SET {name} = ? WHERE account = ?", (limit, account))
     return True
 
 
