@@ -96,7 +96,10 @@ async def test_who_has_no_limits_costs_no_look() -> None:
         ),
         (
             Shortfall(MANY_RECIPIENTS, 50, 48, 3, 1_767_276_300_000_000),
-            "452 4.7.1 Your limit is 50 recipients a day: 48 were used, this message needs 3. Try again after 14:05 UTC.",
+            (
+                "452 4.7.1 Your limit is 50 recipients a day: 48 were used, this message needs 3. "
+                "Try again after 14:05 UTC."
+            ),
         ),
         (
             Shortfall(MANY_NEW, 50, 50, 1, 1_767_276_300_000_000),
