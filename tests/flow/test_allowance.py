@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from postroad.flow.allowance import Allowances, Budget, Denied, clock_text, denied
+from postroad.flow.allowance import Allowances, clock_text, denied
+from postroad.rules.words import WORDS
 from postroad.store.allowances import (
     DAY_US,
     HOUR_US,
@@ -18,6 +19,8 @@ from postroad.store.allowances import (
 )
 from postroad.store.records import Allowed, Shortfall
 from postroad.values.address import Address
+from postroad.values.facts import Facts, Stage
+from postroad.values.reply import Reply
 from tests.fakes.clock import FakeClock
 
 B, C, D = (Address.parse(f"{name}@h.test") for name in "bcd")
@@ -40,51 +43,69 @@ class Counts:
         return recipient in self.met
 
 
-async def budget(counts: Counts, clock: FakeClock | None = None, **general: int) -> Budget:
-    return await Allowances(counts, Allowed(**general), clock or FakeClock()).budget(7)
+class Session:
+    """What the rules ask in one session of account 7."""
+
+    def __init__(self, counts: Counts, clock: FakeClock | None = None, **general: int) -> None:
+        self.port = Allowances(counts, Allowed(**general), clock or FakeClock())
+
+    async def mail(self) -> tuple[str, Reply] | None:
+        return await self.port.ask(Facts(Stage.MAIL, session=3, account=7))
+
+    async def rcpt(self, recipient: Address) -> tuple[str, Reply] | None:
+        return await self.port.ask(Facts(Stage.RCPT, session=3, account=7, recipient=recipient))
+
+    async def said(self, *recipients: Address) -> list[str]:
+        """The words for one message to these recipients."""
+        assert await self.mail() is None
+        return [why(await self.rcpt(recipient)) for recipient in recipients]
 
 
-def why(answer: Denied | None) -> str:
-    return answer.why if answer is not None else ""
+def why(answer: tuple[str, Reply] | None) -> str:
+    return answer[0] if answer is not None else ""
 
 
 async def test_mail_is_refused_when_the_hour_is_full_and_free_when_it_is_over() -> None:
     clock = FakeClock()
-    counts = Counts(Spent(clock.wall_us(), 5))
-    answer = (await budget(counts, clock, messages_per_hour=5)).may_begin()
-    assert why(answer) == MANY_MESSAGES
+    session = Session(Counts(Spent(clock.wall_us(), 5)), clock, messages_per_hour=5)
+    assert why(await session.mail()) == MANY_MESSAGES
     clock.advance(3600)
-    assert (await budget(counts, clock, messages_per_hour=5)).may_begin() is None
+    assert await session.mail() is None
 
 
-async def test_recipients_are_counted_each_once() -> None:
+async def test_recipients_of_a_message_are_counted_each_once() -> None:
     clock = FakeClock()
-    one = await budget(Counts(Spent(0, 0, clock.wall_us(), 8)), clock, recipients_per_day=10)
-    assert [why(await one.may_add(who)) for who in (B, C, B, D, C)] == ["", "", "", MANY_RECIPIENTS, ""]
-    assert list(one.recipients) == [known_by(B), known_by(C)]
+    session = Session(Counts(Spent(0, 0, clock.wall_us(), 8)), clock, recipients_per_day=10)
+    for _ in range(2):  # a message that was begun and given up has used nothing
+        assert await session.said(B, C, B, D, C) == ["", "", "", MANY_RECIPIENTS, ""]
 
 
 async def test_known_recipients_are_taken_when_no_more_new_ones_are() -> None:
-    one = await budget(Counts(met=(C,)), first_time_recipients_per_day=1)
-    assert [why(await one.may_add(who)) for who in (B, D, C)] == ["", MANY_NEW, ""]
+    session = Session(Counts(met=(C,)), first_time_recipients_per_day=1)
+    assert await session.said(B, D, C) == ["", MANY_NEW, ""]
 
 
 async def test_too_many_at_once_is_what_a_client_splits() -> None:
-    one = await budget(Counts(), recipients_per_message=2)
-    await one.may_add(B)
-    await one.may_add(C)
-    answer = await one.may_add(D)
+    session = Session(Counts(), recipients_per_message=2)
+    assert await session.said(B, C) == ["", ""]
+    answer = await session.rcpt(D)
     assert answer is not None
-    assert (answer.code, answer.enhanced, answer.why) == (452, "4.5.3", MANY_AT_ONCE)
+    assert (answer[0], answer[1].code, answer[1].enhanced) == (MANY_AT_ONCE, 452, "4.5.3")
 
 
 async def test_who_has_no_limits_costs_no_look() -> None:
     counts = Counts(own=Allowed(0, 0, 0, 0))
-    one = await budget(counts, messages_per_hour=1, recipients_per_day=1, first_time_recipients_per_day=1)
-    assert one.unlimited
-    assert one.may_begin() is None
-    assert await one.may_add(B) is None
+    session = Session(counts, messages_per_hour=1, recipients_per_day=1, first_time_recipients_per_day=1)
+    assert await session.said(B, C) == ["", ""]
     assert counts.asked == 0
+
+
+async def test_nothing_is_kept_of_a_session_that_is_over() -> None:
+    session = Session(Counts(), recipients_per_message=1)
+    assert await session.said(B) == [""]
+    session.port.ended(3)
+    session.port.ended(4)
+    assert session.port._budgets == {}
 
 
 @pytest.mark.parametrize(
@@ -119,6 +140,7 @@ def test_the_answer_names_the_limit_and_when_it_is_free_again(short: Shortfall, 
     answer = denied(short)
     assert str(answer) == said
     assert answer.why == short.why
+    assert answer.why in WORDS
     assert len(answer.wire()) <= 512
 
 

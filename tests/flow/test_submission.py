@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from postroad.flow.submission import BAD_KEY, KEY_MAX, LONG_HEADER, Submission
+from postroad.flow.submission import BAD_KEY, KEY_MAX, LONG_HEADER, Submission, Submissions, key_taken, local_submission
+from postroad.rules.words import WORDS
+from postroad.store.records import Allowed
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.reply import Reply
@@ -27,14 +29,13 @@ def key_of(
     *,
     scope: str = "account 7",
     header: bytes = HEADER,
-    message_id: str = "1@h.test",
     cut: int = 100,
 ) -> bytes:
     submission = Submission(scope)
     for at in range(0, len(content), cut):
         submission.update(content[at : at + cut])
-    assert submission.take_key(header) is None
-    return submission.sending(to or envelope(), message_id, b"").key
+    assert submission.read(header, to or envelope()) is None
+    return submission.sending(b"").key
 
 
 def test_the_same_submission_has_one_key_however_its_octets_were_cut() -> None:
@@ -61,17 +62,34 @@ def test_what_differs_has_another_key(other: Callable[[], bytes]) -> None:
 
 
 def test_without_a_message_id_of_the_client_there_is_no_key() -> None:
-    assert key_of(message_id="") == b""
+    assert key_of(header=b"From: a@h.test\r\n\r\n") == b""
 
 
 def test_a_key_of_the_client_stands_for_any_content_of_its_account() -> None:
     keyed = b"X-Postroad-Key: order-4711\r\n" + HEADER
     one = key_of(header=keyed)
-    assert one == key_of(b"else", header=keyed, message_id="")
+    assert one == key_of(b"else", header=b"X-Postroad-Key: order-4711\r\n\r\n")
     assert one != key_of(header=keyed, scope="account 8")
-    submission, other = Submission("account 7"), Submission("account 7")
-    submission.update(b"hello")
-    assert submission.sending(envelope(), "", b"").content != other.sending(envelope(), "", b"").content
+    one_content, other_content = (content_of(text) for text in (b"hello", b"else"))
+    assert one_content != other_content
+
+
+def content_of(content: bytes) -> bytes:
+    submission = Submission("account 7")
+    submission.update(content)
+    assert submission.read(HEADER, envelope()) is None
+    return submission.sending(b"").content
+
+
+def test_an_account_is_counted_with_its_recipients_and_a_local_user_is_not() -> None:
+    told = []
+    for submission in (Submissions(Allowed(5)).begin(7), local_submission(1000)):
+        assert submission.read(HEADER, envelope("b@h.test", "B@H.test", "c@h.test")) is None
+        told.append(submission.sending(b"again"))
+    counted, local = told
+    assert (counted.account, len(counted.recipients), counted.allowed, counted.repeated) == (7, 2, Allowed(5), b"again")
+    assert (local.account, local.recipients) == (0, [])
+    assert local.key
 
 
 FIELDS = {
@@ -87,7 +105,7 @@ FIELDS = {
 @pytest.mark.parametrize("given, left", FIELDS.values(), ids=FIELDS.keys())
 def test_the_key_is_taken_out_and_all_else_stays(given: bytes, left: bytes) -> None:
     submission = Submission("account 7")
-    assert submission.take_key(given) is None
+    assert submission.read(given, envelope()) is None
     assert submission.header == left
 
 
@@ -103,4 +121,8 @@ def test_the_key_is_taken_out_and_all_else_stays(given: bytes, left: bytes) -> N
     ],
 )
 def test_a_key_that_cannot_be_one_is_refused(header: bytes, reply: Reply) -> None:
-    assert Submission("account 7").take_key(header) == reply
+    assert Submission("account 7").read(header, envelope()) == reply
+
+
+def test_refusals_of_keys_have_documented_words() -> None:
+    assert {BAD_KEY.why, LONG_HEADER.why, key_taken("0ACF4S8VJ5C05").why} <= set(WORDS)

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from postroad.flow.allowance import Allowances
+from postroad.app.gates import make_gates
 from postroad.flow.intake import Intake
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls, ensure_self_signed
+from postroad.rules.ports import Ports
 from postroad.serve.conversation import Conversation
 from postroad.serve.counters import SessionCounters
 from postroad.serve.doors import smtp_sessions
@@ -21,7 +22,6 @@ from postroad.serve.passwords import Trouble
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service
 from postroad.store.account_records import Account
-from postroad.store.allowances import Spendings
 from postroad.store.records import Accept, Allowed, Refusal
 from postroad.values.clock import SystemClock
 from postroad.values.event import Event, unpack
@@ -29,8 +29,6 @@ from postroad.values.ids import IdMaker
 from postroad.values.reply import Reply
 from postroad.wire.smtp.limits import MachineLimits
 from tests.serve.harness import ANNA, PASSWORD, House, Peer
-
-NO_LIMITS = Allowed()
 
 
 class ListRunner:
@@ -136,7 +134,7 @@ async def ehlo(client: Peer) -> list[bytes]:
     return [*lines[1:], line[4:]]
 
 
-def open_post_office(house: House, folder: Path, allowed: Allowed = NO_LIMITS) -> PostOffice:
+def open_post_office(house: House, folder: Path) -> PostOffice:
     """SMTP doors for `house`, with anna@example.com as the only account."""
     account = house.store.account(ANNA)
     clock = SystemClock()
@@ -171,8 +169,9 @@ def open_post_office(house: House, folder: Path, allowed: Allowed = NO_LIMITS) -
         data_timeout_s=600,
         data_rate_min=500,
         session_s=3600,
-        submissions=Submissions(Allowances(Spendings(house.store), allowed, clock)),
+        submissions=Submissions(Allowed()),
         full=_never_full,
+        gates=make_gates(Ports()),
     )
     return PostOffice(house, service, runner, store, logins)
 

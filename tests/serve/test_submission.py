@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from postroad.app.gates import make_gates
 from postroad.flow.allowance import Allowances
 from postroad.flow.local_users import LocalUser, SenderRules
 from postroad.flow.submission import Submissions
+from postroad.rules.ports import Ports
 from postroad.serve.conversation import Conversation
 from postroad.serve.local_submission import LOCAL, LocalSession
 from postroad.store.allowances import Spendings
@@ -23,7 +25,10 @@ from tests.serve.harness import ANNA, Peer, open_house
 from tests.serve.post_office import PostOffice, ehlo, open_post_office
 from tests.serve.test_smtp import log_in, send
 
-MESSAGE = b"From: anna@example.com\r\nSubject: hello\r\nMessage-ID: <one@example.com>\r\n\r\nA line\r\n"
+MESSAGE = (
+    b"From: anna@example.com\r\nDate: Fri, 27 Nov 2026 06:00:00 +0000\r\nSubject: hello\r\n"
+    b"Message-ID: <one@example.com>\r\n\r\nA line\r\n"
+)
 KEYED = b"X-Postroad-Key: order-4711\r\n"
 
 
@@ -50,8 +55,10 @@ async def submit(client: Peer, message: bytes = MESSAGE, to: str = "b@else.test"
 
 
 def allow(office: PostOffice, **limits: int) -> None:
-    counts = Spendings(office.house.store)
-    office.service.submissions = Submissions(Allowances(counts, Allowed(**limits), office.house.store.clock))
+    allowed = Allowed(**limits)
+    office.service.submissions = Submissions(allowed)
+    port = Allowances(Spendings(office.house.store), allowed, office.house.store.clock)
+    office.service.gates = make_gates(Ports(allowances=port))
 
 
 # -- once ------------------------------------------------------------------------------------------------------------
@@ -172,7 +179,7 @@ async def test_above_the_limit_mail_is_refused_before_it_is_transferred(office: 
     first = await submit(client)
     reply = await client.ask(b"MAIL FROM:<anna@example.com>")
     assert reply.startswith(b"452 4.7.1 Your limit is 1 messages an hour, and 1 were sent. Try again after ")
-    assert [event.cause for event in office.refused()] == ["too many messages"]
+    assert [event.cause for event in office.refused()] == ["too many messages, from <anna@example.com>"]
     assert first.startswith(b"250")
 
 
@@ -201,7 +208,7 @@ async def test_the_last_place_goes_to_one_of_two_sessions(office: PostOffice) ->
     assert (await one.line()).startswith(b"250")
     two.send(MESSAGE.replace(b"one@", b"two@") + b".\r\n")
     assert (await two.line()).startswith(b"452 4.7.1 Your limit is 1 messages an hour")
-    assert [event.cause for event in office.refused()] == ["too many messages"]
+    assert [event.cause for event in office.refused()] == ["too many messages, from <anna@example.com>"]
     assert office.count("messages") == 1
 
 

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from postroad.app.gates import make_gates
 from postroad.flow.allowance import Allowances, allowed
 from postroad.flow.intake import Intake
 from postroad.flow.local import Planner
@@ -18,6 +19,7 @@ from postroad.flow.meters import Meters
 from postroad.flow.runner import Runner
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
+from postroad.rules.ports import Ports
 from postroad.serve.admission import Admission
 from postroad.serve.conversation import Watch
 from postroad.serve.counters import SessionCounters
@@ -152,6 +154,7 @@ async def build_worker(errand: Errand) -> Parts:
     counters = SessionCounters(meters)
     share = max(1, config.limits.connections // errand.workers)
     admission = Admission(share, config.limits.connections_per_address)
+    everybody = allowed(config.sending)
     smtp = SmtpService(
         hostname=config.hostname,
         intake=intake,
@@ -167,8 +170,9 @@ async def build_worker(errand: Errand) -> Parts:
         data_timeout_s=config.limits.data_timeout_s,
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
-        submissions=Submissions(Allowances(Spendings(reader), allowed(config.sending), clock)),
+        submissions=Submissions(everybody),
         full=fullness,
+        gates=make_gates(Ports(allowances=Allowances(Spendings(reader), everybody, clock))),
     )
     limits = MachineLimits(
         size=config.limits.message_size,

@@ -26,6 +26,7 @@ from postroad.store.allowances import (
 )
 from postroad.store.records import Allowed, Shortfall
 from postroad.values.address import Address
+from postroad.values.facts import Facts
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
 
@@ -74,43 +75,41 @@ class Counts(Protocol):
 class Budget:
     """What one account may still send with the transaction that begins.
 
-    Invariant: `recipients` are those that were let through, in order.
+    Invariant: recipients that were let through are counted, each once, also when somebody else refuses them then.
     """
 
-    __slots__ = ("_counts", "_new", "_spent", "account", "allowed", "general", "recipients", "unlimited")
+    __slots__ = ("_account", "_allowed", "_counts", "_new", "_recipients", "_spent", "_unlimited")
 
-    def __init__(self, counts: Counts, account: int, spent: Spent, own: Allowed, general: Allowed) -> None:
+    def __init__(self, counts: Counts, account: int, spent: Spent, allowed: Allowed) -> None:
+        """`spent` is current and `allowed` effective (`store.allowances`)."""
         self._counts = counts
+        self._account = account
         self._spent = spent
+        self._allowed = allowed
+        self._unlimited = unlimited(allowed)
+        self._recipients: set[bytes] = set()
         self._new = 0
-        self.account = account
-        self.general = general
-        """What the configuration allows everybody."""
-        self.allowed = effective(own, general)
-        self.unlimited = unlimited(self.allowed)
-        """There is nothing to count for this account."""
-        self.recipients: dict[bytes, None] = {}
 
     def may_begin(self) -> Denied | None:
         """Whether one more message may be sent, to anybody."""
-        short = shortfall(self._spent, self.allowed, 1, 0)
+        short = shortfall(self._spent, self._allowed, 1, 0)
         return denied(short) if short is not None else None
 
     async def may_add(self, recipient: Address) -> Denied | None:
         """Whether it may go to one recipient more, who then counts."""
         known = known_by(recipient)
-        if self.unlimited or known in self.recipients:
+        if self._unlimited or known in self._recipients:
             return None
         new = self._new
-        if self.allowed.first_time_recipients_per_day and not await self._counts.has_met(self.account, known):
+        if self._allowed.first_time_recipients_per_day and not await self._counts.has_met(self._account, known):
             new += 1
         # Somebody known is not refused because of those who are not.
         first_time = new if new > self._new else 0
-        short = shortfall(self._spent, self.allowed, len(self.recipients) + 1, first_time)
+        short = shortfall(self._spent, self._allowed, len(self._recipients) + 1, first_time)
         if short is not None:
             return denied(short)
         self._new = new
-        self.recipients[known] = None
+        self._recipients.add(known)
         return None
 
 
@@ -125,17 +124,34 @@ def allowed(section: config.Sending) -> Allowed:
 
 
 class Allowances:
-    """The allowances of all accounts, as one worker sees them."""
+    """The allowances of all accounts as one worker sees them (a port of `rules`).
 
-    __slots__ = ("_clock", "_counts", "_general")
+    Invariant: a session has a budget only from its MAIL on, and at most one.
+    """
+
+    __slots__ = ("_budgets", "_clock", "_counts", "_general")
 
     def __init__(self, counts: Counts, general: Allowed, clock: Clock) -> None:
         """`general` are the limits of the configuration."""
         self._counts = counts
         self._general = general
         self._clock = clock
+        self._budgets: dict[int, Budget] = {}
 
-    async def budget(self, account: int) -> Budget:
-        """What an account may send now."""
+    async def ask(self, facts: Facts) -> tuple[str, Reply] | None:
+        """None, or the limit that is passed: at MAIL by one more message, at RCPT by one more recipient of it."""
+        session, recipient = facts.session, facts.recipient
+        if recipient is None or session not in self._budgets:
+            self._budgets[session] = await self._budget(facts.account)
+        budget = self._budgets[session]
+        answer = budget.may_begin() if recipient is None else await budget.may_add(recipient)
+        return None if answer is None else (answer.why, answer)
+
+    async def _budget(self, account: int) -> Budget:
         spent, own = await self._counts.spent(account)
-        return Budget(self._counts, account, current(spent, self._clock.wall_us()), own, self._general)
+        now_us = self._clock.wall_us()
+        return Budget(self._counts, account, current(spent, now_us), effective(own, self._general))
+
+    def ended(self, session: int) -> None:
+        """The session is over: its budget goes."""
+        self._budgets.pop(session, None)

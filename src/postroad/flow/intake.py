@@ -14,16 +14,17 @@ from email.utils import formatdate
 from typing import Final, Protocol
 
 from postroad.flow.allowance import denied
-from postroad.flow.local import delivered_before
+from postroad.flow.local import Plan, delivered_before
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
 from postroad.store.records import Accept, Accepted, Copy, Leg, Sending
-from postroad.values.envelope import Envelope
+from postroad.values.envelope import Envelope, Recipient
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
+from postroad.wire.mime.message_id import find_message_id
 
 QUEUE_FULL: Final = Reply(452, "4.3.1", "The queue is full. Please retry later; nothing was lost.")
 DISK_FULL: Final = Reply(452, "4.3.1", "Not enough disk space. Please retry later; nothing was lost.")
@@ -49,6 +50,14 @@ class Arrival:
     login: str = ""
     user: str = ""
     """Who on this machine handed it in, where the kernel said so: "uid 1000 (anna)"."""
+    hidden: bool = False
+    """The Received line does not say where it came from; the journal does."""
+    doubts: tuple[tuple[str, str], ...] = ()
+    """Checks that could not tell and held nothing up: stable word, and what was found."""
+    discarded: str = ""
+    """Why nobody gets it although it is acknowledged."""
+    quarantine: str = ""
+    """Why it is held instead of delivered."""
 
 
 @dataclass(slots=True)
@@ -63,6 +72,22 @@ class Destinations:
     """Recipient as given, and what it was turned into, for the journal."""
     seen: set[str | tuple[int, str]] = field(default_factory=set)
     """Addresses and mailboxes that are in the lists: a thousand recipients of a large list are a million looks."""
+
+    def add(self, recipient: Recipient, plan: Plan) -> None:
+        """Adds where one recipient's mail goes; a mailbox or address that is there already is not added twice."""
+        text, seen = str(recipient.address), self.seen
+        for account, mailbox, reached_by in plan.copies:
+            if (account, mailbox) not in seen:
+                seen.add((account, mailbox))
+                self.copies.append((reached_by, account, mailbox))
+        for target in plan.remotes:
+            to = str(target)
+            # RFC 3461 section 5.2.7.2: what an alias sends on keeps the wishes of the one who sent it.
+            if to not in seen:
+                seen.add(to)
+                self.remotes.append((to, target.domain_ascii, recipient.notify, recipient.orcpt))
+        for was, now in plan.expansions:
+            self.expansions.append((was or text, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +154,10 @@ class Intake:
         self._max_hops = max_hops
         self._date = (0, "")
 
+    def make_id(self) -> int:
+        """A fresh id for a message that is asked about before it is accepted."""
+        return self._ids.make(self._clock.wall_us())
+
     async def accept(
         self,
         draft: Draft,
@@ -147,8 +176,6 @@ class Intake:
         """
         header, body, body_file = await draft.settle()
         refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, destinations)
-        if submission is not None and refusal is None:
-            refusal = submission.take_key(header)
         if refusal is not None:
             draft.discard()
             return refusal
@@ -156,11 +183,7 @@ class Intake:
         ident = ident or self._ids.make(now_us)
         received = self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
-        sending = None
-        if submission is not None:
-            size += len(submission.header) - len(header)
-            header = submission.header
-            sending = submission.sending(envelope, find_message_id(header), self._repetition(now_us, arrival))
+        sending = submission.sending(self._repetition(now_us, arrival)) if submission is not None else None
         content = (received + header, body, body_file, size)
         accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending)
         accepted = await self._store.call(accept_unit, accept)
@@ -286,6 +309,9 @@ class Intake:
                 cause=f"from <{envelope.sender_text}>, {size} bytes",
             )
         ]
+        events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
+        if arrival.discarded:
+            events.append(Event(kind="discarded", at_us=now_us, cause=arrival.discarded, by="policy"))
         events += [
             Event(kind="expanded", at_us=now_us, recipient=was, cause=now) for was, now in destinations.expansions
         ]
@@ -304,7 +330,7 @@ class Intake:
         peer = arrival.peer
         # RFC 5321 section 4.1.3: an address literal of IPv6 says so.
         literal = f"IPv6:{peer}" if ":" in peer else peer
-        who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer else ""
+        who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer and not arrival.hidden else ""
         tls = f"\r\n\t({arrival.tls})" if arrival.tls else f"\r\n\t(by {arrival.user})" if arrival.user else ""
         recipients = envelope.recipients
         whom = f"\r\n\tfor <{recipients[0].address}>" if len(recipients) == 1 else ""
@@ -368,18 +394,3 @@ def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: De
         keys[message_id] = None
     keys.pop("", None)
     return "\n".join(keys)
-
-
-def find_message_id(header: bytes) -> str:
-    """The Message-ID without brackets, in lower case; empty when there is none that can be read."""
-    lowered = header.lower()
-    at = lowered.find(b"\nmessage-id:")
-    if at < 0:
-        if not lowered.startswith(b"message-id:"):
-            return ""
-        at = -1
-    end = lowered.find(b"\r\n", at + 1)
-    raw = lowered[at + 12 : end if end >= 0 else None]
-    if not raw.strip() and end >= 0:  # folded right behind the name
-        raw = lowered[end + 2 : lowered.find(b"\r\n", end + 2)]
-    return raw.strip().strip(b"<>").decode("ascii", "replace")[:998]

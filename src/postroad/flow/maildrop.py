@@ -32,9 +32,9 @@ import msgspec
 
 from postroad.flow.bounce import ANY_QUOTA
 from postroad.flow.intake import Arrival, Destinations, Draft, Intake, Taken
-from postroad.flow.local import INBOX, Plan, Planner
+from postroad.flow.local import INBOX, Planner
 from postroad.flow.local_users import LocalUser, SenderRules, local_user
-from postroad.flow.submission import Submission, local_submission
+from postroad.flow.submission import local_submission
 from postroad.values.address import Address, AddressError
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken, StoreFull
@@ -257,11 +257,17 @@ class Maildrop:
     async def _submit(self, name: str, found: Found) -> int:
         """Make a message of it; returns 1, or 0 when it was set aside. Raises StoreFull when it must wait."""
         envelope, destinations = await self._plan(found)
+        submission = local_submission(found.user.uid)
+        header = found.header + b"\r\n"
+        submission.update(header)
+        submission.update(found.body)
+        denial = submission.read(header, envelope)
+        if denial is not None:
+            raise Unfit(str(denial))
         ident = self._ids.make(self._clock.wall_us())
         marked = f"{_stem(name)}.mail.{id_text(ident)}"
         await self._in_thread(lambda: self._mark(name, marked))
-        submission = local_submission(found.user.uid)
-        draft = await self._draft(found, submission)
+        draft = await self._draft(submission.header, found.body)
         arrival = Arrival("LOCAL", "maildrop", user=str(found.user), login=self._rules.own_address(found.user))
         eightbit = not found.body.isascii()
         try:
@@ -280,13 +286,11 @@ class Maildrop:
         await self._in_thread(lambda: self._set_aside(marked, why))
         return 0
 
-    async def _draft(self, found: Found, submission: Submission) -> Draft:
+    async def _draft(self, header: bytes, body: bytes) -> Draft:
         draft = self._spool.draft()
-        draft.write(found.header + b"\r\n")
-        submission.update(found.header + b"\r\n")
-        submission.update(found.body)
-        for at in range(0, len(found.body), PIECE):
-            draft.write(found.body[at : at + PIECE])
+        draft.write(header)
+        for at in range(0, len(body), PIECE):
+            draft.write(body[at : at + PIECE])
             if draft.needs_flush:
                 await draft.flush_to_disk()
         sized: Draft = draft
@@ -307,12 +311,13 @@ class Maildrop:
             plan = await self._planner.plan(address, size=ANY_QUOTA, may_relay=True)
             if plan.refusal is not None and not plan.refusal.permanent:
                 raise StoreFull(str(plan.refusal))
-            envelope.recipients.append(Recipient(address, slip.notify))
+            recipient = Recipient(address, slip.notify)
+            envelope.recipients.append(recipient)
             envelope.smtputf8 = envelope.smtputf8 or address.needs_utf8
             if plan.refusal is not None:
                 _report_back(destinations, str(address), str(plan.refusal))
             else:
-                _add(destinations, plan, str(address), slip.notify)
+                destinations.add(recipient, plan)
         return envelope, destinations
 
     # -- in a thread, because each waits for the disk ----------------------------------------------------------------
@@ -408,17 +413,6 @@ def _halves(message: bytes) -> tuple[bytes, bytes]:
 def _report_back(destinations: Destinations, recipient: str, why: str) -> None:
     destinations.expansions.append((recipient, f"refused: {why}"))
     destinations.copies.append((recipient, _NOBODY, INBOX))
-
-
-def _add(destinations: Destinations, plan: Plan, recipient: str, notify: str) -> None:
-    """One recipient's plan; a mailbox or address that is there already is not added twice."""
-    for account, mailbox, reached in plan.copies:
-        if not any(account == there and mailbox == box for _, there, box in destinations.copies):
-            destinations.copies.append((reached, account, mailbox))
-    for target in plan.remotes:
-        if not any(str(target) == there for there, _, _, _ in destinations.remotes):
-            destinations.remotes.append((str(target), target.domain_ascii, notify, ""))
-    destinations.expansions += [(was or recipient, now) for was, now in plan.expansions]
 
 
 def prepare_folder(folder: Path, owner: tuple[int, int] | None) -> str:

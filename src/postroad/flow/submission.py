@@ -14,36 +14,58 @@ from typing import Final
 
 import msgspec
 
-from postroad.flow.allowance import Allowances, Budget, Denied
-from postroad.store.records import Sending
-from postroad.values.address import Address
+from postroad.flow.allowance import Denied
+from postroad.store.allowances import known_by
+from postroad.store.records import Allowed, Sending
 from postroad.values.envelope import Envelope
-from postroad.values.reply import Reply
 from postroad.wire.mime.headers import HeaderIndex, HeaderTooLarge
+from postroad.wire.mime.message_id import find_message_id
 
 KEY_FIELD: Final = b"x-postroad-key"
 KEY_MAX: Final = 128
 """Octets of a key: room for two UUIDs and a word."""
+NO_LIMITS: Final = Allowed()
 HASH_OCTETS: Final = 16
 """One account's submissions of one day cannot collide by accident, and only with its own on purpose."""
 
 # RFC 3463 section 3.7, 5.6.0: "Something about the content of a message caused it to be considered undeliverable"
-BAD_KEY: Final = Reply(
-    554, "5.6.0", f"X-Postroad-Key must stand once and be 1 to {KEY_MAX} visible ASCII characters without blanks."
+BAD_KEY: Final = Denied(
+    554,
+    "5.6.0",
+    f"X-Postroad-Key must stand once and be 1 to {KEY_MAX} visible ASCII characters without blanks.",
+    why="bad key",
 )
-LONG_HEADER: Final = Reply(552, "5.3.4", "The header has more than 2,000 lines. Send fewer header fields.")
+LONG_HEADER: Final = Denied(
+    552, "5.3.4", "The header has more than 2,000 lines. Send fewer header fields.", why="message refused"
+)
 
 _key_word: Final = re.compile(rb"[!-~]{1,%d}" % KEY_MAX).fullmatch
 
 
-def key_taken(first: str) -> Reply:
+def key_taken(first: str) -> Denied:
     """What a key is refused with that a client uses for a second message; `first` is the id of the first one."""
-    return Reply(
+    return Denied(
         554,
         "5.6.0",
         f"This X-Postroad-Key belongs to another message of the last 24 hours, {first}. Nothing was sent: "
         "repeat that message unchanged, or give this one a key of its own.",
+        why="key taken",
     )
+
+
+def key_in(header: bytes) -> tuple[bytes, bytes] | Denied:
+    """The key in a header that may have one (empty: it has none), and the header without it."""
+    try:
+        index = HeaderIndex(header)
+    except HeaderTooLarge:
+        return LONG_HEADER
+    values = index.all(KEY_FIELD)
+    if not values:
+        return b"", header
+    if len(values) > 1 or not _key_word(values[0]):
+        return BAD_KEY
+    at = index.names.index(KEY_FIELD)
+    return values[0], header[: index.starts[at]] + header[index.ends[at] :]
 
 
 class Fingerprint:
@@ -74,86 +96,79 @@ class Fingerprint:
 class Submission:
     """One transaction of a user of ours, from MAIL to its end.
 
-    Invariant: keys of two accounts never meet, because the scope is part of each.
+    Invariant: keys of two accounts never meet, because the scope is part of each; and what policy or completion change
+    in a message makes it no other, because `read` comes before them.
     """
 
-    __slots__ = ("_budget", "_fingerprint", "_key", "_scope", "header", "update")
+    __slots__ = (
+        "_account",
+        "_allowed",
+        "_content",
+        "_fingerprint",
+        "_key",
+        "_recipients",
+        "_scope",
+        "header",
+        "update",
+    )
 
-    def __init__(self, scope: str, budget: Budget | None = None) -> None:
-        """`scope` is whose it is, "account 7"; without a budget nothing is counted."""
+    def __init__(self, scope: str, account: int = 0, allowed: Allowed = NO_LIMITS) -> None:
+        """`scope` is whose it is, "account 7"; without an account nothing is counted. `allowed` are the limits of the
+        configuration."""
         self._scope = scope
-        self._budget = budget
+        self._account = account
+        self._allowed = allowed
         self._fingerprint = Fingerprint()
         self.update = self._fingerprint.update
         """Takes the next octets of the content."""
+        self._content = b""
         self._key = b""
+        self._recipients: list[bytes] = []
         self.header = b""
-        """The header without the key, once that was taken out."""
+        """The header without the key of the client, once it was read."""
 
-    def may_begin(self) -> Denied | None:
-        """What MAIL is refused with, or None."""
-        return self._budget.may_begin() if self._budget is not None else None
+    def read(self, header: bytes, envelope: Envelope) -> Denied | None:
+        """Takes what a message is known by from its header as it came, and from its envelope; or says what is wrong.
 
-    async def may_add(self, recipient: Address) -> Denied | None:
-        """What a recipient is refused with; or None, and then it counts as one of this message."""
-        return await self._budget.may_add(recipient) if self._budget is not None else None
-
-    def take_key(self, header: bytes) -> Reply | None:
-        """Takes X-Postroad-Key out of the header: it is for us, and nobody else shall see it. Or what is wrong with it.
-
-        Header fields that are no key's stay octet for octet.
+        X-Postroad-Key is taken out: it is for us, and nobody else shall see it. All else stays octet for octet.
         """
+        key = b""
         self.header = header
-        if KEY_FIELD not in header.lower():
-            return None
-        try:
-            index = HeaderIndex(header)
-        except HeaderTooLarge:
-            return LONG_HEADER
-        values = index.all(KEY_FIELD)
-        if not values:
-            return None
-        if len(values) > 1 or not _key_word(values[0]):
-            return BAD_KEY
-        at = index.names.index(KEY_FIELD)
-        self.header = header[: index.starts[at]] + header[index.ends[at] :]
-        self._key = values[0]
+        if KEY_FIELD in header.lower():
+            found = key_in(header)
+            if isinstance(found, Denied):
+                return found
+            key, self.header = found
+        self._content = self._fingerprint.of(envelope)
+        self._key = self._known_by(key, find_message_id(header))
+        self._recipients = list(dict.fromkeys(known_by(one.address) for one in envelope.recipients))
         return None
 
-    def sending(self, envelope: Envelope, message_id: str, repeated: bytes) -> Sending:
-        """What the store is told; `message_id` is that of the header as it came, or empty."""
-        content = self._fingerprint.of(envelope)
-        budget = self._budget
-        if budget is None or budget.unlimited:
-            return Sending(self._known_by(content, message_id), content, repeated)
-        return Sending(
-            self._known_by(content, message_id),
-            content,
-            repeated,
-            budget.account,
-            list(budget.recipients),
-            budget.general,
-        )
-
-    def _known_by(self, content: bytes, message_id: str) -> bytes:
+    def _known_by(self, key: bytes, message_id: str) -> bytes:
         """The key of the store: the client's own where there is one, else the content's when it names itself."""
-        own = b"key\0" + self._key if self._key else b"content\0" + content if message_id else b""
+        own = b"key\0" + key if key else b"content\0" + self._content if message_id else b""
         if not own:
             return b""
         return blake2b(self._scope.encode() + b"\0" + own, digest_size=HASH_OCTETS, person=b"key").digest()
 
+    def sending(self, repeated: bytes) -> Sending:
+        """What the store is told of a message that was read; `repeated` are the packed events of a repetition."""
+        if not self._account:
+            return Sending(self._key, self._content, repeated)
+        return Sending(self._key, self._content, repeated, self._account, self._recipients, self._allowed)
+
 
 class Submissions:
-    """Begins the submissions of one worker."""
+    """Begins the submissions of one worker; `allowed` are the limits of the configuration."""
 
-    __slots__ = ("_allowances",)
+    __slots__ = ("_allowed",)
 
-    def __init__(self, allowances: Allowances) -> None:
-        self._allowances = allowances
+    def __init__(self, allowed: Allowed) -> None:
+        self._allowed = allowed
 
-    async def begin(self, account: int) -> Submission:
+    def begin(self, account: int) -> Submission:
         """A transaction of a logged-in account."""
-        return Submission(f"account {account}", await self._allowances.budget(account))
+        return Submission(f"account {account}", account, self._allowed)
 
 
 def local_submission(uid: int) -> Submission:
