@@ -114,6 +114,14 @@ async def test_what_differs_or_does_not_name_itself_is_sent_each_time(office: Po
     assert office.count("messages") == 5
 
 
+async def test_what_we_add_to_a_message_makes_it_no_other(office: PostOffice) -> None:
+    dateless = MESSAGE.replace(b"Date: Fri, 27 Nov 2026 06:00:00 +0000\r\n", b"Bcc: c@else.test\r\n")
+    first = await submit(await anna(office), dateless)
+    assert await submit(await anna(office), dateless) == first
+    [(header,)] = office.house.store.sql("SELECT header FROM messages")
+    assert b"\r\nDate: " in header
+
+
 async def test_mail_from_the_world_is_never_taken_for_a_repetition(office: PostOffice) -> None:
     message = KEYED + MESSAGE
     one, two = await office.greeted(), await office.greeted(peer="10.1.2.3")
