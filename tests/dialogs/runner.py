@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from postroad.values.reply import Reply
 from postroad.wire.sasl import SaslError, decode_login, decode_plain
@@ -83,7 +84,7 @@ def _setting(dialog: Dialog, word: str, text: str) -> None:
         raise ValueError(f"{dialog.name}: {word} {text} is no line of a dialog")
 
 
-def _offer(word: str) -> tuple[str, object]:
+def _offer(word: str) -> tuple[str, Any]:
     """A field of `Door`: `xclient`, `future_release_s=3600` or `auth=PLAIN,LOGIN`."""
     name, _, value = word.partition("=")
     return name, True if not value else int(value) if value.isdigit() else tuple(value.split(","))
