@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from postroad.flow.route import MAX_TRIES, Plan, Signposts, is_allowed, parse_hop, plan, read_signposts
+from postroad.flow.route import MAX_TRIES, Plan, Signposts, is_allowed, plan, read_signposts
 from postroad.values.outcome import Fate, Outcome
 from postroad.values.ports import Answer
 from tests.fakes.lookup import FAILED, NODATA, NXDOMAIN, FakeLookup
@@ -206,7 +206,7 @@ async def test_a_configured_hop_that_is_not_found_never_bounces_mail(answer: Ans
 
 async def test_localhost_as_next_hop_asks_nobody() -> None:
     lookup = FakeLookup()
-    found = await plan("x.test", Signposts(next_hop=("localhost", 2525)), lookup)
+    found = await plan("x.test", Signposts(next_hop=NextHop("localhost", 2525)), lookup)
     assert hops(found) == ["localhost ::1 2525", "localhost 127.0.0.1 2525"]
     assert not lookup.asked
 

@@ -135,7 +135,7 @@ class Yard:
 
     def host(self, domain: str, server: FakeSmtp) -> None:
         """Makes a server the fixed next hop of a domain; hosts of one domain by MX share a port and need no route."""
-        routes = {name: f"{hop[0]}:{hop[1]}" for name, hop in self.runner._signposts.routes.items() if hop}
+        routes = {name: str(hop) for name, hop in self.runner._signposts.routes.items() if hop}
         routes[domain] = f"127.0.0.1:{server.port}"
         self.runner._signposts = read_signposts(allow_private=["127.0.0.0/8"], routes=routes)
 

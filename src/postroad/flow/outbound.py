@@ -123,7 +123,7 @@ class Courier:
         self._link = link
         self._manner = manner
         self._bodies = bodies
-        self._machine = ClientMachine(ehlo_name=manner.ehlo_name)
+        self._machine = ClientMachine(ehlo_name=manner.ehlo_name, lmtp=hop.lmtp)
         self._why = ""
 
     # -- opening -----------------------------------------------------------------------------------------------------
@@ -138,7 +138,8 @@ class Courier:
             return NoCourier(judge_connect(str(error), where))
         courier = cls(hop, link, manner, bodies)
         try:
-            refusal = await courier._open("never" if plain or manner.tls is None else "may")
+            # Nobody listens on a unix socket but the machine itself.
+            refusal = await courier._open("never" if plain or manner.tls is None or not hop.port else "may")
         except BaseException:
             link.abort()
             raise
@@ -239,6 +240,28 @@ class Courier:
             raise AssertionError(f"{event} in a transaction")
         self._conclude(trip, deliveries, event.result, fresh)
         return trip
+
+    async def ask(self, recipients: Sequence[Address]) -> list[Reply] | Outcome:
+        """Whether the host would take mail for these, from the null sender: its reply to each, without sending any.
+
+        An outcome instead when it judged none of them: it refused the sender, or the connection was lost.
+        """
+        if any(recipient.needs_utf8 for recipient in recipients) and not self.extensions.smtputf8:
+            return unsendable("5.6.7", "the host cannot take this address (no SMTPUTF8)", self.where, self.tls)
+        machine = self._machine
+        self.carried += 1
+        machine.ask(recipients, smtputf8=any(recipient.needs_utf8 for recipient in recipients))
+        event = await self._next()
+        if type(event) is not TransactionDone:
+            raise AssertionError(f"{event} in a transaction")
+        result = event.result
+        if result.mail is not None and not result.mail.positive:
+            return self._refusal("mail", result.mail)
+        if machine.closed and result.recipients[0].code == 421:
+            lost = machine.next_event()
+            if isinstance(lost, Lost):
+                return judge_loss(lost.stage, self._why or lost.why, lost.reply, self.where, self.tls)
+        return result.recipients
 
     def _sendable(self, parcel: Parcel, trip: Trip) -> list[Delivery]:
         """The deliveries this host's extensions can carry; the others end here."""
