@@ -63,9 +63,7 @@ _ANYBODY: Final = (
     "SELECT id, address, address_key, quota_bytes, used_bytes FROM accounts WHERE state = 0"
     " ORDER BY CASE WHEN domain = (SELECT id FROM domains WHERE name = ?) THEN 0 ELSE 1 END, id LIMIT 1"
 )
-_DOMAIN: Final = (
-    "SELECT id, name, postmaster, catch_all, created_us, next_hop, recipient_check, in_doubt FROM domains"
-)
+_DOMAIN: Final = "SELECT id, name, postmaster, catch_all, created_us, next_hop, recipient_check, in_doubt FROM domains"
 _ACCOUNT: Final = "SELECT id, address, address_key, quota_bytes, used_bytes, messages, state, created_us FROM accounts"
 _CREDENTIAL: Final = (
     "SELECT a.id, a.address, a.address_key, a.quota_bytes, a.used_bytes, a.messages, a.state, a.created_us, c.argon2,"

@@ -35,6 +35,9 @@ IN_DOUBT: Final = ("known", "accept", "defer")
 KNOWN_MAX: Final = 50_000
 """Recipients of one domain that are remembered as taken by its host; those confirmed longest ago go first."""
 
+FRESH_US: Final = 86_400_000_000
+"""A recipient confirmed within the last day is not written down again."""
+
 
 @unit
 def domain_gateway(tx: Tx, args: DomainGateway) -> Changed:
@@ -121,13 +124,20 @@ def gateway_known(tx: Tx, args: GatewayKnown) -> None:
     if not rows:
         return
     domain = rows[0][0]
+    for key in args.refused:
+        # Looked at first: somebody who guesses addresses must not cost a commit each.
+        if tx.execute("SELECT 1 FROM gateway_known WHERE address_key = ?", (key,)):
+            tx.execute("DELETE FROM gateway_known WHERE address_key = ?", (key,))
+    fresh = "SELECT 1 FROM gateway_known WHERE address_key = ? AND next_hop = ? AND seen_us > ?"
+    taken = [key for key in args.taken if not tx.execute(fresh, (key, args.next_hop, tx.now_us - FRESH_US))]
+    if not taken:
+        return
     tx.executemany(
         "INSERT INTO gateway_known (address_key, domain, next_hop, seen_us) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (address_key) DO UPDATE"
         " SET domain = excluded.domain, next_hop = excluded.next_hop, seen_us = excluded.seen_us",
-        [(key, domain, args.next_hop, tx.now_us) for key in args.taken],
+        [(key, domain, args.next_hop, tx.now_us) for key in taken],
     )
-    tx.executemany("DELETE FROM gateway_known WHERE address_key = ?", [(key,) for key in args.refused])
     beyond = "SELECT address_key FROM gateway_known WHERE domain = ? ORDER BY seen_us DESC LIMIT ? OFFSET ?"
     old = tx.execute(beyond, (domain, ROWS_PER_UNIT, KNOWN_MAX))
     tx.executemany("DELETE FROM gateway_known WHERE address_key = ?", old)

@@ -1,11 +1,12 @@
 """A next hop that somebody configured: the host that mail for a domain is handed to, and in which protocol.
 
-    host  host:port  [v6]  [v6]:port            SMTP
-    lmtp:host:port  lmtp:[v6]:port  lmtp:/path  LMTP (RFC 2033), over TCP or a unix socket
+host  host:port  [v6]  [v6]:port            SMTP
+lmtp:host:port  lmtp:[v6]:port  lmtp:/path  LMTP (RFC 2033), over TCP or a unix socket
 """
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Final, NamedTuple
 
 _LMTP: Final = "lmtp:"
@@ -62,4 +63,9 @@ def _split(text: str) -> tuple[str, str]:
 
 def _is_host(host: str) -> bool:
     """Whether the text may name a host at all: what DNS says of it is found out when mail goes there."""
-    return bool(host) and host.isascii() and all(char.isalnum() or char in "-._:%" for char in host)
+    if ":" in host:
+        try:
+            return ipaddress.ip_address(host).version == 6
+        except ValueError:
+            return False
+    return bool(host) and host.isascii() and all(char.isalnum() or char in "-._" for char in host)
