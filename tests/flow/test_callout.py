@@ -21,7 +21,7 @@ from postroad.values.address import Address
 from postroad.values.reply import Reply
 from tests.fakes.clock import FakeClock
 from tests.fakes.lookup import FAILED, FakeLookup
-from tests.fakes.smtp_server import OK, Drop, FakeSmtp, Script, Silent, address_in
+from tests.fakes.smtp_server import OK, Drop, FakeSmtp, Silent, address_in
 
 DOMAIN = "gate.test"
 NOBODY = "550 5.1.1 no such user"
@@ -195,7 +195,7 @@ async def test_a_probe_in_doubt_is_repeated_soon_and_nobody_is_refused_by_it(des
         {"RCPT": "421 4.3.2 closing"},
     ],
 )
-async def test_a_refusal_of_the_host_is_never_one_of_the_recipient(desk: Desk, script: dict[str, Script]) -> None:
+async def test_a_refusal_of_the_host_is_never_one_of_the_recipient(desk: Desk, script: dict[str, Any]) -> None:
     async with FakeSmtp(**script) as host:
         assert await desk.ask(host) is DOUBT
         before = host.connections
@@ -230,7 +230,8 @@ async def test_a_host_that_is_silent_costs_at_most_the_limit(
     desk: Desk, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callout, "ANSWER_MAX_S", 0.05)
-    async with FakeSmtp(**{stage: Silent()}) as host:
+    script: dict[str, Any] = {stage: Silent()}
+    async with FakeSmtp(**script) as host:
         async with asyncio.timeout(2):
             assert await desk.ask(host) is DOUBT
             # The second is told at once.

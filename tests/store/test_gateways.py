@@ -93,9 +93,7 @@ async def test_required_addresses_are_the_hosts_unless_somebody_here_is_named(po
     post.run(domain_gateway, DomainGateway("gate.test", HOP, "list"))
     assert (await gateway(post, f"{user}@gate.test")).unfailing
     post.run(domain_postmaster, Postmaster("gate.test", "anna@gate.test"))
-    assert await ask(post, f"{user}@gate.test") == Alias(
-        f"{user}@gate.test", ["anna@gate.test"], user, unfailing=True
-    )
+    assert await ask(post, f"{user}@gate.test") == Alias(f"{user}@gate.test", ["anna@gate.test"], user, unfailing=True)
     post.run(user_add, UserAdd(f"{user}@gate.test"))
     assert isinstance(await ask(post, f"{user}@gate.test"), Local)
 
@@ -207,9 +205,7 @@ async def test_the_memory_of_a_domain_is_bounded(post: SmallStore, monkeypatch: 
     monkeypatch.setattr(gateways, "KNOWN_MAX", 3)
     for user in "abcde":
         learn(post, f"{user}@gate.test")
-    assert post.sql("SELECT address_key FROM gateway_known ORDER BY 1") == [
-        (f"{user}@gate.test",) for user in "cde"
-    ]
+    assert post.sql("SELECT address_key FROM gateway_known ORDER BY 1") == [(f"{user}@gate.test",) for user in "cde"]
 
 
 async def test_a_removed_domain_takes_its_lists_along_in_slices(
@@ -229,7 +225,11 @@ async def test_a_removed_domain_takes_its_lists_along_in_slices(
 
 
 async def test_every_change_of_a_gateway_is_hinted(post: SmallStore) -> None:
-    hints: list[tuple[str, int]] = []
-    post.writer.hint = lambda *hint: hints.append(hint)  # type: ignore[attr-defined]
-    for args in (DomainGateway("gate.test", "other.test:25"), DomainGateway("gate.test")):
-        post.run(domain_gateway, args)
+    """Workers that plan ways and know addresses hear of it."""
+    for change in (DomainGateway("gate.test", "other.test:25"), DomainGateway("gate.test")):
+        post.writer.hints.clear()
+        changed = post.run(domain_gateway, change)
+        assert {("directory", 0), ("gateway", changed.id)} <= set(post.writer.hints)
+    post.writer.hints.clear()
+    post.run(domain_remove, DomainRemove("gate.test", force=True))
+    assert ("gateway", changed.id) in post.writer.hints

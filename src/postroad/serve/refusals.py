@@ -39,11 +39,17 @@ class Refusals:
         sender: str,
         recipient: str,
         login: str,
+        heard: str = "",
     ) -> Reply:
-        """Record one refusal; returns the reply with its reference, which `postroad why` finds."""
+        """Record one refusal; returns the reply with its reference, which `postroad why` finds.
+
+        `heard` is what another host said that made it so.
+        """
         now_us = self._clock.wall_us()
         reference = self._ids.make(now_us)
         evidence = f"{command} -> {reply}" if command else str(reply)
+        if heard:
+            evidence = f"{evidence}\n{heard}"
         where = client_text(helo, peer)
         by = f"{door}, login {login}" if login else door
         cause = f"{why}, from <{sender}>" if sender else why

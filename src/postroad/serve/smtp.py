@@ -339,7 +339,8 @@ class SmtpSession:
         if self.machine.closed:
             return
         if plan.refusal is not None:
-            self.machine.answer(self._refused(plan.refusal, plan.why, f"RCPT TO:<{event.address}>", event.address))
+            command = f"RCPT TO:<{event.address}>"
+            self.machine.answer(self._refused(plan.refusal, plan.why, command, event.address, plan.evidence))
             return
         params = event.params
         transaction.envelope.recipients.append(Recipient(event.address, params.notify, params.orcpt))
@@ -489,7 +490,9 @@ class SmtpSession:
 
     # -- refusals ----------------------------------------------------------------------------------------------------
 
-    def _refused(self, reply: Reply, why: str, command: str, recipient: Address | None = None) -> Reply:
+    def _refused(
+        self, reply: Reply, why: str, command: str, recipient: Address | None = None, heard: str = ""
+    ) -> Reply:
         """Write a refusal down and return the reply with the reference that `postroad why` finds."""
         self._service.counters.refused(self.door, reply.code, why)
         transaction = self._transaction
@@ -503,6 +506,7 @@ class SmtpSession:
             sender=transaction.envelope.sender_text if transaction is not None else "",
             recipient=str(recipient) if recipient is not None else "",
             login=self._login,
+            heard=heard,
         )
 
 

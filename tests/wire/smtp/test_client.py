@@ -570,9 +570,7 @@ def test_a_question_ends_with_its_last_recipient_and_leaves_nothing_behind(lmtp:
 
 
 def test_without_pipelining_a_question_is_asked_word_by_word() -> None:
-    played = play(
-        *PLAIN, ask(BOB, CAROL), b"250 Ok\r\n", b"550 Nobody\r\n", b"450 Later\r\n", ask(BOB)
-    )
+    played = play(*PLAIN, ask(BOB, CAROL), b"250 Ok\r\n", b"550 Nobody\r\n", b"450 Later\r\n", ask(BOB))
     result = played.result
     assert [reply.code for reply in result.recipients] == [550, 450]
     assert played.said.endswith(QUESTION + b"RSET\r\n")
