@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -61,8 +62,6 @@ async def test_mail_that_waits_goes_to_the_host_the_domain_has_then(yard: Yard) 
 
 async def test_mail_in_the_line_of_the_old_host_changes_over_too(yard: Yard) -> None:
     """A host that answers nothing holds one message; those behind it do not wait for it."""
-    import asyncio
-
     async with FakeSmtp() as old, FakeSmtp() as new:
         yard.runner._lanes.per_lane = 1
         old.hold = asyncio.Event()
@@ -113,6 +112,15 @@ async def test_a_gateway_that_leads_back_to_us_defers(yard: Yard) -> None:
     await yard.settled()
     event = only(yard.events(sent.id))
     assert (event.kind, "is this server itself" in event.cause) == ("deferred", True)
+
+
+async def test_a_host_that_bears_our_name_is_ourselves(yard: Yard) -> None:
+    async with FakeSmtp(EHLO="250 Mail.Ours.Test at your service") as host:
+        point(yard, host)
+        sent = yard.send("b@gate.test")
+        await yard.settled()
+        assert only(yard.events(sent.id)).cause == "the configured host is this server itself"
+        assert not any(line.startswith("MAIL") for line in host.commands)
 
 
 async def test_an_lmtp_host_answers_each_recipient_for_itself(yard: Yard) -> None:

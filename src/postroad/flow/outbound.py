@@ -157,7 +157,7 @@ class Courier:
             match event:
                 case Ready(extensions):
                     self._learn(extensions)
-                    return None
+                    return self._ourselves()
                 case TlsWanted():
                     handshake = True
                     why = await self._start_tls()
@@ -189,6 +189,13 @@ class Courier:
         self.tls = tls.describe(session, name)
         self._machine.tls_started()
         return ""
+
+    def _ourselves(self) -> NoCourier | None:
+        """A configured host that bears our own name is ourselves: mail would come back until its hops are used up."""
+        if not self.hop.fixed or self._machine.peer != self._manner.ehlo_name.lower():
+            return None
+        cause = "the configured host is this server itself"
+        return NoCourier(Outcome(Fate.DEFERRED, About.HOST, cause, Reply(451, "4.4.6", cause), self.where, self.tls))
 
     def _learn(self, extensions: Extensions) -> None:
         self.extensions = extensions

@@ -44,6 +44,8 @@ class Hop:
     """An IP address, or the path of a unix socket."""
     port: int
     lmtp: bool = False
+    fixed: bool = False
+    """Somebody configured it."""
 
     def __str__(self) -> str:
         if self.address.startswith("/"):
@@ -69,7 +71,9 @@ class Plan:
         for group in self.groups:
             # RFC 5321 section 5.1: "the sender-SMTP MUST randomize them to spread the load"
             for target in rng.sample(group, len(group)) if len(group) > 1 else group:
-                hops += [Hop(target.host, address, target.port, target.lmtp) for address in target.addresses]
+                hops += [
+                    Hop(target.host, address, target.port, target.lmtp, self.fixed) for address in target.addresses
+                ]
         return hops[:MAX_TRIES]
 
 

@@ -119,6 +119,7 @@ class ClientMachine:
         "_sending",
         "_tls_wish",
         "in_transaction",
+        "peer",
         "tls",
     )
 
@@ -145,6 +146,8 @@ class ClientMachine:
         self._handshake = False
         self.tls = False
         """Whether TLS protects the session."""
+        self.peer = ""
+        """What the server calls itself, in lower case."""
         self.in_transaction = False
         """Whether `begin` was called and its `TransactionDone` has not come."""
         self._asking = False
@@ -349,6 +352,7 @@ class ClientMachine:
     def _take_hello(self, reply: Reply) -> None:
         if reply.code == 250:
             texts = (*reply.lines, reply.text)
+            self.peer = texts[0].partition(" ")[0].lower()
             self._extensions = read_extensions(texts[1:]) if self._esmtp else NO_EXTENSIONS
             self._after_hello()
         elif reply.permanent and self._esmtp and not self._lmtp and not self.tls:
