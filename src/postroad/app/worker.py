@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from postroad.app.gates import make_gates
 from postroad.flow.callout import Callout
 from postroad.flow.intake import Intake
 from postroad.flow.local import Planner
@@ -18,6 +19,7 @@ from postroad.flow.meters import Meters
 from postroad.flow.outside import Outside
 from postroad.flow.runner import Runner
 from postroad.net.tls import ServerTls
+from postroad.rules.ports import Ports
 from postroad.serve.admission import Admission
 from postroad.serve.conversation import Watch
 from postroad.serve.counters import SessionCounters
@@ -182,6 +184,7 @@ async def build_worker(errand: Errand) -> Parts:
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
         full=fullness,
+        gates=make_gates(Ports()),
     )
     limits = MachineLimits(
         size=config.limits.message_size,
