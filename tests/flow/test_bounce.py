@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from postroad.flow.bounce import Failure, Reporter, advice, compose, decode_xtext, wants_report
-from postroad.flow.lanes import Delivery, Letter
 from postroad.flow.local import Plan
+from postroad.flow.parcels import Delivery, Letter
 from postroad.store.records import Accept, Leg
 from postroad.values.address import Address
 from postroad.values.event import pack

@@ -28,7 +28,7 @@ from postroad.values.errors import StoreBroken
 from postroad.values.reply import Reply
 from tests.fakes.lookup import FAILED
 from tests.fakes.smtp_server import OK, Drop, Endless, FakeSmtp, Raw, Silent
-from tests.flow.yard import DAY_US, ME, Yard, only, until
+from tests.flow.yard import DAY_US, ME, Reads, Yard, only, until
 
 MakeYard = Callable[..., Yard]
 
@@ -726,7 +726,7 @@ async def test_the_runner_a_configuration_describes(make_yard: MakeYard, host: F
     runner = Runner.from_config(
         config,
         store=yard.store,
-        reader=yard.store,
+        reader=Reads(yard.store),
         spool=yard.bodies,
         story=yard.story,
         ids=yard.ids,

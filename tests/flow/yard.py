@@ -89,6 +89,7 @@ class Reads:
 
     def __init__(self, store: DirectStore) -> None:
         self.connection = store.connection
+        self.message = store.message
 
     async def rows(self, sql: str, params: Params = ()) -> list[Row]:
         """The rows of one SELECT."""

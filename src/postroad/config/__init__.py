@@ -94,7 +94,10 @@ class Relay(Section, frozen=True):
     """Opportunistic STARTTLS."""
     ca_file: str = ""
     """Extra CA bundle used only to say in the journal whether a certificate was verified."""
+    providers_file: str = ""
+    """Facts about providers, laid over those that come with Postroad; see docs/providers.md."""
     connections_per_lane: Count = 20
+    """To one site, over all workers."""
     messages_per_connection: Count = 100
     idle_s: Seconds = 5.0
     """How long a connection without mail is kept for the next message."""

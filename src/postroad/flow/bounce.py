@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final
 
-from postroad.flow.lanes import Delivery, Letter
 from postroad.flow.local import Plan
+from postroad.flow.parcels import Delivery, Letter
 from postroad.store.records import Accept, Copy, Leg
 from postroad.values.address import Address, AddressError
 from postroad.values.event import Event

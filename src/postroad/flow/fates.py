@@ -8,7 +8,7 @@ from random import Random
 from typing import Final
 
 from postroad.flow.bounce import Failure
-from postroad.flow.lanes import Delivery, Letter
+from postroad.flow.parcels import Delivery, Letter
 from postroad.flow.schedule import is_over, next_time
 from postroad.store.records import Later
 from postroad.values.event import Event
@@ -40,8 +40,10 @@ def tell(
     now_us: int,
     delays_s: Sequence[float],
     rng: Random,
+    not_before_us: int = 0,
 ) -> Tale:
-    """The tale of one attempt; `trail` names the hosts that failed in it, before the one that decided."""
+    """The tale of one attempt; `trail` names the hosts that failed in it, before the one that decided. What is tried
+    again is so at `not_before_us` at the earliest: until then its lane is suspended."""
     tale = Tale()
     attempt = results[0][0].attempt
     for where, why in trail:
@@ -51,7 +53,7 @@ def tell(
             tale.done.append(delivery.id)
             tale.events.append(_event("delivered", delivery, outcome, now_us))
         elif outcome.fate is Fate.DEFERRED and not is_over(now_us, letter.expires_us):
-            due_us = next_time(delivery.attempt, now_us, letter.expires_us, delays_s, rng)
+            due_us = max(next_time(delivery.attempt, now_us, letter.expires_us, delays_s, rng), not_before_us)
             tale.later.append(Later(delivery.id, due_us, _said(outcome)))
             tale.events.append(_event("deferred", delivery, outcome, now_us, due_us))
         else:

@@ -123,7 +123,7 @@ class Story(Protocol):
 class Outbound(Protocol):
     """The worker's runner: takes freshly accepted legs into memory."""
 
-    def room_for(self, legs: int, size: int) -> bool: ...
+    def room_for(self, legs: int, size: int, user: str = "") -> bool: ...
     def enqueue_fresh(self, accepted: Accept) -> None: ...
 
 
@@ -232,7 +232,8 @@ class Intake:
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
-        legs = self._legs(destinations, now_us, size)
+        # As `flow.parcels.Letter` names the user.
+        legs = self._legs(destinations, now_us, size, arrival.login or sender.rpartition("@")[2])
         copies = [
             Copy(
                 recipient=recipient,
@@ -276,13 +277,13 @@ class Intake:
         )
         return self._story.pack([event])
 
-    def _legs(self, destinations: Destinations, now_us: int, size: int) -> list[Leg]:
+    def _legs(self, destinations: Destinations, now_us: int, size: int, user: str) -> list[Leg]:
         remotes = destinations.remotes
         if not remotes:
             return []
         # Born leased: the first attempt starts from memory right after the commit, and the second one's time is
         # part of the commit. Beyond the window mail is left to whoever has room.
-        mine = self._runner.room_for(len(remotes), size)
+        mine = self._runner.room_for(len(remotes), size, user)
         owner = self._store.incarnation if mine else 0
         due_us = now_us + self._first_retry_us if mine else now_us
         make = self._ids.make

@@ -143,7 +143,7 @@ _FLAGS: Final = [Due.__struct_fields__.index(name) for name in ("smtputf8", "eig
 _CLAIM: Final = (  # in the order of the fields of `Due`
     "SELECT d.id, d.message, d.recipient, d.domain, d.kind, d.attempts, d.due_us, m.received_us, m.expires_us,"
     " m.sender, m.size, d.account, d.prefix, d.notify, d.orcpt, m.smtputf8, m.eightbit, m.ret, m.envid, m.body_file,"
-    " d.last_reply FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
+    " d.last_reply, m.login FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
 )
 
 
@@ -200,10 +200,13 @@ def record(tx: Tx, args: Recorded) -> Unrecorded:
             missed.append(done.delivery)
     for later in args.later:
         if not tx.execute(
-            "UPDATE deliveries SET owner = 0, due_us = ?, last_reply = ? WHERE id = ? AND owner = ? RETURNING id",
-            (later.due_us, later.last_reply, later.delivery, args.owner),
+            "UPDATE deliveries SET owner = 0, due_us = ?, last_reply = ?, attempts = attempts - ?"
+            " WHERE id = ? AND owner = ? RETURNING id",
+            (later.due_us, later.last_reply, int(later.untried), later.delivery, args.owner),
         ):
             missed.append(later.delivery)
+        elif later.due_us <= tx.now_us:
+            tx.hint("queue")
     if missed:
         raise Withdrawn(Unrecorded(missed))
     for noted in args.notes:

@@ -177,6 +177,7 @@ class Due(Record, frozen=True):
     envid: str
     body_file: str
     last_reply: str = ""
+    login: str = ""
 
 
 class Claim(Record, frozen=True):
@@ -207,11 +208,13 @@ class Done(Record, frozen=True):
 
 
 class Later(Record, frozen=True):
-    """One delivery's failed attempt: tried again at `due_us`."""
+    """A delivery that stays open: tried again at `due_us`."""
 
     delivery: int
     due_us: int
     last_reply: str
+    untried: bool = False
+    """No attempt was made: it does not count as one."""
 
 
 class Noted(Record, frozen=True):
