@@ -1,15 +1,15 @@
 r"""Patterns of replies whose cost is known before they are used: a subset of regular expressions.
 
-A pattern is pieces with gaps (`.*`, `.+`) between them. A piece may hold letters, classes (`[a-z]`, `\d`), `.`, groups,
-alternatives, `?`, and counted repeats of one character up to `REPEAT_MAX`; no unlimited repeat, no repeat of a group,
-no look-around and no back-reference. Pieces are sought one behind the other, each at its first place, so a search costs
+A pattern is alternatives (`|`) of pieces with gaps (`.*`, `.+`) between them. A piece may hold letters, classes
+(`[a-z]`, `\d`), `.`, groups, alternatives, `?`, and counted repeats of one character up to `REPEAT_MAX`; no unlimited
+repeat, no repeat of a group, no look-around and no back-reference. Pieces are sought one behind the other, each at its first place, so a search costs
 at most length of text times `WAYS_MAX` times length of pattern, whatever the text is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from re import _constants as words  # type: ignore[attr-defined]  # the one description of Python's own syntax
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any, Final
@@ -25,45 +25,49 @@ TEXT_MAX: Final = 1000
 
 _PLAIN: Final = (words.LITERAL, words.NOT_LITERAL, words.ANY, words.IN)
 _REPEATS: Final = (words.MAX_REPEAT, words.MIN_REPEAT)
-_GAP: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\.[*+]\??|[()]|[^\\\[()]", re.DOTALL)
+_TOKEN: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\.[*+]\??|.", re.DOTALL)
 
 
 class Pattern:
     """A pattern ready for use; raises ValueError, with "what. fix" for the one who wrote it, when it is none."""
 
-    __slots__ = ("_pieces", "text")
+    __slots__ = ("_alternatives", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         if len(text) > PATTERN_MAX:
             raise ValueError(f"the pattern has {len(text)} characters. Keep the telling words, at most {PATTERN_MAX}")
-        self._pieces = [_compiled(piece) for piece in _pieces(text)]
+        self._alternatives = [[_compiled(piece) for piece in pieces] for pieces in _alternatives(text)]
 
     def is_in(self, text: str) -> bool:
-        """Whether the text has all pieces of the pattern in their order; upper and lower case are alike."""
-        at = 0
+        """Whether the text has all pieces of one alternative in their order; upper and lower case are alike."""
         text = text[:TEXT_MAX]
-        for piece in self._pieces:
-            found = piece.search(text, at)
-            if found is None:
-                return False
-            at = found.end()
-        return True
+        return any(_follow(pieces, text) for pieces in self._alternatives)
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """The pattern cut at its gaps; "a.+b" is "a", then anything and "b"."""
-    piece, depth = "", 0
-    for token in (found[0] for found in _GAP.finditer(text)):
+def _follow(pieces: list[re.Pattern[str]], text: str) -> bool:
+    at = 0
+    for piece in pieces:
+        found = piece.search(text, at)
+        if found is None:
+            return False
+        at = found.end()
+    return True
+
+
+def _alternatives(text: str) -> list[list[str]]:
+    """The pattern cut at each | outside of groups, and then at its gaps; "a.+b" is "a", then anything and "b"."""
+    alternatives: list[list[str]] = [[""]]
+    depth = 0
+    for token in (found[0] for found in _TOKEN.finditer(text)):
         depth += (token == "(") - (token == ")")
-        if depth == 0 and token[0] == "." and len(token) > 1:
-            if piece:
-                yield piece
-            piece = "." if token[1] == "+" else ""
+        if depth == 0 and token == "|":
+            alternatives.append([""])
+        elif depth == 0 and token[0] == "." and len(token) > 1:
+            alternatives[-1].append("." if token[1] == "+" else "")
         else:
-            piece += token
-    if piece:
-        yield piece
+            alternatives[-1][-1] += token
+    return [[piece for piece in pieces if piece] for pieces in alternatives]
 
 
 def _compiled(piece: str) -> re.Pattern[str]:

@@ -190,8 +190,8 @@ class Pool:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         site = lane.site
-        if not site.shape.easy and lane.queue and not site.connections:
-            self._wake_later(site)
+        if not site.shape.easy and lane.queue and not lane.connections:
+            self._wake_later(lane)
         if site.crowded:
             self._make_way_in(site)
         if self._lanes.crowded:
@@ -208,14 +208,16 @@ class Pool:
             if lane.queue:
                 self._connect(lane)
 
-    def _wake_later(self, site: Site) -> None:
-        """Looks again when the next message may go."""
-        if site in self._wakes:
-            return
+    def _wake_later(self, lane: Lane) -> None:
+        """Looks again when the next message may go, or puts off what would wait too long."""
+        site = lane.site
         wait_s = site.shape.permit(self._now()).wait_s
-        if wait_s > 0.0:
+        if wait_s > PATIENCE_S:
+            for parcel in lane.queue.take_all():
+                self.submit(lane, parcel)
+        elif wait_s > 0.0 and site not in self._wakes:
             loop = asyncio.get_running_loop()
-            self._wakes[site] = loop.call_later(min(max(wait_s, 0.01), PATIENCE_S), self._wake, site)
+            self._wakes[site] = loop.call_later(max(wait_s, 0.01), self._wake, site)
 
     def _wake(self, site: Site) -> None:
         self._wakes.pop(site, None)
@@ -440,13 +442,21 @@ class Pool:
             parcel.returned += 1
             lane.queue.put_back(parcel)
             return False
+        results = trip.results
+        if len(results) == 1 and results[0][1].fate is Fate.DELIVERED and not trip.lost:
+            # What nearly every parcel is: nothing to sort out, nothing to learn but that all is well.
+            shape = lane.site.shape
+            if shape.window < shape.limits.connections or not shape.easy:
+                self._succeeded(lane.site)
+            self._sink.on_result(parcel, [results[0][:2]])
+            return True
         lesson = heard(lane.site, trip, self._providers, self._now())
         if lesson is not None:
             self._learnt(lane, parcel, lesson)
         ended: Results = []
         again: list[Delivery] = []
         failure: Outcome | None = None
-        for delivery, outcome, step in trip.results:
+        for delivery, outcome, step in results:
             if step is Step.GO_ON:
                 ended.append((delivery, outcome))
                 continue

@@ -165,7 +165,7 @@ class Authority:
         most = site.fair() if starving else site.limit
         given = max(0, min(min(ask.want, most) - keep, site.free(now)))
         site.keep(worker, keep + given, ask.want)
-        if (starving and keep < before) or (site.is_starving(worker) and len(site.shares) > 1):
+        if (starving and keep < before) or (site.is_starving(worker) and site.shares.keys() - {worker}):
             self._tell(site, now)
         messages, wait_s = self._messages(site, ask, now)
         return Share(keep + given, most, messages, wait_s)

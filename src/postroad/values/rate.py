@@ -12,6 +12,9 @@ from typing import Final
 BURST_SHARE: Final = 10
 """One in so many of a limit may go at once."""
 
+SLACK_S: Final = 1e-9
+"""Time that arithmetic may lose; distances are longer by more than that."""
+
 
 class Rate:
     """At most `limit` in any `span_s` seconds; what goes is taken with `take`, after `wait` said 0.
@@ -25,18 +28,19 @@ class Rate:
         self.limit = limit
         self.span_s = span_s
         burst = max(1, limit // BURST_SHARE)
-        self._apart_s = span_s / (limit - burst + 1) * (1 + 1e-9)
+        self._apart_s = span_s / (limit - burst + 1) + 4 * SLACK_S
         self._burst_s = (burst - 1) * self._apart_s
         self._full_at = 0.0
 
     def wait(self, now: float) -> float:
         """Seconds until one more may go; 0: now."""
-        return max(0.0, self._full_at - self._burst_s - now)
+        wait_s = self._full_at - self._burst_s - now
+        return wait_s if wait_s > SLACK_S else 0.0
 
     def free(self, now: float) -> int:
         """How many may go now."""
         slack_s = now + self._burst_s - max(self._full_at, now)
-        return int(slack_s / self._apart_s + 1e-9) + 1 if slack_s >= 0 else 0
+        return int((slack_s + SLACK_S) / self._apart_s) + 1 if slack_s >= -SLACK_S else 0
 
     def take(self, now: float) -> None:
         """One goes now."""
