@@ -227,14 +227,18 @@ class Pool:
         """Everything that waits in the lanes of a site, taken out."""
         return [parcel for lane in site.lanes for parcel in lane.queue.take_all()]
 
-    def _make_way_in(self, site: Site) -> None:
-        """A lane waits for a connection of its site: another lane's that has no mail gives up its place."""
+    def _make_way_in(self, site: Site, count: int = 1) -> None:
+        """Others wait for connections to the site: so many that have no mail give up their places."""
         for lane in site.lanes:
-            if waiting := self._idle.get(lane):
+            while count and (waiting := self._idle.get(lane)):
                 waiting.pop(0).future.set_result(None)
+                count -= 1
                 if not waiting:
                     del self._idle[lane]
-                return
+
+    def shrink(self, site: Site) -> None:
+        """The site has more connections than its share: those without mail end now, others after their message."""
+        self._make_way_in(site, site.connections - site.shape.share)
 
     def _make_way(self) -> None:
         """Others wait for a connection: the one that has been without mail longest gives up its place."""

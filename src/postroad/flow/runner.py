@@ -581,6 +581,8 @@ class Runner:
         if site.elsewhere_until > self._now():
             for parcel in self._pool.take_waiting(site):
                 self.on_elsewhere(parcel)
+        elif site.over:
+            self._pool.shrink(site)
         else:
             self._pool.connect_site(site)
 
