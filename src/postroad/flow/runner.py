@@ -75,6 +75,9 @@ POLL_S: Final = 5.0
 PLAN_S: Final = 60.0
 """How long the way to a domain is used before it is planned again."""
 
+PLANS_AT_ONCE: Final = 100
+"""Ways planned at the same time: a resolver that gets hundreds of questions at once drops some, and each costs 5 s."""
+
 PLANS_KEPT: Final = 20_000
 AVOIDED_MAX: Final = 200
 """Domains that one claim may be told to leave alone."""
@@ -185,6 +188,7 @@ class Runner:
         self._fresh = _Window()
         self._claimed = _Window()
         self._ways: dict[str, tuple[float, Lane]] = {}
+        self._planning = asyncio.Semaphore(PLANS_AT_ONCE)
         self._change = 0
         """How often gateway domains have changed."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -427,10 +431,11 @@ class Runner:
 
     async def _plan(self, domain: str) -> Plan | Outcome:
         """The way to one domain; that of a gateway domain stands in the directory and nowhere else."""
-        next_hop = await self._next_hop_of(domain)
-        if next_hop:
-            return await plan_gateway(domain, parse_next_hop(next_hop), self._signposts, self._lookup)
-        return await plan(domain, self._signposts, self._lookup)
+        async with self._planning:
+            next_hop = await self._next_hop_of(domain)
+            if next_hop:
+                return await plan_gateway(domain, parse_next_hop(next_hop), self._signposts, self._lookup)
+            return await plan(domain, self._signposts, self._lookup)
 
     def reroute(self) -> None:
         """A gateway domain has another host: what waits here and every way are planned again.
