@@ -1,6 +1,7 @@
-"""A queue of 1,000,000 deferred messages over 10,000 domains: start, memory, the grouped look at it, and fresh mail.
+"""A queue of 1,000,000 deferred messages over 10,000 domains: start, memory, a grouped look at it, and fresh mail.
 
-    python bench/million.py [--messages 1000000] [--domains 10000] [--due 10000] [--workers 2] [--rounds 5] [--keep FOLDER]
+    python bench/million.py [--messages 1000000] [--domains 10000] [--due 10000] [--workers 2] [--rounds 5]
+        [--keep FOLDER]
 
 The queue is made by the store's own units: messages of 1 kB with one delivery each that has failed once. `--due` of
 them may be tried at once, the others in an hour. Each domain has a mail exchanger of its own in a DNS of the bench, and

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from postroad.config.problems import ConfigError
-from postroad.config.providers import ACTIONS, EVERYBODY, SHIPPED, TIMED, examine, load, overlaid, shipped
+from postroad.config.providers import ACTIONS, EVERYBODY, SHIPPED, TIMED, Table, examine, load, overlaid, shipped
 
 
 def write(folder: Path, text: str) -> str:
@@ -24,7 +24,8 @@ def test_the_shipped_file_has_the_large_providers() -> None:
 def test_every_shipped_rule_says_what_it_means_and_how_long() -> None:
     for name, provider in load().items():
         for key, rule in provider.replies.items():
-            assert rule.means and rule.action in ACTIONS, (name, key)
+            assert rule.means, (name, key)
+            assert rule.action in ACTIONS, (name, key)
             assert (rule.for_s > 0) is (rule.action in TIMED), (name, key)
 
 
@@ -69,6 +70,8 @@ messages_per_minute = 30
 
 
 def test_laying_over_leaves_both_as_they_were() -> None:
+    below: Table
+    above: Table
     below, above = {"a": {"hosts": ["x.y"], "replies": {"r": {}}}}, {"a": {"replies": {"s": {}}}}
     assert overlaid(below, above)["a"]["replies"] == {"s": {}, "r": {}}
     assert below == {"a": {"hosts": ["x.y"], "replies": {"r": {}}}}
@@ -79,27 +82,57 @@ def test_laying_over_leaves_both_as_they_were() -> None:
     [
         ("[a]\n", 1, "a", "no host belongs"),
         ("[a]\nhosts = []\n", 1, "a", "no host belongs"),
-        ("[a]\nhosts = [\".X.test\"]\n", 2, "a.hosts", "small letters"),
-        ("[a]\nhosts = [\"test\"]\n", 2, "a.hosts", "not the end of a host name"),
-        ("[a]\nhosts = [\".x.test\"]\nconections = 3\n", 3, "a.conections", "no key of this name"),
-        ("[a]\nhosts = [\".x.test\"]\nconnections = \"3\"\n", 3, "a.connections", "text, not a number"),
-        ("[a]\nhosts = [\".x.test\"]\nconnections = -3\n", 3, "a.connections", "too small"),
+        ('[a]\nhosts = [".X.test"]\n', 2, "a.hosts", "small letters"),
+        ('[a]\nhosts = ["test"]\n', 2, "a.hosts", "not the end of a host name"),
+        ('[a]\nhosts = [".x.test"]\nconections = 3\n', 3, "a.conections", "no key of this name"),
+        ('[a]\nhosts = [".x.test"]\nconnections = "3"\n', 3, "a.connections", "text, not a number"),
+        ('[a]\nhosts = [".x.test"]\nconnections = -3\n', 3, "a.connections", "too small"),
         ("a = 1\n", 1, "a", "no provider"),
         ("[everybody]\nconnections = 3\n", 2, "everybody.connections", "replies only"),
-        ("[a]\nhosts = [\".x.test\"]\nreplies = 3\n", 3, "a.replies", "no table of rules"),
-        ("[a]\nhosts=[\".x.t\"]\n[a.replies]\nr = 3\n", 4, "a.replies.r", "no rule"),
-        ("[everybody.replies.r]\ncode = \"421\"\n", 1, "everybody.replies.r", "means is missing"),
-        ("[everybody.replies.r]\nmeans = \"x\"\naction = \"none\"\n", 1, "everybody.replies.r", "fit every reply"),
-        ("[everybody.replies.r]\ncode = \"250\"\nmeans = \"x\"\naction = \"none\"\n", 2, "everybody.replies.r.code", "refusal"),
-        ("[everybody.replies.r]\nenhanced = \"2.1.1\"\nmeans=\"x\"\naction=\"none\"\n", 2, "everybody.replies.r.enhanced", "no enhanced"),
-        ("[everybody.replies.r]\ntext = \"(a+)+\"\nmeans=\"x\"\naction=\"none\"\n", 2, "everybody.replies.r.text", "no end"),
-        ("[everybody.replies.r]\ncode = \"4\"\nmeans=\"x\"\naction = \"stop\"\n", 4, "everybody.replies.r.action", "no action"),
-        ("[everybody.replies.r]\ncode = \"4\"\nmeans=\"x\"\naction = \"slow\"\n", 4, "everybody.replies.r.action", "needs for_s"),
-        ("[everybody.replies.r]\ncode=\"4\"\nmeans=\"x\"\naction=\"none\"\nfor_s = 3\n", 5, "everybody.replies.r.for_s", "no time"),
-        ("[everybody.replies.r]\ncode=\"4\"\nmeans=\"x\"\naction=\"slow\"\nfor_s = 1e9\n", 5, "everybody.replies.r.for_s", "too large"),
+        ('[a]\nhosts = [".x.test"]\nreplies = 3\n', 3, "a.replies", "no table of rules"),
+        ('[a]\nhosts=[".x.t"]\n[a.replies]\nr = 3\n', 4, "a.replies.r", "no rule"),
+        ('[everybody.replies.r]\ncode = "421"\n', 1, "everybody.replies.r", "means is missing"),
+        ('[everybody.replies.r]\nmeans = "x"\naction = "none"\n', 1, "everybody.replies.r", "fit every reply"),
+        (
+            '[everybody.replies.r]\ncode = "250"\nmeans = "x"\naction = "none"\n',
+            2,
+            "everybody.replies.r.code",
+            "refusal",
+        ),
+        (
+            '[everybody.replies.r]\nenhanced = "2.1.1"\nmeans="x"\naction="none"\n',
+            2,
+            "everybody.replies.r.enhanced",
+            "no enhanced",
+        ),
+        ('[everybody.replies.r]\ntext = "(a+)+"\nmeans="x"\naction="none"\n', 2, "everybody.replies.r.text", "no end"),
+        (
+            '[everybody.replies.r]\ncode = "4"\nmeans="x"\naction = "stop"\n',
+            4,
+            "everybody.replies.r.action",
+            "no action",
+        ),
+        (
+            '[everybody.replies.r]\ncode = "4"\nmeans="x"\naction = "slow"\n',
+            4,
+            "everybody.replies.r.action",
+            "needs for_s",
+        ),
+        (
+            '[everybody.replies.r]\ncode="4"\nmeans="x"\naction="none"\nfor_s = 3\n',
+            5,
+            "everybody.replies.r.for_s",
+            "no time",
+        ),
+        (
+            '[everybody.replies.r]\ncode="4"\nmeans="x"\naction="slow"\nfor_s = 1e9\n',
+            5,
+            "everybody.replies.r.for_s",
+            "too large",
+        ),
         ("[a\n", 1, "a", "not closed"),
     ],
-)  # fmt: skip
+)
 def test_every_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int, key: str, what: str) -> None:
     _, problems = examine(write(tmp_path, text))
     assert problems, text

@@ -1,10 +1,9 @@
-"""Limits that hold over four workers: a host that counts never sees more, also when a holder is killed or stands still."""
+"""Limits that hold over four workers: a host that counts never sees more, also when a holder dies or stands still."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import smtplib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

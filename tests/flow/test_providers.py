@@ -57,26 +57,71 @@ def test_the_longer_end_and_the_whole_name_decide() -> None:
 
 
 SAID = [
-    ("google", Reply(421, "4.7.28", "Our system has detected an unusual rate of unsolicited mail"), "unusual-rate", "suspend"),
+    (
+        "google",
+        Reply(421, "4.7.28", "Our system has detected an unusual rate of unsolicited mail"),
+        "unusual-rate",
+        "suspend",
+    ),
     ("google", Reply(421, "4.7.0", "very low reputation of the sending IP address"), "low-reputation", "suspend"),
     ("google", Reply(450, "4.2.1", "The user you are trying to contact is receiving mail too quickly"), "", ""),
     ("google", Reply(421, "4.7.0", "Try again later, closing connection"), "everybody: policy", "slow"),
-    ("microsoft", Reply(550, "5.7.1", "part of their network is on our block list (S3150)"), "blocked", "change-source"),
-    ("microsoft", Reply(451, "4.7.650", "The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation"), "rate-limited", "slow"),
-    ("microsoft-365", Reply(451, "4.7.500", "Server busy. Please try again later from [192.0.2.1]"), "busy-for-us", "slow"),
-    ("yahoo", Reply(421, "4.7.0", "[TSS04] Messages from 192.0.2.1 temporarily deferred"), "deferred-for-complaints", "suspend"),
-    ("yahoo", Reply(553, "5.7.1", "[BL21] Connections will not be accepted from 192.0.2.1"), "deferred-for-good", "change-source"),
-    ("apple", Reply(421, "4.7.1", "Messages to x deferred due to excessive volume. Try again later"), "recipient-too-busy", "slow"),
+    (
+        "microsoft",
+        Reply(550, "5.7.1", "part of their network is on our block list (S3150)"),
+        "blocked",
+        "change-source",
+    ),
+    (
+        "microsoft",
+        Reply(451, "4.7.650", "The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation"),
+        "rate-limited",
+        "slow",
+    ),
+    (
+        "microsoft-365",
+        Reply(451, "4.7.500", "Server busy. Please try again later from [192.0.2.1]"),
+        "busy-for-us",
+        "slow",
+    ),
+    (
+        "yahoo",
+        Reply(421, "4.7.0", "[TSS04] Messages from 192.0.2.1 temporarily deferred"),
+        "deferred-for-complaints",
+        "suspend",
+    ),
+    (
+        "yahoo",
+        Reply(553, "5.7.1", "[BL21] Connections will not be accepted from 192.0.2.1"),
+        "deferred-for-good",
+        "change-source",
+    ),
+    (
+        "apple",
+        Reply(421, "4.7.1", "Messages to x deferred due to excessive volume. Try again later"),
+        "recipient-too-busy",
+        "slow",
+    ),
     ("comcast", Reply(421, "4.1.0", "192.0.2.1 Throttled - try again later. RL000003"), "rate-limited", "slow"),
-    ("orange", Reply(421, "", "mwinf5c04 ME Trop de connexions, veuillez verifier. OFR004_104 [104]"), "too-many-connections", "slow"),
-    ("t-online", Reply(554, "", "IP=192.0.2.1 - Dialup. Contact tosa@rx.t-online.de"), "unknown-sender", "change-source"),
+    (
+        "orange",
+        Reply(421, "", "mwinf5c04 ME Trop de connexions, veuillez verifier. OFR004_104 [104]"),
+        "too-many-connections",
+        "slow",
+    ),
+    (
+        "t-online",
+        Reply(554, "", "IP=192.0.2.1 - Dialup. Contact tosa@rx.t-online.de"),
+        "unknown-sender",
+        "change-source",
+    ),
     ("", Reply(451, "4.7.1", "Greylisted, try again in 5 minutes"), "", ""),
     ("", Reply(421, "4.7.28", "flood"), "everybody: flood", "suspend"),
     ("", Reply(450, "4.7.1", "Too many connections from your address"), "everybody: too-many-connections", "slow"),
     ("", Reply(421, "4.3.2", "closing"), "everybody: closing", "slow"),
     ("", Reply(450, "4.2.2", "mailbox full"), "", ""),
     ("", Reply(550, "5.1.1", "no such user"), "", ""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("provider, reply, rule, action", SAID)
@@ -94,7 +139,8 @@ def test_replies_of_large_providers(provider: str, reply: Reply, rule: str, acti
 def test_further_lines_of_a_reply_are_looked_at_too() -> None:
     reply = Reply(451, "4.7.650", "see our page", lines=("temporarily rate limited", "due to IP reputation"))
     signal = SHIPPED.signal("microsoft", reply)
-    assert signal is not None and signal.rule == "microsoft: rate-limited"
+    assert signal is not None
+    assert signal.rule == "microsoft: rate-limited"
 
 
 def test_a_rule_needs_everything_it_names() -> None:

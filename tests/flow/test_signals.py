@@ -64,7 +64,8 @@ def site_of(yard: Yard) -> Any:
 async def test_a_suspending_reply_stops_the_lane_and_bounces_nothing(make_yard: MakeYard, step: str) -> None:
     """Row D16, at each step of the dialog, with a code that would end mail as well as with one that would not."""
     yard = make_yard()
-    async with FakeSmtp(**{step: "554 5.7.1 wait for a while"}) as host:
+    script: Any = {step: "554 5.7.1 wait for a while"}
+    async with FakeSmtp(**script) as host:
         yard.host("x.test", host)
         sent = yard.send("b@x.test")
         await yard.settled()
@@ -303,3 +304,16 @@ async def test_connections_to_one_provider_are_counted_over_all_its_domains(make
         await yard.settled()
         assert host.most_open == 2
         assert len(host.messages) == 6
+
+
+async def test_no_connection_is_made_for_a_message_that_may_not_go_yet(make_yard: MakeYard) -> None:
+    """A host whose rate is limited is not called on for nothing."""
+    slow = Providers({"large": Provider(hosts=(".large.test",), messages_per_minute=20)})
+    async with FakeSmtp() as host:
+        yard = make_yard(providers=slow, signposts=signposts(host))
+        by_mx(yard, "x.test")
+        for _ in range(8):
+            yard.send("b@x.test")
+        await until(lambda: len(host.messages) == 2)
+        await asyncio.sleep(0.02)
+        assert host.connections <= 2

@@ -114,8 +114,8 @@ class FileBodies:
 class Yard:
     """Everything, by name. `dns` holds the zones; `host` adds a server to them."""
 
-    def __init__(self, folder: Path, **changes: Any) -> None:
-        self.clock = FakeClock()
+    def __init__(self, folder: Path, *, clock: FakeClock | None = None, **changes: Any) -> None:
+        self.clock = clock or FakeClock()
         self.store = DirectStore(folder / "postroad.db", self.clock)
         self.bodies = FileBodies(folder)
         self.directory = Directory(Reads(self.store))

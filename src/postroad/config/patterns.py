@@ -2,8 +2,8 @@ r"""Patterns of replies whose cost is known before they are used: a subset of re
 
 A pattern is alternatives (`|`) of pieces with gaps (`.*`, `.+`) between them. A piece may hold letters, classes
 (`[a-z]`, `\d`), `.`, groups, alternatives, `?`, and counted repeats of one character up to `REPEAT_MAX`; no unlimited
-repeat, no repeat of a group, no look-around and no back-reference. Pieces are sought one behind the other, each at its first place, so a search costs
-at most length of text times `WAYS_MAX` times length of pattern, whatever the text is.
+repeat, no repeat of a group, no look-around and no back-reference. Pieces are sought one behind the other, each at its
+first place, so a search costs at most length of text times `WAYS_MAX` times length of pattern, whatever the text is.
 """
 
 from __future__ import annotations

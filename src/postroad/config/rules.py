@@ -267,6 +267,13 @@ def _hop(path: tuple[str, ...], text: str) -> Iterator[Complaint]:
         yield _said(path, error)
 
 
+def _providers_file(config: Config) -> Iterator[Complaint]:
+    path = config.relay.providers_file
+    if path and not path.startswith("/"):
+        fix = f'Write it as "/etc/postroad/{path}"'
+        yield Complaint(("relay", "providers_file"), f'"{path}" is not an absolute path', fix)
+
+
 def _private(config: Config) -> Iterator[Complaint]:
     for text in config.relay.allow_private:
         wrong = _network(("relay", "allow_private"), text)
@@ -377,6 +384,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _acme,
     _who_may_relay,
     _next_hops,
+    _providers_file,
     _private,
     _bind,
     _sending,

@@ -17,7 +17,7 @@ from postroad.values.ids import id_text, made_at_us
 
 ENDS: Final = ("delivered", "bounced", "discarded", "dropped")
 """Words that end a recipient's delivery."""
-OPEN: Final = ("deferred", "queued", "attempted", "retried")
+OPEN: Final = ("deferred", "throttled", "queued", "attempted", "retried")
 
 CLOCK_WIDTH: Final = 12
 SINCE_WIDTH: Final = 9
@@ -58,6 +58,10 @@ class OpenLeg(Protocol):
     def due_us(self) -> int: ...
     @property
     def last_reply(self) -> str: ...
+    @property
+    def suspended_us(self) -> int: ...
+    @property
+    def suspended(self) -> str: ...
 
 
 class Told(Protocol):
@@ -154,8 +158,13 @@ def _endings(story: Told, now_us: int) -> Iterator[Ending]:
         else:
             state = "waiting" if leg.due_us > now_us and event.kind not in ("queued", "attempted") else "due"
             next_us = leg.due_us if state == "waiting" else 0
+        cause = event.cause
+        if leg is not None and leg.suspended_us > max(now_us, next_us):
+            # Its own time may be earlier; nothing goes there before this one.
+            state, next_us = "waiting", leg.suspended_us
+            cause = f"nothing goes to this destination until then ({leg.suspended})"
         evidence = event.evidence or (leg.last_reply if leg is not None else "")
-        yield Ending(recipient, state, event.at_us, tried, event.cause, evidence, event.where, next_us)
+        yield Ending(recipient, state, event.at_us, tried, cause, evidence, event.where, next_us)
 
 
 def _sender(events: tuple[Event, ...]) -> str:

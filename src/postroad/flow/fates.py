@@ -8,7 +8,7 @@ from random import Random
 from typing import Final
 
 from postroad.flow.bounce import Failure
-from postroad.flow.parcels import Delivery, Letter
+from postroad.flow.parcels import Delivery, Letter, Notice
 from postroad.flow.schedule import is_over, next_time
 from postroad.store.records import Later
 from postroad.values.event import Event
@@ -85,6 +85,20 @@ def _event(kind: str, delivery: Delivery, outcome: Outcome, now_us: int, next_us
         where=f"{where} {outcome.tls}" if outcome.tls else where,
         next_us=next_us,
         attempt=delivery.attempt,
+    )
+
+
+def notice_event(notice: Notice, delivery: Delivery, now_us: int, until_us: int) -> Event:
+    """What a reply did to its lane: signal (evidence), rule (by), meaning and action (cause), until when (next)."""
+    return Event(
+        kind=notice.kind,
+        at_us=now_us,
+        recipient=delivery.recipient,
+        cause=notice.cause,
+        evidence=str(notice.reply)[:EVIDENCE_MAX],
+        by=notice.rule,
+        where=notice.where,
+        next_us=until_us,
     )
 
 

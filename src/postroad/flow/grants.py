@@ -49,12 +49,16 @@ class Tokens:
 
     def wait(self, now: float) -> float:
         """Seconds until one may go; asks for more where there is none."""
-        if self.left and now < self._until:
+        if self.free(now):
             return 0.0
         if now >= self.retry_at:
             self._ask()
             return GATHER_S * 2
         return self.retry_at - now
+
+    def free(self, now: float) -> int:
+        """How many may go."""
+        return self.left if now < self._until else 0
 
     def take(self, now: float) -> None:
         """One of them goes."""
@@ -62,8 +66,7 @@ class Tokens:
 
     def given(self, count: int, wait_s: float, asked_at: float, now: float) -> None:
         """The store has answered; what it gave holds from before it was asked."""
-        if count:
-            self.left, self._until = count, asked_at + TOKEN_S
+        self.left, self._until = count, asked_at + TOKEN_S
         self.retry_at = now + (wait_s if not count else 0.0)
 
 
@@ -176,18 +179,18 @@ class Grants:
         keep = max(site.connections, min(wanted, site.held, site.shape.share))
         site.held = keep
         site.shape.share = min(site.shape.share, keep)
-        waiting = sum(len(lane.queue) for lane in site.lanes)
-        return Ask(
-            site.key, limits.connections, keep, wanted, limits.per_minute, limits.per_hour,
-            waiting + site.connections if site.shape.allowance is not None else 0,
-        )  # fmt: skip
+        tokens = site.shape.allowance
+        messages = 0
+        if isinstance(tokens, Tokens) and not tokens.free(self._now()):
+            messages = site.connections + sum(len(lane.queue) for lane in site.lanes)
+        return Ask(site.key, limits.connections, keep, wanted, limits.per_minute, limits.per_hour, messages)
 
     def _apply(self, site: Site, share: Share, asked_at: float) -> None:
         now = self._now()
         site.held = share.connections
         site.shape.share = min(share.connections, share.most)
         tokens = site.shape.allowance
-        if isinstance(tokens, Tokens):
+        if isinstance(tokens, Tokens) and not tokens.free(now):
             tokens.given(share.messages, share.wait_s, asked_at, now)
         if share.home:
             site.elsewhere_until = now + ELSEWHERE_S

@@ -56,7 +56,19 @@ class Health:
 class Site:
     """What counts together at the other side, for one source address: a provider, or one set of hosts."""
 
-    __slots__ = ("connections", "elsewhere_until", "held", "key", "lanes", "line", "name", "provider", "shape", "told")
+    __slots__ = (
+        "connections",
+        "elsewhere_until",
+        "held",
+        "key",
+        "lanes",
+        "line",
+        "name",
+        "opening",
+        "provider",
+        "shape",
+        "told",
+    )
 
     def __init__(self, key: str, name: str, provider: str, shape: Shape) -> None:
         self.key = key
@@ -67,6 +79,8 @@ class Site:
         self.shape = shape
         self.connections = 0
         """Connections of this worker, open or being opened."""
+        self.opening = 0
+        """Those of them that are not ready for mail yet."""
         self.held = 0
         """Connections that the store has this worker down for, where it has to be asked; never below `connections`."""
         self.elsewhere_until = 0.0
@@ -335,7 +349,8 @@ class Lanes:
             return Place.NONE
         site = lane.site
         permit = site.shape.permit(now)
-        if permit.wait_s > 0.0:
+        if permit.wait_s > 0.0 or (not site.shape.easy and site.opening >= site.shape.ready(now)):
+            # Nobody likes to be called on for nothing.
             return Place.NONE
         if site.connections >= permit.connections:
             site.line.setdefault(lane, None)
@@ -352,6 +367,7 @@ class Lanes:
         self._lanes.setdefault(lane.name, lane)
         self._count(place, 1)
         site.connections += 1
+        site.opening += 1
         lane.connections += 1
         lane.opening += 1
         return place
@@ -364,11 +380,16 @@ class Lanes:
 
     def opened(self, lane: Lane, place: Place) -> Place:
         """A connection is ready for mail; returns what it is counted as from here on."""
-        lane.opening -= 1
+        self.unopened(lane)
         if place is Place.KNOCKING:
             self.knocking -= 1
             self.connections += 1
         return Place.OURS
+
+    def unopened(self, lane: Lane) -> None:
+        """A connection is not being opened any more."""
+        lane.opening -= 1
+        lane.site.opening -= 1
 
     def disconnected(self, lane: Lane, place: Place) -> None:
         """A connection's place is free again."""

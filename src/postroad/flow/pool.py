@@ -260,7 +260,7 @@ class Pool:
             if courier is not None:
                 place = self._lanes.opened(lane, place)
             else:
-                lane.opening -= 1
+                self._lanes.unopened(lane)
             if courier is not None:
                 lane.succeeded(courier.hop)
                 await self._serve(lane, courier)
@@ -269,7 +269,7 @@ class Pool:
             self._give_up(lane)
         finally:
             if opening:
-                lane.opening -= 1
+                self._lanes.unopened(lane)
             await self._end(lane, place, courier)
 
     def _give_up(self, lane: Lane) -> None:

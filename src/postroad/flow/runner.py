@@ -5,7 +5,8 @@
     claim (from the store, when something is due) --------+
 
 Invariant: a delivery is in `_flying` from the moment this worker takes it until the store has its result, and what is
-in it is never taken again; so nothing is attempted twice at once.
+in it is never taken again; so nothing is attempted twice at once. Every way into `_flying` and out of it stands in
+these lines together, so that this can be checked by reading; that is why there are so many.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Final, Protocol
 from postroad.config import Config
 from postroad.config.providers import load as load_providers
 from postroad.flow.bounce import ANY_QUOTA, Note, PlanFor, Reporter
-from postroad.flow.fates import EVIDENCE_MAX, Tale, tell
+from postroad.flow.fates import Tale, notice_event, tell
 from postroad.flow.grants import Grants
 from postroad.flow.intake import Story
 from postroad.flow.lanes import Alone, Lane, Lanes, Site
@@ -36,7 +37,7 @@ from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts, plan, plan_gateway
 from postroad.flow.schedule import count_hops
 from postroad.flow.shaping import Limits, State
-from postroad.flow.signals import Lesson
+from postroad.flow.signals import SUSPENDED, Lesson
 from postroad.flow.suspensions import Suspended, Suspensions
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
@@ -504,18 +505,10 @@ class Runner:
             self._meters.attempt.observe(self._now() - parcel.started)
         now_us = self._clock.wall_us()
         not_before_us = 0
-        events = []
         for notice in parcel.notices:
-            until_us = self._wall_us(notice.until)
-            if notice.kind == "suspended":
-                not_before_us = until_us
-            recipient = results[0][0].recipient
-            events.append(
-                Event(
-                    kind=notice.kind, at_us=now_us, recipient=recipient, cause=notice.cause,
-                    evidence=str(notice.reply)[:EVIDENCE_MAX], by=notice.rule, where=notice.where, next_us=until_us,
-                )
-            )  # fmt: skip
+            if notice.kind == SUSPENDED:
+                not_before_us = self._wall_us(notice.until)
+        told = [notice_event(notice, results[0][0], now_us, self._wall_us(notice.until)) for notice in parcel.notices]
         parcel.notices.clear()
         tale = tell(
             letter,
@@ -526,7 +519,7 @@ class Runner:
             rng=self._rng,
             not_before_us=not_before_us,
         )
-        tale.events += events
+        tale.events += told
         if tale.failures:
             self._spawn(self._report(letter, tale))
         else:

@@ -92,6 +92,10 @@ class Allowance(Protocol):
         """Seconds until one more may go."""
         ...
 
+    def free(self, now: float) -> int:
+        """How many may go now."""
+        ...
+
     def take(self, now: float) -> None:
         """One goes now."""
         ...
@@ -109,6 +113,10 @@ class Rates:
     def wait(self, now: float) -> float:
         """Seconds until all of them let one more go."""
         return max((rate.wait(now) for rate in self._rates), default=0.0)
+
+    def free(self, now: float) -> int:
+        """As many as all of them let go now."""
+        return min((rate.free(now) for rate in self._rates), default=0)
 
     def take(self, now: float) -> None:
         """One goes now, counted by all."""
@@ -164,6 +172,12 @@ class Shape:
         if self.allowance is not None:
             wait = max(wait, self.allowance.wait(now))
         return Permit(min(int(self.window), self.share), max(0.0, wait))
+
+    def ready(self, now: float) -> int:
+        """How many messages may start now, where `easy` does not say that any number may."""
+        if self.permit(now).wait_s > 0.0:
+            return 0
+        return self.allowance.free(now) if self.state is State.OPEN and self.allowance is not None else 1
 
     def take(self, now: float) -> None:
         """A message starts; `permit` must have said that none need be waited for."""
