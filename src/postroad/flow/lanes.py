@@ -96,8 +96,9 @@ class Site:
 
     @property
     def wanted(self) -> int:
-        """Connections that there would be something to do for, within the limit."""
-        return min(self.shape.limits.connections, self.connections + sum(len(lane.queue) for lane in self.lanes))
+        """Connections that there would be something to do for, within the limit: one being opened has its parcel."""
+        waiting = sum(max(0, len(lane.queue) - lane.opening) for lane in self.lanes)
+        return min(self.shape.limits.connections, self.connections + waiting)
 
     @property
     def crowded(self) -> bool:
