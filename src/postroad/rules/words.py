@@ -17,6 +17,7 @@ WORDS: Final = {
     "no space": "disk or queue are too full to accept",
     "store broken": "the message could not be made safe on disk",
     "content refused": "the content is larger than is taken, or a line of it is",
+    "nobody left": "policy took all recipients out of the message",
     "message refused": "the message runs in a circle or its header is too large",
     # logins
     "login required": "this door takes mail from users only",
@@ -35,6 +36,8 @@ WORDS: Final = {
     "from not granted": "the From or Sender field names somebody else",
     "from missing": "the message names no author, or not in a way that can be read",
     "from twice": "the message has more than one From field, so readers would show different authors",
+    # form
+    "no header": "the message has no header field at all",
     # checks in general
     "check failed": "a check broke down; nothing was decided by it",
 }
