@@ -107,9 +107,7 @@ async def test_a_listed_peer_without_a_header_is_closed(door: Door) -> None:
     assert ended(client)
 
 
-async def test_a_listed_peer_that_says_nothing_is_closed_in_time(
-    door: Door, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_listed_peer_that_says_nothing_is_closed_in_time(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "HEADER_S", 0.02)
     client = door.connect(b"PROXY ")
     await door.arrival()
@@ -135,9 +133,7 @@ async def test_row_s65_a_stranger_is_who_he_is() -> None:
     door.close()
 
 
-async def test_want_of_descriptors_is_waited_out_without_spinning(
-    door: Door, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_want_of_descriptors_is_waited_out_without_spinning(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "AGAIN_S", 0.02)
     tried = 0
 

@@ -92,7 +92,7 @@ async def start_tls(session: ImapSession, command: on.StartTls) -> None:
     """STARTTLS."""
     session.machine.begin_tls()
     try:
-        await session.wire.start_tls(session.service.tls.context)
+        await session.wire.start_tls(session.service.tls.of("imap"))
     except OSError as error:
         raise ConnectionResetError(f"TLS handshake failed: {error}") from None
     session.machine.tls_started()

@@ -7,6 +7,7 @@ next (Postfix 20260724, Exim CVE-2020-28019).
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import itertools
 from collections.abc import Callable, Coroutine
@@ -20,12 +21,14 @@ from postroad.rules.gate import Gate
 from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
 from postroad.serve.counters import SessionCounters
+from postroad.serve.greeting import EarlyTalkers
 from postroad.serve.lifecycle import Lifecycle
 from postroad.serve.logs import log_line
 from postroad.serve.passwords import Passwords, Trouble
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp_message import keep
 from postroad.serve.smtp_transaction import Transaction
+from postroad.serve.tarpit import hold_s
 from postroad.store.spool import Spool
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
@@ -112,6 +115,10 @@ class Service:
     gates: Gates
     hide_clients: bool = False
     """Received lines of users' mail do not name the address it came from."""
+    early: EarlyTalkers | None = None
+    """Who must wait for the greeting of the MX; None: nobody."""
+    tarpit: bool = False
+    """Whether errors of strangers cost them time."""
     relayers: dict[str, bool] = field(default_factory=dict)
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     """Numbers sessions for those who keep something for one."""
@@ -147,6 +154,7 @@ class SmtpSession:
         "_mechanism",
         "_number",
         "_opened",
+        "_paid",
         "_transaction",
         "_wire",
         "door",
@@ -171,6 +179,7 @@ class SmtpSession:
         self._opened = service.clock.monotonic()
         self._draining = False
         self._line_since = 0.0
+        self._paid = 0
         wire.work_s = FINAL_DOT_S
 
     # -- for the driver ----------------------------------------------------------------------------------------------
@@ -178,10 +187,21 @@ class SmtpSession:
     def opened(self) -> Coroutine[Any, Any, None] | None:
         """Greet (RFC 5321 section 4.3.1), with no product and no version; or what has to be done first."""
         self.service.counters.session_opened(self.door)
+        early = self.service.early
+        if early is not None and self.door == "mx" and (seconds := early.wait_s(self._wire.peer)):
+            return self._let_wait(early, seconds)
         if self.gate.asks(Stage.CONNECT):
             return self._welcome()
         self._greet()
         return None
+
+    async def _let_wait(self, early: EarlyTalkers, seconds: float) -> None:
+        """Rows S13 and S15: who speaks now has been refused by the machine when the time is over."""
+        await asyncio.sleep(seconds)
+        if self.machine.closed:
+            return
+        early.passed(self._wire.peer)
+        await self._welcome()
 
     async def _welcome(self) -> None:
         verdict = await self.ask(Stage.CONNECT)
@@ -193,6 +213,16 @@ class SmtpSession:
 
     def _greet(self) -> None:
         self.machine.greet(Reply(220, "", f"{self.service.hostname} ESMTP"))
+
+    def penalty_s(self) -> float:
+        """What a stranger pays for errors; users who have logged in and listed networks pay nothing."""
+        errors, paid = self.machine.errors, self._paid
+        if errors == paid:
+            return 0.0
+        self._paid = errors
+        if not self.service.tarpit or self.login or self.service.may_relay(self._wire.peer):
+            return 0.0
+        return hold_s(paid, errors)
 
     def handle(self, event: on.Event) -> Coroutine[Any, Any, None]:
         """Carry out one event; a command among them is answered."""
@@ -274,7 +304,7 @@ class SmtpSession:
         self._helo = on.Hello("HELO", "")
         self.machine.answer(TLS_GO)
         try:
-            await self._wire.start_tls(self.service.tls.context)
+            await self._wire.start_tls(self.service.tls.of(self.door))
         except OSError as error:
             self.service.counters.refused(self.door, 0, "tls handshake")
             raise ConnectionResetError(f"TLS handshake failed: {error}") from None
