@@ -180,6 +180,7 @@ async def build_worker(errand: Errand) -> Parts:
         session_s=config.limits.session_s,
         full=fullness,
         gates=make_gates(Ports()),
+        account=directory.account,
         early=EarlyTalkers(config.limits.greeting_wait_s, clock.monotonic, Networks(relay_from)),
         tarpit=config.limits.tarpit,
     )
@@ -188,6 +189,7 @@ async def build_worker(errand: Errand) -> Parts:
         recipients=config.limits.recipients,
         command_patience=config.limits.command_timeout_s,
     )
+    speakers = Networks(config.listen.xclient_from)
     senders = SenderRules(config.hostname, config.local.trusted_users, config.local.senders)
     pop3 = Pop3Service(
         mailstore=Mailstore(store, reader, spool),
@@ -224,7 +226,11 @@ async def build_worker(errand: Errand) -> Parts:
         "imaps": imap.session,
     }
     doors = Doors(
-        {**smtp_sessions(smtp, limits=limits), **local_sessions(smtp, limits=limits, rules=senders), **mail_sessions},
+        {
+            **smtp_sessions(smtp, limits=limits, speakers=speakers),
+            **local_sessions(smtp, limits=limits, rules=senders),
+            **mail_sessions,
+        },
         admission=admission,
         counters=counters,
         watch=watch,

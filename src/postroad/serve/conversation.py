@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from postroad.serve.eager import run_eagerly
 from postroad.serve.logs import log_bug
 from postroad.serve.turns import Turns
+from postroad.values.reply import Reply
 
 WRITE_HIGH_WATER: Final = 64 * 1024
 """Unsent output of a peer that stopped reading its replies; no further command is taken above it (row S61)."""
@@ -135,7 +136,9 @@ class Watch:
 class TurnedAway:
     """What a client that is not let in hears before it is gone; where TLS comes first, behind the handshake or not."""
 
+    reply: Reply
     words: bytes
+    """The reply as this protocol says it."""
     behind_tls: bool = False
 
 
@@ -447,6 +450,11 @@ class Conversation(asyncio.Protocol):
     # -- for sessions -----------------------------------------------------------------------------------------------
 
     @property
+    def admitted(self) -> bool:
+        """Whether the session has begun."""
+        return hasattr(self, "session")
+
+    @property
     def busy(self) -> bool:
         """Whether an event is being handled right now."""
         return self._busy
@@ -506,6 +514,16 @@ class Conversation(asyncio.Protocol):
             return ""
         cipher = ssl_object.cipher()
         return f"{ssl_object.version()} {cipher[0]}" if cipher else str(ssl_object.version())
+
+    def become(self, address: str, port: int) -> Reply | None:
+        """From now on the peer is the client that a trusted one names; a reply when that client is not let in."""
+        self.via = self.via or self.peer
+        left, self.on_close = self.on_close, None
+        if left is not None:
+            left()
+        self.peer, self.port = address, port
+        away = self._entrance.admit(self) if self._entrance is not None else None
+        return away.reply if away is not None else None
 
     def go_down(self) -> None:
         """The server ends: whoever waits for a handshake is cut off, every session says goodbye when it can."""

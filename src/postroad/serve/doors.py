@@ -6,6 +6,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -123,14 +124,14 @@ class Doors:
                 conversation.on_close = lambda: admission.leave(conversation.peer, service)
                 return None
             counters.refused(service, refusal.code, TURNED_AWAY[refusal])
-            if not implicit:
-                return TurnedAway(words(refusal))
+            if not implicit or conversation.admitted:
+                return TurnedAway(refusal, words(refusal))
             # With no room left, or too many new connections, a handshake is just what is not to be had.
             if refusal is not TOO_MANY_FROM_YOU or self._telling >= TELLING_MAX:
-                return TurnedAway(TLS_ALERT)
+                return TurnedAway(refusal, TLS_ALERT)
             self._telling += 1
             conversation.on_close = self._told
-            return TurnedAway(words(refusal), behind_tls=True)
+            return TurnedAway(refusal, words(refusal), behind_tls=True)
 
         return Entrance(
             admit, self._tls.of(service) if implicit else None, partial(counters.refused, service, 0, "tls handshake")
@@ -159,15 +160,21 @@ TURNED_AWAY: Final = {
 """The stable word of each refusal before the greeting."""
 
 
-def smtp_sessions(service: SmtpService, *, limits: MachineLimits) -> dict[str, MakeSession]:
-    """The makers of SMTP sessions by service.
+def smtp_sessions(
+    service: SmtpService, *, limits: MachineLimits, speakers: Networks | None = None
+) -> dict[str, MakeSession]:
+    """The makers of SMTP sessions by service; `speakers` may name their client by XCLIENT, which no other peer may.
 
     The MX offers no login: whoever has one uses a submission port (RFC 6409 section 4.3), where nothing else is taken.
     """
+    listed = speakers or Networks()
 
     def maker(door: Door) -> MakeSession:
+        with_xclient = replace(door, xclient=True)
+
         def make(conversation: Conversation) -> Session:
-            machine = ServerMachine(hostname=service.hostname, door=door, limits=limits)
+            here = with_xclient if conversation.peer in listed else door
+            machine = ServerMachine(hostname=service.hostname, door=here, limits=limits)
             return SmtpSession(conversation, machine, service, door.name)
 
         return make

@@ -15,7 +15,7 @@ import hmac
 import os
 import stringprep
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from functools import cache
@@ -243,6 +243,13 @@ class Passwords:
     def close(self) -> None:
         """Ends the pool; proofs that have not begun are dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def known_login(find: Callable[[str], Awaitable[Account | None]] | None, login: str | None) -> Account | None:
+    """The account of a login that was proved elsewhere; None when nobody here has it, or it is disabled."""
+    key = login_key(login) if login else ""
+    account = await find(key) if find is not None and key else None
+    return None if account is None or account.disabled else account
 
 
 def login_key(login: str) -> str:

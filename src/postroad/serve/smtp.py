@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,11 +24,12 @@ from postroad.serve.counters import SessionCounters
 from postroad.serve.greeting import EarlyTalkers
 from postroad.serve.lifecycle import Lifecycle
 from postroad.serve.logs import log_line
-from postroad.serve.passwords import Passwords, Trouble
+from postroad.serve.passwords import Passwords, Trouble, known_login
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp_message import keep
 from postroad.serve.smtp_transaction import Transaction
 from postroad.serve.tarpit import hold_s
+from postroad.store.account_records import Account
 from postroad.store.spool import Spool
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
@@ -73,6 +74,7 @@ LOG_IN: Final = Reply(530, "5.7.0", "Authentication required. Log in with your m
 AUTH_OK: Final = Reply(235, "2.7.0", "Authentication successful")
 AUTH_WRONG: Final = Reply(535, "5.7.8", "Wrong user name or password.")
 AUTH_BUSY: Final = Reply(454, "4.7.0", "Too many logins at once. Please retry in a minute.")
+NO_SUCH_LOGIN: Final = Reply(501, "5.1.3", "Nobody here has that login")
 AUTH_SYNTAX: Final = Reply(501, "5.5.2", "That is not what this mechanism expects")
 TOO_SLOW: Final = Reply(421, "4.4.2", "This transfer is too slow. Please reconnect and retry.")
 TIMEOUT: Final = Reply(421, "4.4.2", "Timeout: nothing came for too long. Please reconnect.")
@@ -115,6 +117,8 @@ class Service:
     gates: Gates
     hide_clients: bool = False
     """Received lines of users' mail do not name the address it came from."""
+    account: Callable[[str], Awaitable[Account | None]] | None = None
+    """Finds the account of a login that a trusted peer has checked; None: such logins are not taken."""
     early: EarlyTalkers | None = None
     """Who must wait for the greeting of the MX; None: nobody."""
     tarpit: bool = False
@@ -147,6 +151,7 @@ class SmtpSession:
     __slots__ = (
         "_account",
         "_auth",
+        "_client",
         "_doubts",
         "_draining",
         "_helo",
@@ -180,6 +185,7 @@ class SmtpSession:
         self._draining = False
         self._line_since = 0.0
         self._paid = 0
+        self._client: on.XClient | None = None
         wire.work_s = FINAL_DOT_S
 
     # -- for the driver ----------------------------------------------------------------------------------------------
@@ -192,7 +198,7 @@ class SmtpSession:
             return self._let_wait(early, seconds)
         if self.gate.asks(Stage.CONNECT):
             return self._welcome()
-        self._greet()
+        self.machine.greet(self._greeting())
         return None
 
     async def _let_wait(self, early: EarlyTalkers, seconds: float) -> None:
@@ -204,15 +210,20 @@ class SmtpSession:
         await self._welcome()
 
     async def _welcome(self) -> None:
-        verdict = await self.ask(Stage.CONNECT)
-        if verdict.say is None:
-            self._greet()
-        elif not self.machine.closed:
-            # RFC 5321 section 3.1: a server that is of no service to a client greets it with 554.
-            self.machine.greet(self.refused(verdict.say, verdict.why, "", evidence=verdict.evidence))
+        greeting = await self._first_word("")
+        if not self.machine.closed:
+            self.machine.greet(greeting)
 
-    def _greet(self) -> None:
-        self.machine.greet(Reply(220, "", f"{self.service.hostname} ESMTP"))
+    async def _first_word(self, command: str) -> Reply:
+        """220, or what the gate says to this client instead: 554 to whom we are of no service (RFC 5321 section 3.1)."""
+        if self.gate.asks(Stage.CONNECT):
+            verdict = await self.ask(Stage.CONNECT)
+            if verdict.say is not None:
+                return self.refused(verdict.say, verdict.why, command, evidence=verdict.evidence)
+        return self._greeting()
+
+    def _greeting(self) -> Reply:
+        return Reply(220, "", f"{self.service.hostname} ESMTP")
 
     def penalty_s(self) -> float:
         """What a stranger pays for errors; users who have logged in and listed networks pay nothing."""
@@ -293,7 +304,7 @@ class SmtpSession:
     # -- greeting, TLS and login -------------------------------------------------------------------------------------
 
     async def hello(self, event: on.Hello) -> None:
-        self._helo = event
+        self._helo = event if self._client is None else self._client.hello(event)
         self._drop_transaction()
         if self.gate.asks(Stage.HELLO) and not await self._passes(Stage.HELLO, f"{event.verb} {event.name}"):
             return
@@ -301,7 +312,6 @@ class SmtpSession:
 
     async def start_tls(self, event: on.StartTls) -> None:
         self._drop_transaction()
-        self._helo = on.Hello("HELO", "")
         self.machine.answer(TLS_GO)
         try:
             await self._wire.start_tls(self.service.tls.of(self.door))
@@ -309,8 +319,30 @@ class SmtpSession:
             self.service.counters.refused(self.door, 0, "tls handshake")
             raise ConnectionResetError(f"TLS handshake failed: {error}") from None
         # RFC 3207 section 4.2: nothing that was learnt in the clear counts any more.
-        self._account, self.login, self._mechanism = 0, "", ""
+        self._begin_anew()
         self.machine.tls_started()
+
+    def _begin_anew(self) -> None:
+        self._helo = on.Hello("HELO", "")
+        self._account, self.login, self._mechanism = 0, "", ""
+
+    async def speak_for(self, event: on.XClient) -> None:
+        """XCLIENT of a listed peer: the session begins anew for the client that it names."""
+        wire = self._wire
+        account = await known_login(self.service.account, event.login)
+        if event.login and account is None:
+            self.machine.answer(self.refused(NO_SUCH_LOGIN, "unknown login", f"XCLIENT LOGIN={event.login[:80]}"))
+            return
+        if event.address is not None and (away := wire.become(event.address, event.port or 0)) is not None:
+            self.machine.answer(self.refused(away, "too many connections", f"XCLIENT ADDR={event.address}"))
+            return
+        self._begin_anew()
+        self._client = event
+        if account is not None:
+            self._account, self.login, self._mechanism = account.id, account.address, "XCLIENT"
+        greeting = await self._first_word("XCLIENT")
+        if not self.machine.closed:
+            self.machine.answer(greeting)
 
     async def auth(self, event: on.Auth) -> None:
         """Begin an exchange (RFC 4954); PLAIN and LOGIN are offered under TLS only."""
@@ -657,6 +689,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     on.ChunkEnd: SmtpSession.chunk_end,
     on.ContentRefused: SmtpSession.content_refused,
     on.StartTls: SmtpSession.start_tls,
+    on.XClient: SmtpSession.speak_for,
     on.Auth: SmtpSession.auth,
     on.AuthResponse: SmtpSession.auth_response,
     on.AuthCancel: SmtpSession.auth_cancel,
