@@ -63,6 +63,8 @@ class ProxyListener:
 
     def close(self) -> None:
         """Stop accepting and close what still waits for its header; the listening socket stays open elsewhere."""
+        if self._sock.fileno() < 0:
+            return
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._sock.fileno())

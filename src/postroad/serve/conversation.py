@@ -165,6 +165,7 @@ class Conversation(asyncio.Protocol):
         "_clogged",
         "_closing",
         "_early",
+        "_ended",
         "_entrance",
         "_hold",
         "_loop",
@@ -211,6 +212,7 @@ class Conversation(asyncio.Protocol):
         self._paused = False
         self._clogged = False
         self._closing = False
+        self._ended = False
         self._writable: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._early: list[bytes] | None = None
@@ -306,6 +308,7 @@ class Conversation(asyncio.Protocol):
         self._turn()
 
     def eof_received(self) -> bool:
+        self._ended = True
         if not self._closing and hasattr(self, "machine"):
             self.machine.receive_eof()
             if not self._busy:
@@ -453,6 +456,11 @@ class Conversation(asyncio.Protocol):
     def admitted(self) -> bool:
         """Whether the session has begun."""
         return hasattr(self, "session")
+
+    @property
+    def over(self) -> bool:
+        """Whether the peer has gone, or has said its last word."""
+        return self._closing or self._ended
 
     @property
     def busy(self) -> bool:

@@ -28,7 +28,7 @@ from postroad.serve.passwords import Passwords, Trouble, known_login
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp_message import keep
 from postroad.serve.smtp_transaction import Transaction
-from postroad.serve.tarpit import hold_s
+from postroad.serve.tarpit import hold_s, pays
 from postroad.store.account_records import Account
 from postroad.store.spool import Spool
 from postroad.values.address import Address
@@ -204,7 +204,7 @@ class SmtpSession:
     async def _let_wait(self, early: EarlyTalkers, seconds: float) -> None:
         """Rows S13 and S15: who speaks now has been refused by the machine when the time is over."""
         await asyncio.sleep(seconds)
-        if self.machine.closed:
+        if self.machine.closed or self._wire.over:
             return
         early.passed(self._wire.peer)
         await self._welcome()
@@ -215,7 +215,7 @@ class SmtpSession:
             self.machine.greet(greeting)
 
     async def _first_word(self, command: str) -> Reply:
-        """220, or what the gate says to this client instead: 554 to whom we are of no service (RFC 5321 section 3.1)."""
+        """220, or what the gate says instead: 554 to whom we are of no service (RFC 5321 section 3.1)."""
         if self.gate.asks(Stage.CONNECT):
             verdict = await self.ask(Stage.CONNECT)
             if verdict.say is not None:
@@ -231,9 +231,9 @@ class SmtpSession:
         if errors == paid:
             return 0.0
         self._paid = errors
-        if not self.service.tarpit or self.login or self.service.may_relay(self._wire.peer):
-            return 0.0
-        return hold_s(paid, errors)
+        peer, service = self._wire.peer, self.service
+        stranger = service.tarpit and not self.login and not service.may_relay(peer) and pays(peer)
+        return hold_s(paid, errors) if stranger else 0.0
 
     def handle(self, event: on.Event) -> Coroutine[Any, Any, None]:
         """Carry out one event; a command among them is answered."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from postroad.values.networks import parse_ip
+
 FREE_ERRORS: Final = 3
 """Refused commands without a delay: a list with a few recipients that have left is no attack."""
 
@@ -17,6 +19,12 @@ STEP_S: Final = 1.0
 
 HOLD_MAX_S: Final = 10.0
 """The longest a reply is held: well below the 5 minutes that RFC 5321 section 4.5.3.2 lets clients wait."""
+
+
+def pays(peer: str) -> bool:
+    """Whether a peer is a stranger at all: programs of this machine are none."""
+    ip = parse_ip(peer)
+    return ip is not None and not ip.is_loopback
 
 
 def hold_s(before: int, errors: int) -> float:
