@@ -136,9 +136,9 @@ def test_a_worker_holds_no_more_than_its_descriptors_allow() -> None:
 
 
 def test_room_for_clients_leaves_descriptors_for_everything_else() -> None:
-    assert room_for_clients(65_536) == 32_468
-    assert room_for_clients(1024) == 256
-    assert room_for_clients(64) == 16
+    assert room_for_clients(65_536) == 64_536
+    assert room_for_clients(1024) == 512
+    assert room_for_clients(64) == 32
     assert room_for_clients(1) == 1
     assert room_for_clients() >= 1
 

@@ -18,11 +18,9 @@ TOO_OFTEN: Final = Reply(421, "4.7.0", "Too many new connections from your addre
 TOO_MANY: Final = Reply(421, "4.3.2", "Too busy right now. Please retry in a minute.")
 GOING_DOWN: Final = Reply(421, "4.3.2", "Going down for a moment. Please reconnect; nothing was lost.")
 
-FILES_APART: Final = 600
-"""Descriptors kept for others than clients: 500 outgoing connections, databases, logs, the store's socket."""
-
-FILES_EACH: Final = 2
-"""Descriptors one client may need: its connection, and the file of a large message."""
+FILES_APART: Final = 1000
+"""Descriptors kept for others than clients: 500 outgoing connections, files of large messages, databases, the store's
+socket. A message that finds none gets 452."""
 
 _WORLD: Final = frozenset(("mx",))
 
@@ -141,4 +139,4 @@ def room_for_clients(files: int | None = None) -> int:
     """How many clients this process can hold with `files` descriptors; by itself it asks what it may have."""
     if files is None:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(1, (files - min(FILES_APART, files // 2)) // FILES_EACH)
+    return max(1, files - min(FILES_APART, files // 2))

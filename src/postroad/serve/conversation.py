@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from postroad.net.tls_link import Receiver, TlsLink, shared_buffer
 from postroad.serve.eager import run_eagerly
 from postroad.serve.logs import log_bug
 from postroad.serve.turns import Turns
@@ -28,6 +30,10 @@ TLS_HANDSHAKE_S: Final = 30.0
 SWEEP_S: Final = 1.0
 """How often deadlines are looked at: one pass over all conversations costs less than a timer per command."""
 
+
+DISCARDED_OCTETS: Final = 64 * 1024
+DISCARDED_READS: Final = 16
+"""A megabyte at most: who sends more than that behind an error sees the reset."""
 
 EMPTY_S: Final = 0.05
 """How often a draining worker looks whether everybody has gone."""
@@ -105,6 +111,7 @@ class Watch:
         self._loop = loop
         self.conversations: set[Conversation] = set()
         self.turns = Turns(loop)
+        self.shared = shared_buffer()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -153,7 +160,7 @@ class Entrance:
     """Told when a client that was let in did not complete its handshake."""
 
 
-class Conversation(asyncio.Protocol):
+class Conversation(Receiver):
     """One connection of one peer, from accept to close.
 
     Replies to a peer that makes errors may be held back for seconds; until they are let go nothing further is handled,
@@ -196,6 +203,7 @@ class Conversation(asyncio.Protocol):
         origin: tuple[str, int, str] | None = None,
     ) -> None:
         """`origin` is the client's address and port and the proxy that told them; else it is who connected."""
+        super().__init__(watch.shared)
         self._watch = watch
         self._loop = loop
         self._make_session = make_session
@@ -509,10 +517,9 @@ class Conversation(asyncio.Protocol):
 
     async def _secure(self, context: ssl.SSLContext) -> None:
         self._early = []
-        self.transport = await self._loop.start_tls(
-            self.transport, self, context, server_side=True, ssl_handshake_timeout=TLS_HANDSHAKE_S
-        )
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        link = TlsLink(self._loop, self.transport, self, context)
+        await link.shake(TLS_HANDSHAKE_S)
+        self.transport = link
         self.tls = True
 
     def tls_text(self) -> str:
@@ -546,4 +553,16 @@ class Conversation(asyncio.Protocol):
         """Close after everything written so far has been sent."""
         self._closing = True
         self.due = self._loop.time() + TLS_HANDSHAKE_S
+        discard_unread(self.transport.get_extra_info("socket"))
         self.transport.close()
+
+
+def discard_unread(sock: Any) -> None:
+    """Take what a peer has sent and nobody will read: closing with it in the socket would reset the connection, and a
+    reset overtakes our last words."""
+    try:
+        for _ in range(DISCARDED_READS):
+            if len(os.read(sock.fileno(), DISCARDED_OCTETS)) < DISCARDED_OCTETS:
+                return
+    except OSError:  # nothing there, or nobody
+        return
