@@ -35,6 +35,14 @@ WORDS: Final = {
     "from not granted": "the From or Sender field names somebody else",
     "from missing": "the message names no author, or not in a way that can be read",
     "from twice": "the message has more than one From field, so readers would show different authors",
+    # the administrator's policy.py
+    "refused by policy": "policy.py refused it",
+    "postponed by policy": "policy.py asked the client to come back later",
+    "policy undecided": "policy.py said that it could not tell",
+    "policy hung": "policy.py took longer than it may and was ended; nothing was decided by it",
+    "policy failed": "policy.py raised an error, ended, or returned what it may not; nothing was decided by it",
+    "policy busy": "policy.py had more questions waiting than it could answer in time",
+    "policy not running": "policy.py could not be loaded, or is being started again after it ended at once",
     # checks in general
     "check failed": "a check broke down; nothing was decided by it",
 }
