@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from postroad.rules.ports import Ports
+from postroad.rules.ports import NOBODY, Ports
 from postroad.rules.words import WORDS
 from postroad.values.facts import Facts, Stage
 from postroad.values.reply import Reply
@@ -31,6 +31,8 @@ class Rule:
     check: Check
     allows: bool = False
     """An allower: its ACCEPT ends the list."""
+    needs: str = ""
+    """The port it cannot do without: where nobody is behind it, the rule is left out."""
 
 
 class Gate:
@@ -42,7 +44,8 @@ class Gate:
     __slots__ = ("_by_stage", "_on_bug", "_ports")
 
     def __init__(self, rules: Sequence[Rule], ports: Ports, on_bug: Callable[[Exception, str], None]) -> None:
-        self._by_stage = {stage: tuple(rule for rule in rules if rule.stage is stage) for stage in Stage}
+        asked = [rule for rule in rules if not (rule.needs and getattr(ports, rule.needs) is NOBODY)]
+        self._by_stage = {stage: tuple(rule for rule in asked if rule.stage is stage) for stage in Stage}
         self._ports = ports
         self._on_bug = on_bug
 

@@ -1,9 +1,9 @@
-"""What checks may ask of the world, as ports: a test answers with a dict, a worker with its directory and its processes."""
+"""What checks may ask of the world, as ports: a test answers with a dict, a worker with its directory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from postroad.values.address import Address
 from postroad.values.facts import Facts
@@ -43,24 +43,31 @@ class Judge(Protocol):
 
 
 class Nobody:
-    """A judge that is not there."""
+    """Stands in every port that nobody is behind; rules that need it are left out of a gate."""
 
-    async def ask(self, facts: Facts) -> Verdict | None:
-        """No opinion."""
-        return None
+    async def ask(self, *facts: object) -> None:
+        """No opinion, and no limit."""
+        return
+
+    async def may_send_as(self, account: int, address: Address) -> bool:
+        """Nobody objects."""
+        return True
 
     def ended(self, session: int) -> None:
         """Nothing was kept."""
+
+
+NOBODY: Final = Nobody()
 
 
 @dataclass(slots=True)
 class Ports:
     """Everything that the rules of one worker may ask."""
 
-    senders: Senders
-    allowances: Allowances
-    milters: Judge
-    policy: Judge
+    senders: Senders = NOBODY
+    allowances: Allowances = NOBODY
+    milters: Judge = NOBODY
+    policy: Judge = NOBODY
 
     def ended(self, session: int) -> None:
         """A session is over."""

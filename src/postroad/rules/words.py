@@ -17,6 +17,7 @@ WORDS: Final = {
     "no space": "disk or queue are too full to accept",
     "store broken": "the message could not be made safe on disk",
     "content refused": "the content is larger than is taken, or a line of it is",
+    "nobody left": "policy took all recipients out of the message",
     "message refused": "the message runs in a circle or its header is too large",
     # logins
     "login required": "this door takes mail from users only",
@@ -43,6 +44,8 @@ WORDS: Final = {
     "policy failed": "policy.py raised an error, ended, or returned what it may not; nothing was decided by it",
     "policy busy": "policy.py had more questions waiting than it could answer in time",
     "policy not running": "policy.py could not be loaded, or is being started again after it ended at once",
+    # form
+    "no header": "the message has no header field at all",
     # checks in general
     "check failed": "a check broke down; nothing was decided by it",
 }

@@ -86,7 +86,7 @@ UNDECIDED: Final = Reply(451, "4.7.0", "A check could not be completed. This is 
 
 
 def doubt(why: str, evidence: str = "", say: Reply | None = UNDECIDED) -> Verdict:
-    """"Could not tell"; with `say` None the doubt is noted and nothing waits for it. Raises ValueError for a 5yz."""
+    """ "Could not tell"; with `say` None the doubt is noted and nothing waits for it. Raises ValueError for a 5yz."""
     if say is not None and not say.temporary:
         raise ValueError("a doubt never refuses for good")
     return Verdict(Ruling.COULD_NOT_TELL, why, say, evidence)
