@@ -17,7 +17,7 @@ from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
 from postroad.flow.runner import Runner
 from postroad.net.tls import ServerTls
-from postroad.rules.ports import Ports
+from postroad.rules.ports import NOBODY, Ports
 from postroad.serve.admission import Admission
 from postroad.serve.conversation import Watch
 from postroad.serve.counters import SessionCounters
@@ -32,6 +32,7 @@ from postroad.serve.logs import log_line, make_journal
 from postroad.serve.mailstore import Mailstore
 from postroad.serve.metrics import meters_file
 from postroad.serve.passwords import Passwords
+from postroad.serve.policy import UserPolicy
 from postroad.serve.pop3 import Pop3Service
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service as SmtpService
@@ -65,10 +66,13 @@ class Parts:
     fullness: Fullness
     mailbox_watch: MailboxWatch
     maildrop: Maildrop | None = None
+    policy: UserPolicy | None = None
     grace: float = GRACE_S
 
     def reload(self) -> None:
-        """Use new certificates for new connections; broken ones leave the old in use."""
+        """Use new certificates and a new policy; broken ones leave the old in use."""
+        if self.policy is not None:
+            self.policy.reload()
         try:
             self.tls.reload()
         except (OSError, ValueError) as error:
@@ -87,6 +91,8 @@ class Parts:
             left = len(self.watch.conversations)
             log_line("warning", "ending although some are still busy", busy=busy, connections=left)
         self.watch.stop()
+        if self.policy is not None:
+            self.policy.stop()
         self.fullness.stop()
         self.mailbox_watch.stop()
         self.passwords.close()
@@ -151,6 +157,7 @@ async def build_worker(errand: Errand) -> Parts:
     counters = SessionCounters(meters)
     share = max(1, config.limits.connections // errand.workers)
     admission = Admission(share, config.limits.connections_per_address)
+    policy = UserPolicy(config.policy, meters) if config.policy.file else None
     smtp = SmtpService(
         hostname=config.hostname,
         intake=intake,
@@ -167,7 +174,7 @@ async def build_worker(errand: Errand) -> Parts:
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
         full=fullness,
-        gates=make_gates(Ports()),
+        gates=make_gates(Ports(policy=policy or NOBODY)),
     )
     limits = MachineLimits(
         size=config.limits.message_size,
@@ -221,6 +228,8 @@ async def build_worker(errand: Errand) -> Parts:
     mailbox_watch.start()
     runner.start()
     watch.start()
+    if policy is not None:
+        policy.start()
     await doors.open(adopt(errand.listeners))
     maildrop = None
     if config.local.maildrop and errand.number == 0:
@@ -240,7 +249,7 @@ async def build_worker(errand: Errand) -> Parts:
         maildrop.start()
     return Parts(
         store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch,
-        maildrop=maildrop,
+        maildrop=maildrop, policy=policy,
     )  # fmt: skip
 
 

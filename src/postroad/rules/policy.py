@@ -115,8 +115,6 @@ class Rcpt(Mail):
     """A recipient was named, and it is somebody's: what leads nowhere was refused before."""
 
     recipient: str = ""
-    recipients: tuple[str, ...] = ()
-    """Recipients accepted before this one."""
 
     @property
     def recipient_domain(self) -> str:
