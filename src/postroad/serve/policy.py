@@ -42,6 +42,8 @@ PAUSE_MAX_S: Final = 30.0
 SAID_AGAIN_S: Final = 60.0
 """The same failure stands in the log once in this time; the journal has each."""
 
+STOPPING: Final = "the server stops"
+
 UNTOLD: Final = frozenset((Stage.MAIL, Stage.RCPT, Stage.MESSAGE))
 """Stages that are in doubt while nobody knows what the file asks for: those where mail can wait."""
 
@@ -107,7 +109,7 @@ class UserPolicy:
         if self._process is not None:
             self._process.kill()
         self._paused = True
-        self._give_up_waiting("the server stops")
+        self._give_up_waiting(STOPPING)
 
     # -- the judge ---------------------------------------------------------------------------------------------------
 
@@ -120,14 +122,20 @@ class UserPolicy:
             return self._doubt("policy not running", "see the log")
         if len(self._waiting) >= WAITING_MAX:
             return self._doubt("policy busy", f"{WAITING_MAX} questions wait")
-        waiting = Waiting(facts, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = Waiting(facts, loop.create_future())
         self._waiting.append(waiting)
         self._asked.set()
+        # No asyncio.timeout(): a session runs this outside of a task until it waits (`serve.eager`).
+        overdue = loop.call_later(WAIT_MAX_S + self._policy.timeout_s, self._overdue, waiting)
         try:
-            async with asyncio.timeout(WAIT_MAX_S + self._policy.timeout_s):
-                return await waiting.answer
-        except TimeoutError:
-            return self._doubt("policy busy", f"no turn within {WAIT_MAX_S:g} s")
+            return await waiting.answer
+        finally:
+            overdue.cancel()
+
+    def _overdue(self, waiting: Waiting) -> None:
+        if not waiting.answer.done():
+            waiting.answer.set_result(self._doubt("policy busy", f"no turn within {WAIT_MAX_S:g} s"))
 
     def ended(self, session: int) -> None:
         """Nothing is kept for a session."""
@@ -162,7 +170,11 @@ class UserPolicy:
             waiting = self._waiting.popleft()
             if waiting.answer.done():
                 continue
-            verdict = await self._one(process, waiting.facts)
+            try:
+                verdict = await self._one(process, waiting.facts)
+            except asyncio.CancelledError:
+                self._give_up(waiting, STOPPING)
+                raise
             if not waiting.answer.done():
                 waiting.answer.set_result(verdict)
 
@@ -200,9 +212,11 @@ class UserPolicy:
 
     def _give_up_waiting(self, evidence: str) -> None:
         while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.answer.done():
-                waiting.answer.set_result(self._doubt("policy not running", evidence))
+            self._give_up(self._waiting.popleft(), evidence)
+
+    def _give_up(self, waiting: Waiting, evidence: str) -> None:
+        if not waiting.answer.done():
+            waiting.answer.set_result(self._doubt("policy not running", evidence))
 
     # -- the process -------------------------------------------------------------------------------------------------
 
@@ -251,9 +265,9 @@ class UserPolicy:
         try:
             source = self._source if self._source is not None else read_source(self._file)
         except SourceError as error:
-            log_line("error", "policy.py cannot be loaded", cause=str(error))
+            self._cannot_load(str(error))
             return None
-        process = await self._loaded(source, "policy.py cannot be loaded")
+        process = await self._loaded(source)
         if process is not None and self._process is None:
             self._use(process, source)
         elif process is not None:
@@ -268,7 +282,7 @@ class UserPolicy:
         if old is not None and not old.busy:
             old.kill()
 
-    async def _loaded(self, source: bytes, trouble: str) -> PolicyProcess | None:
+    async def _loaded(self, source: bytes) -> PolicyProcess | None:
         """A process that has loaded this source; None, with a line in the log, when it does not come to that."""
         process: PolicyProcess | None = None
         ready = False
@@ -277,15 +291,19 @@ class UserPolicy:
             loaded = await process.load(self._file, source)
             ready = not loaded.error
             if not ready:
-                log_line("error", trouble, cause=told(self._file, loaded))
+                self._cannot_load(told(self._file, loaded))
         except PolicyEnded as end:
-            log_line("error", trouble, cause=f"{self._file}: it {end}")
+            self._cannot_load(f"{self._file}: it {end}")
         except OSError as error:
-            log_line("error", trouble, cause=f"no process can be started: {error.strerror}")
+            self._cannot_load(f"no process can be started: {error.strerror}")
         finally:
             if process is not None and not ready:
                 process.kill()
         return process if ready else None
+
+    def _cannot_load(self, cause: str) -> None:
+        kept = "policy.py cannot be loaded; the one in use stays"
+        log_line("error", kept if self._process is not None else "policy.py cannot be loaded", cause=cause)
 
     # -- reload ------------------------------------------------------------------------------------------------------
 
@@ -296,14 +314,12 @@ class UserPolicy:
         self._reload = asyncio.get_running_loop().create_task(self._take_file())
 
     async def _take_file(self) -> None:
-        kept = "the old policy.py stays in use: the new one cannot be loaded"
-        trouble = kept if self._source is not None else "policy.py cannot be loaded"
         try:
             source = read_source(self._file)
         except SourceError as error:
-            log_line("error", trouble, cause=str(error))
+            self._cannot_load(str(error))
             return
-        process = await self._loaded(source, trouble)
+        process = await self._loaded(source)
         if process is not None:
             self._use(process, source)
             log_line("info", "policy.py reloaded", stages=", ".join(sorted(process.stages)))
@@ -314,12 +330,15 @@ async def examine(file: Path, user: str = "") -> tuple[PolicyProcess | None, Loa
 
     Raises `SourceError` and OSError.
     """
+    source = read_source(file)
     process = await PolicyProcess.start(user=user)
+    usable = False
     try:
-        loaded = await process.load(file, read_source(file))
+        loaded = await process.load(file, source)
+        usable = not loaded.error
     except PolicyEnded as end:
-        return None, Loaded(error=f"it {end}")
-    except BaseException:
-        process.kill()
-        raise
-    return (None if loaded.error else process), loaded
+        loaded = Loaded(error=f"it {end}")
+    finally:
+        if not usable:
+            await process.close()
+    return (process if usable else None), loaded

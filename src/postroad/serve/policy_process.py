@@ -187,6 +187,14 @@ class PolicyProcess(asyncio.Protocol):
         if self._end is None:
             self._end = self._loop.create_task(self._ended(at_once))
 
+    async def close(self) -> None:
+        """End the process and wait until nothing of it is left, not even an open pipe."""
+        self.kill()
+        await self.ended.wait()
+        if self._output is not None:
+            self._output.close()
+        await asyncio.sleep(0)  # transports close in the next round of the loop
+
     async def _ended(self, at_once: bool) -> str:
         """How the process ended; nothing of its group is left then."""
         if not at_once:
@@ -202,6 +210,7 @@ class PolicyProcess(asyncio.Protocol):
             self._transport.abort()
         if self._output is not None:
             # What it printed last is in the pipe and is read now; a process that left the group may keep it open.
+            self._output.resume_reading()
             self._loop.call_later(ENDING_S, self._output.close)
         self.ended.set()
         return own_end or "closed its socket"
@@ -226,6 +235,8 @@ class PolicyProcess(asyncio.Protocol):
                 self._replies.put_nowait(reply)
         except ValueError:
             self._garbage = "wrote garbage on its socket"
+            while not self._replies.empty():  # what came with garbage is no answer either
+                self._replies.get_nowait()
             self._over()
 
     def connection_lost(self, exc: Exception | None) -> None:

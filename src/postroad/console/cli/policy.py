@@ -169,8 +169,7 @@ def run(file: Path, config: Config, work: Callable[[PolicyProcess], Awaitable[R]
         try:
             return await work(process), loaded
         finally:
-            process.kill()
-            await process.ended.wait()
+            await process.close()
 
     try:
         return asyncio.run(worked())
