@@ -57,11 +57,10 @@ def said(server: LiveServer, sender: str, subject: str = "hello") -> tuple[int, 
             client.sendmail(sender, ["anna@local.test"], f"From: {sender}\r\nSubject: {subject}\r\n\r\nA line\r\n")
         except smtplib.SMTPRecipientsRefused as error:
             code, text = error.recipients["anna@local.test"]
+            return code, text.decode()
         except smtplib.SMTPResponseException as error:
-            code, text = error.smtp_code, error.smtp_error
-        else:
-            return 250, ""
-        return code, text.decode() if isinstance(text, bytes) else text
+            return error.smtp_code, error.smtp_error.decode() if isinstance(error.smtp_error, bytes) else ""
+        return 250, ""
 
 
 def policy_processes(server: LiveServer) -> list[int]:

@@ -164,7 +164,7 @@ def literals(given: ast.expr) -> Iterator[str]:
 
 
 def test_every_word_in_the_code_is_explained() -> None:
-    found = {}
+    found: dict[str, str] = {}
     for path in sorted(SOURCE.rglob("*.py")):
         place = str(path.relative_to(SOURCE))
         if not place.startswith(ELSEWHERE) and place != "rules/policy.py":

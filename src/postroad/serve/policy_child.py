@@ -179,7 +179,7 @@ def load(order: Load, line: Line) -> tuple[Functions | None, Loaded]:
     module = types.ModuleType(MODULE)
     module.__file__ = order.path
     sys.modules[MODULE] = module
-    sys.path.insert(0, str(Path(order.path).parent))
+    sys.path.append(str(Path(order.path).parent))
     try:
         exec(compile(order.source, order.path, "exec", dont_inherit=True), module.__dict__)  # its whole purpose
         functions = Functions(order.path, module, line)

@@ -114,8 +114,18 @@ class PolicyProcess(asyncio.Protocol):
             theirs.close()
         ours.setblocking(False)
         assert process.stdout is not None
-        _, made = await loop.create_unix_connection(lambda: cls(process), sock=ours)
-        made._output, _ = await loop.connect_read_pipe(Output, process.stdout)
+        made: PolicyProcess | None = None
+        try:
+            _, made = await loop.create_unix_connection(lambda: cls(process), sock=ours)
+            made._output, _ = await loop.connect_read_pipe(Output, process.stdout)
+        except BaseException:
+            process.stdout.close()
+            if made is None:
+                ours.close()
+                made = cls(process)
+            made.kill()
+            await asyncio.shield(made.ended.wait())
+            raise
         return made
 
     @property
