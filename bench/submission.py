@@ -3,9 +3,9 @@
     python bench/submission.py [--rounds 3] [--messages 3000] [--sessions 20] [--peers postfix postroad]
 
 Needs root, Postfix and Dovecot (dovecot-core) from Debian. Both get the same P-256 certificate, take 5 kB messages on
-an implicit-TLS port from one logged-in user, ten messages in a connection, check that the sender belongs to the login, and
-relay to the same sink. Measured is the CPU time of all processes of a server, by its control group, until the sink has
-every message; Postroad's default checks of submission are on.
+an implicit-TLS port from one logged-in user, ten messages in a connection, check that the sender belongs to the login,
+and relay to the same sink. Measured is the CPU time of all processes of a server, by its control group, until the sink
+has every message; Postroad's default checks of submission are on.
 """
 
 from __future__ import annotations
