@@ -1,4 +1,7 @@
-"""The administrator's policy.py in its process: what it may do to itself, and what it never does to a worker."""
+"""The administrator's policy.py in its process: what it may do to itself, and what it never does to a worker.
+
+Class E12: a filter that failed is a 4yz, never a partial result. Class E10: what it writes is decoded or refused whole.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from postroad.config import Policy
 from postroad.flow.meters import Meters
 from postroad.serve import policy as policy_module
 from postroad.serve import policy_process
 from postroad.serve.policy import SOURCE_MAX, UserPolicy, examine
-from postroad.serve.policy_frames import FRAME_MAX, Loaded, Told, Unframer, frame
+from postroad.serve.policy_frames import FRAME_MAX, Failed, Loaded, Told, Unframer, Want, frame
 from postroad.serve.policy_process import Output, PolicyEnded, PolicyProcess
 from postroad.values.address import Address
 from postroad.values.errors import StoreBroken
@@ -696,3 +702,28 @@ def test_frames_have_a_limit() -> None:
         Told(()),
         Loaded(("rcpt",)),
     ]
+
+
+def framed(content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + content
+
+
+def msgpack(**fields: object) -> bytes:
+    return msgspec.msgpack.encode(fields)
+
+
+@given(st.binary(max_size=64) | st.binary(max_size=64).map(framed))
+@example(framed(b"\x82\xa4type\xa4told\xa1x" + b"\x91" * 100_000))
+@example(
+    framed(msgpack(type="told", opinions=[{"wish": "refuse", "text": "a\r\nb", "code": 550, "enhanced": "5.7.1"}]))
+)
+@example(framed(msgpack(type="told", opinions=[{"wish": "add_header", "name": "From", "text": "eve"}])))
+@example(framed(msgpack(type="told", opinions=[{"wish": "forbid"}])))
+def test_any_octets_are_replies_or_a_value_error(octets: bytes) -> None:
+    """Opinions that the process may not have are found here too, where its own checks do not count."""
+    try:
+        for reply in Unframer().feed(octets):
+            assert isinstance(reply, Loaded | Told | Failed | Want)
+            assert not isinstance(reply, Told) or not reply.opinions
+    except ValueError:
+        pass

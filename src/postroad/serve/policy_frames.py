@@ -125,7 +125,7 @@ class Unframer:
             del kept[: LENGTH + length]
             try:
                 yield decode_reply(content)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, RecursionError) as error:
                 raise ValueError(str(error)) from None
 
 
