@@ -312,7 +312,10 @@ DIES = {
         "wrote garbage on its socket",
     ),
     "answers out of order": (
-        "import os\nfrom postroad.serve.policy_frames import *\ndef end():\n    os.write(3, frame(Loaded()))\n    os.read(3, 1)",
+        (
+            "import os\nfrom postroad.serve.policy_frames import *\n"
+            "def end():\n    os.write(3, frame(Loaded()))\n    os.read(3, 1)"
+        ),
         "answered out of order",
     ),
     "closes its socket": (
