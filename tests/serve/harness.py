@@ -14,7 +14,7 @@ from typing import Any
 from postroad.net.tls import ServerTls, ensure_self_signed
 from postroad.serve.conversation import Conversation, Watch
 from postroad.serve.lifecycle import Lifecycle
-from postroad.serve.passwords import Trouble
+from postroad.serve.logins import LoggedIn, Trouble
 from postroad.store import folder
 from postroad.store.migrate import migrate
 from postroad.store.records import Copy
@@ -26,25 +26,31 @@ ANNA = "anna@example.com"
 PASSWORD = "fahrt ins blaue"
 
 
-@dataclass(frozen=True)
-class KnownAccount:
-    """What a verified login gives a session."""
+class KnownLogins:
+    """Logins by address that all have one password, without the slow proof."""
 
-    id: int
-    address: str
-
-
-class Logins:
-    """Passwords without the slow proof."""
-
-    def __init__(self, accounts: dict[str, KnownAccount]) -> None:
+    def __init__(self, accounts: dict[str, int]) -> None:
         self.accounts = accounts
-        self.busy = False
+        self.trouble: Trouble | None = None
+        """What every login ends with, if anything."""
 
-    async def verify(self, login: str, password: str) -> KnownAccount | Trouble:
-        if self.busy:
-            return Trouble.BUSY
-        return self.accounts[login] if password == PASSWORD and login in self.accounts else Trouble.WRONG
+    async def verify(self, login: str, password: str, service: str, peer: str) -> LoggedIn | Trouble:
+        if self.trouble is not None:
+            return self.trouble
+        if password != PASSWORD or login not in self.accounts:
+            return Trouble.WRONG
+        return LoggedIn(self.accounts[login], login)
+
+
+class NotedLogins:
+    """Refused logins, remembered."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, str, str]] = []
+
+    def login_failed(self, text: str, why: str, command: str, door: str, peer: str) -> str:
+        self.noted.append((why, command, door))
+        return text
 
 
 class Counted:
@@ -135,6 +141,7 @@ class House:
     watch: Watch
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     counters: Counted = field(default_factory=Counted)
+    refusals: NotedLogins = field(default_factory=NotedLogins)
     conversations: list[Conversation] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(5000))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from postroad.serve.logins import Trouble
 from postroad.serve.mailstore import Mailstore
 from postroad.serve.pop3 import Pop3Service
 from postroad.store.mailbox_records import PopDelete, PopDeleted
@@ -21,8 +22,7 @@ from tests.serve.harness import (
     ANNA,
     PASSWORD,
     House,
-    KnownAccount,
-    Logins,
+    KnownLogins,
     Peer,
     breathe,
     open_house,
@@ -58,16 +58,16 @@ class Pop:
         self.account = house.store.account(ANNA)
         house.store.writer.live |= {WORKER, OTHER_WORKER}
         self.desk = Desk(house)
-        self.logins = Logins({ANNA: KnownAccount(self.account, ANNA)})
-        self.tls = SimpleNamespace(context=None)
+        self.logins = KnownLogins({ANNA: self.account})
+        self.tls = SimpleNamespace(context=None, end_point=b"")
         self.service = Pop3Service(
             mailstore=Mailstore(self.desk, house.store, house.spool),
-            passwords=self.logins,  # type: ignore[arg-type]
+            logins=self.logins,  # type: ignore[arg-type]
+            refusals=house.refusals,  # type: ignore[arg-type]
             counters=house.counters,
             lifecycle=house.lifecycle,
             tls=self.tls,  # type: ignore[arg-type]
             insecure_auth=True,
-            failure_delay_s=0,
         )
 
     async def connect(self) -> Peer:
@@ -163,10 +163,11 @@ async def test_three_wrong_logins_end_the_session(pop: Pop) -> None:
         assert (await peer.ask(b"PASS wrong")).startswith(b"-ERR [AUTH]")
     assert await peer.rest() == b""
     assert pop.house.counters.logins == [("pop3", "wrong")] * 3
+    assert pop.house.refusals.noted == [("wrong password", f"PASS as {ANNA}", "pop3")] * 3
 
 
 async def test_a_busy_password_pool_is_said(pop: Pop) -> None:
-    pop.logins.busy = True
+    pop.logins.trouble = Trouble.BUSY
     peer = await pop.connect()
     await peer.ask(b"USER " + ANNA.encode())
     assert (await peer.ask(b"PASS " + PASSWORD.encode())).startswith(b"-ERR [SYS/TEMP]")

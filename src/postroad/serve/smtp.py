@@ -19,9 +19,11 @@ from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
 from postroad.serve.counters import SessionCounters
 from postroad.serve.lifecycle import Lifecycle
+from postroad.serve.logins import LoggedIn, Logins, Trouble
 from postroad.serve.logs import log_line
-from postroad.serve.passwords import Passwords, Trouble
 from postroad.serve.refusals import Refusals
+from postroad.serve.sasl_exchange import Circumstances
+from postroad.serve.smtp_login import SmtpLogin
 from postroad.store.client import UnitFailed
 from postroad.store.spool import Draft, Spool
 from postroad.values.address import Address
@@ -30,7 +32,6 @@ from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.ids import id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
-from postroad.wire import sasl
 from postroad.wire.smtp import events as on
 from postroad.wire.smtp.mode import Mode
 from postroad.wire.smtp.server import ServerMachine
@@ -57,10 +58,6 @@ NO_EXPN: Final = Reply(502, "5.5.1", "EXPN is not offered")
 HELP: Final = Reply(214, "2.0.0", "Commands: EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH")
 TLS_GO: Final = Reply(220, "2.0.0", "Ready to start TLS")
 LOG_IN: Final = Reply(530, "5.7.0", "Authentication required. Log in with your mail address and password.")
-AUTH_OK: Final = Reply(235, "2.7.0", "Authentication successful")
-AUTH_WRONG: Final = Reply(535, "5.7.8", "Wrong user name or password.")
-AUTH_BUSY: Final = Reply(454, "4.7.0", "Too many logins at once. Please retry in a minute.")
-AUTH_SYNTAX: Final = Reply(501, "5.5.2", "That is not what this mechanism expects")
 TOO_SLOW: Final = Reply(421, "4.4.2", "This transfer is too slow. Please reconnect and retry.")
 TIMEOUT: Final = Reply(421, "4.4.2", "Timeout: nothing came for too long. Please reconnect.")
 FULL: Final = Reply(452, "4.3.1", "Not enough space. Please retry later; nothing was lost.")
@@ -76,7 +73,7 @@ class Service:
     hostname: str
     intake: Intake
     planner: Planner
-    passwords: Passwords
+    logins: Logins
     spool: Spool
     refusals: Refusals
     counters: SessionCounters
@@ -128,8 +125,10 @@ class SmtpSession:
     """One client at one of our doors (mx, submission, submissions)."""
 
     __slots__ = (
+        "_account",
         "_auth",
         "_draining",
+        "_end_point",
         "_helo",
         "_line_since",
         "_login",
@@ -148,8 +147,11 @@ class SmtpSession:
         self.door = door
         self._helo = on.Hello("HELO", "")
         self._login = ""
+        self._account = 0
         self._transaction: Transaction | None = None
-        self._auth: tuple[str, list[bytes]] | None = None
+        self._auth: SmtpLogin | None = None
+        # Taken with the handshake: a certificate that is loaded later is not the one this client has seen.
+        self._end_point = service.tls.end_point if wire.tls else b""
         self._opened = service.clock.monotonic()
         self._draining = False
         self._line_since = 0.0
@@ -238,6 +240,7 @@ class SmtpSession:
         self._drop_transaction()
         self._helo = on.Hello("HELO", "")
         self.machine.answer(TLS_GO)
+        self._end_point = self._service.tls.end_point
         try:
             await self._wire.start_tls(self._service.tls.context)
         except OSError as error:
@@ -246,12 +249,12 @@ class SmtpSession:
         self.machine.tls_started()
 
     async def auth(self, event: on.Auth) -> None:
-        """Begin an exchange (RFC 4954); PLAIN and LOGIN are offered under TLS only."""
-        self._auth = (event.mechanism, [])
-        if event.initial is not None:
-            await self._auth_take(event.initial)
-        else:
-            self._ask_more()
+        """Begin an exchange (RFC 4954); it is offered under TLS only."""
+        if self._auth is None:
+            where = Circumstances("smtp", self._wire.peer, self._end_point)
+            self._auth = SmtpLogin(self._service.logins, where, self._refused)
+        self._auth.begin(event.mechanism)
+        await self._auth_take(event.initial)
 
     async def auth_response(self, event: on.AuthResponse) -> None:
         """Go on with an exchange."""
@@ -259,48 +262,21 @@ class SmtpSession:
 
     async def auth_cancel(self, event: on.AuthCancel) -> None:
         """The client gave up, or the machine did."""
-        self._auth = None
+        if self._auth is not None:
+            self._auth.cancel()
         self.machine.answer(event.reply)
 
-    def _ask_more(self) -> None:
+    async def _auth_take(self, octets: bytes | None) -> None:
         assert self._auth is not None
-        mechanism, said = self._auth
-        prompt = b"" if mechanism == "PLAIN" else (sasl.LOGIN_PASSWORD_PROMPT if said else sasl.LOGIN_USER_PROMPT)
-        self.machine.answer(Reply(334, "", sasl.encode_base64(prompt).decode()))
-
-    async def _auth_take(self, octets: bytes) -> None:
-        assert self._auth is not None
-        mechanism, said = self._auth
-        said.append(octets)
-        if mechanism == "LOGIN" and len(said) == 1:
-            self._ask_more()
-            return
-        self._auth = None
-        try:
-            credentials = sasl.decode_plain(octets) if mechanism == "PLAIN" else sasl.decode_login(said[0], said[1])
-        except sasl.SaslError:
-            self.machine.answer(AUTH_SYNTAX)
-            return
-        # RFC 4616 section 2: acting on behalf of somebody else is not offered to anybody.
-        if credentials.on_behalf_of not in ("", credentials.user):
-            self._refuse_login(Trouble.WRONG, credentials.user)
-            return
-        found = await self._service.passwords.verify(credentials.user, credentials.password)
+        reply, found = await self._auth.take(octets)
         if self.machine.closed:
             return
-        if isinstance(found, Trouble):
-            self._refuse_login(found, credentials.user)
-            return
-        self._login = found.address
-        self._service.counters.logged_in("smtp", "ok")
-        self.machine.authenticated(found.address)
-        self.machine.answer(AUTH_OK)
-
-    def _refuse_login(self, trouble: Trouble, user: str) -> None:
-        busy = trouble is Trouble.BUSY
-        self._service.counters.logged_in("smtp", "busy" if busy else "wrong")
-        reply, why = (AUTH_BUSY, "logins busy") if busy else (AUTH_WRONG, "wrong password")
-        self.machine.answer(self._refused(reply, why, f"AUTH as {user[:80]}"))
+        if found is not None:
+            self._service.counters.logged_in("smtp", found.kind if isinstance(found, Trouble) else "ok")
+        if isinstance(found, LoggedIn):
+            self._login, self._account = found.address, found.account
+            self.machine.authenticated(found.address)
+        self.machine.answer(reply)
 
     # -- the transaction ---------------------------------------------------------------------------------------------
 
