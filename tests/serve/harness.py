@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import itertools
 import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+from scramp import ScramClient
 
 from postroad.net.tls import ServerTls, ensure_self_signed
 from postroad.serve.conversation import Conversation, Watch
 from postroad.serve.lifecycle import Lifecycle
-from postroad.serve.logins import LoggedIn, Trouble
+from postroad.serve.logins import LoggedIn, Logins, Trouble
+from postroad.serve.passwords import Passwords, hash_password
 from postroad.store import folder
+from postroad.store.account_records import SetPassword
+from postroad.store.accounts import set_password
+from postroad.store.credentials import Credentials
 from postroad.store.migrate import migrate
 from postroad.store.records import Copy
 from postroad.store.spool import Spool
@@ -40,6 +49,39 @@ class KnownLogins:
         if password != PASSWORD or login not in self.accounts:
             return Trouble.WRONG
         return LoggedIn(self.accounts[login], login)
+
+
+def real_logins(house: House, address: str) -> Logins:
+    """Logins over the store of a house, where the address has `PASSWORD`; nobody waits for a pause."""
+    house.store.run(set_password, SetPassword(address, hash_password(PASSWORD)))
+    passwords = Passwords(SystemClock(), proves=lambda argon2, prepared: prepared == PASSWORD)
+    store = SimpleNamespace(post=lambda name, args: None)
+    return Logins(
+        Credentials(house.store), passwords, store=store, clock=SystemClock(), secret=b"s" * 32, sleep=_no_pause
+    )
+
+
+async def _no_pause(seconds: float) -> None:
+    """The tarpit, without waiting."""
+
+
+async def scram_exchange(peer: Peer, command: bytes, mechanism: str, password: str) -> bytes:
+    """One exchange as IMAP and POP3 carry it, with scramp as the client; the line that ends it."""
+    tls = peer.writer.get_extra_info("ssl_object")
+    seen = hashlib.sha256(tls.getpeercert(binary_form=True)).digest()
+    binding = ("tls-server-end-point", seen) if mechanism.endswith("PLUS") else None
+    client = ScramClient([mechanism], ANNA, password, channel_binding=binding)
+    assert await peer.ask(command + b" " + mechanism.encode()) == b"+ "
+    client.set_server_first(_said(await peer.ask(base64.b64encode(client.get_client_first().encode()))))
+    reply = await peer.ask(base64.b64encode(client.get_client_final().encode()))
+    if not reply.startswith(b"+ "):
+        return reply
+    client.set_server_final(_said(reply))
+    return await peer.ask(b"")
+
+
+def _said(challenge: bytes) -> str:
+    return base64.b64decode(challenge.removeprefix(b"+ ")).decode()
 
 
 class NotedLogins:

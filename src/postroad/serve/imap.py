@@ -113,7 +113,9 @@ async def start_tls(session: ImapSession, command: on.StartTls) -> None:
 async def login(session: ImapSession, command: on.Login) -> None:
     """LOGIN."""
     logins, peer = session.service.logins, session.wire.peer
-    _settle(session, await logins.verify(command.user, command.password, "imap", peer), f"LOGIN as {command.user}")
+    _settle(
+        session, await logins.verify(command.user, command.password, "imap", peer), f"login as {command.user} by LOGIN"
+    )
 
 
 async def authenticate(session: ImapSession, command: on.Authenticate) -> None:
@@ -140,7 +142,7 @@ async def _go_on(session: ImapSession, octets: bytes | None) -> None:
         session.machine.challenge(step.octets)
         return
     session.exchange = None
-    _settle(session, step, f"AUTHENTICATE {session.mechanism} as {exchange.user}")
+    _settle(session, step, f"login as {exchange.user} by {session.mechanism}")
 
 
 def _settle(session: ImapSession, found: LoggedIn | Trouble, command: str) -> None:

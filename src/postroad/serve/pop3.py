@@ -147,11 +147,11 @@ class Pop3Session:
         try:
             given = sasl.decode_login(event.user, event.password)
         except sasl.SaslError:
-            self._refuse_login(Trouble.WRONG, "PASS")
+            self._refuse_login(Trouble.WRONG, "login by PASS")
             return
         await self._settle(
             await self._service.logins.verify(given.user, given.password, "pop3", self._wire.peer),
-            f"PASS as {given.user}",
+            f"login as {given.user} by PASS",
         )
 
     async def authenticate(self, event: on.Authenticate) -> None:
@@ -168,12 +168,12 @@ class Pop3Session:
         try:
             step = await exchange.take(octets)
         except sasl.SaslError as error:
-            self._refuse_login(Trouble.WRONG, f"AUTH {self._mechanism}: {error}")
+            self._refuse_login(Trouble.WRONG, f"login by {self._mechanism}: {error}")
             return
         if isinstance(step, Challenge):
             self.machine.challenge(step.octets)
             return
-        await self._settle(step, f"AUTH {self._mechanism} as {exchange.user}")
+        await self._settle(step, f"login as {exchange.user} by {self._mechanism}")
 
     async def _settle(self, found: LoggedIn | Trouble, command: str) -> None:
         if isinstance(found, Trouble):

@@ -59,10 +59,10 @@ class SmtpLogin:
             step: Step = await exchange.take(octets)
         except sasl.SaslError as error:
             self._exchange = None
-            return self._refuse(SYNTAX, "login not well formed", f"AUTH {self._mechanism}: {error}"), None
+            return self._refuse(SYNTAX, "login not well formed", f"login by {self._mechanism}: {error}"), None
         if isinstance(step, Challenge):
             return Reply(334, "", sasl.encode_base64(step.octets).decode()), None
         self._exchange = None
         if isinstance(step, LoggedIn):
             return OK, step
-        return self._refuse(REFUSED[step.kind], step.value, f"AUTH {self._mechanism} as {exchange.user[:80]}"), step
+        return self._refuse(REFUSED[step.kind], step.value, f"login as {exchange.user[:80]} by {self._mechanism}"), step

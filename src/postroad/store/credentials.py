@@ -20,6 +20,7 @@ from postroad.store.account_records import (
     NOT_A_NETWORK,
     NOT_A_SCOPE,
     NOT_A_SENDER,
+    REMOVED,
     TOO_MANY,
     Changed,
     Credential,
@@ -219,7 +220,7 @@ def revoke(tx: Tx, args: Revoke) -> Changed:
 @unit
 def network_known(tx: Tx, args: NetworkKnown) -> None:
     """Remembers a network of an account, at most once a day; beyond `KNOWN_NETWORKS_MAX` the oldest is forgotten."""
-    if not tx.execute("SELECT 1 FROM accounts WHERE id = ?", (args.account,)):
+    if not tx.execute("SELECT 1 FROM accounts WHERE id = ? AND state <> ?", (args.account, REMOVED)):
         return
     tx.execute(
         "INSERT INTO known_networks (account, network, at_us) VALUES (?, ?, ?) ON CONFLICT (account, network)"
