@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from postroad.console.cli.secrets import made_up
 from postroad.console.cli.show import parse_size, size_text
-from postroad.console.cli.user import made_up
 from postroad.serve.passwords import proves
 from postroad.store.credentials import Credentials
 from postroad.store.reader import Reader

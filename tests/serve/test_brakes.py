@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from postroad.serve import brakes as module
 from postroad.serve.brakes import PAUSE_MAX_S, REFUSED_S, RULES, TRIED_MAX, Brake, Brakes, Source, source_of
+from tests.testdata import REPOSITORY
 
 PEER = source_of("192.0.2.7")
 FREE = Brake(0.0, False)
@@ -131,3 +134,13 @@ def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyP
     assert len(brakes) == 30
     assert brakes.brake(source_of("10.0.0.1"), "u", 99.0, known=False) == FREE
     assert brakes.brake(source_of("10.99.0.1"), "u", 99.0, known=False).pause_s == 1.0
+
+
+def test_the_page_shows_the_rules() -> None:
+    page = (REPOSITORY / "docs/logins.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| (\d+) failures? \| (\d+|never) \| (\d+) (minutes|seconds) \|$", page, re.MULTILINE)
+    shown = [
+        (int(behind) - 1, 0 if refused == "never" else int(refused), int(fade) * (60 if unit == "minutes" else 1))
+        for behind, refused, fade, unit in rows
+    ]
+    assert shown == [(rule.free, rule.refuse_at, rule.fade_s) for rule in RULES.values()]

@@ -17,6 +17,7 @@ from postroad.store.account_records import Account, Credential
 from postroad.store.credential_records import HOUR_US, AppPassword, AppPasswordUsed, LoginEntry, NetworkKnown
 from postroad.wire.scram import ScramKeys, ScramServer
 from tests.fakes.clock import FakeClock
+from tests.testdata import REPOSITORY
 
 ANNA = Account(7, "anna@example.com", "anna@example.com", 0, 0, 0, disabled=False, created_us=0)
 PHONE = "abcd-efgh-jkmn-pqrs-tuvw"
@@ -362,3 +363,9 @@ async def test_the_use_of_an_app_password_is_noted_once_an_hour(desk: Desk) -> N
     desk.store.change(app_passwords=(app_password(used_us=now_us - HOUR_US),))
     await desk.scram(f"{ANNA.address}#phone", PHONE, peer=ELSEWHERE)
     assert uses()[1:] == [AppPasswordUsed(3, now_us, ELSEWHERE)]
+
+
+def test_every_reason_stands_on_the_page() -> None:
+    page = (REPOSITORY / "docs/logins.md").read_text()
+    for trouble in Trouble:
+        assert f"| `{trouble.value}` |" in page

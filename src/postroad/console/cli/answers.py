@@ -9,12 +9,19 @@ from postroad.store.account_records import (
     ADDRESS_IN_USE,
     DOMAIN_EXISTS,
     DONE,
+    LABEL_IN_USE,
     NO_ACCOUNT,
     NO_ALIAS,
+    NO_APP_PASSWORD,
     NO_DOMAIN,
+    NO_GRANT,
     NO_TARGET,
     NOT_A_DOMAIN,
+    NOT_A_LABEL,
+    NOT_A_NETWORK,
     NOT_A_QUOTA,
+    NOT_A_SCOPE,
+    NOT_A_SENDER,
     NOT_AN_ADDRESS,
     WORDS,
 )
@@ -31,6 +38,13 @@ _FIXES: Final = {
     NO_ALIAS: ("Look: postroad alias list", NO_USER),
     NO_TARGET: ("Look: postroad alias list", NOTHING),
     NOT_A_QUOTA: ("Write it as 5GB, or none.", USAGE),
+    NOT_A_LABEL: ("Write it as phone or scanner-2.", USAGE),
+    NOT_A_SCOPE: ("Write it as smtp,imap.", USAGE),
+    NOT_A_NETWORK: ("Write it as 192.0.2.0/24, at most 20 of them.", USAGE),
+    NOT_A_SENDER: ("Write it as sales@example.org or @example.org.", USAGE),
+    LABEL_IN_USE: ("Remove it first: postroad user app-password remove ADDRESS LABEL", NOTHING),
+    NO_APP_PASSWORD: ("Look: postroad user app-password list ADDRESS", NOTHING),
+    NO_GRANT: ("Look: postroad user grants ADDRESS", NOTHING),
 }
 """What to do about each word, and the exit status."""
 
