@@ -14,8 +14,8 @@
 #   pebble            an ACME authority that issues certificates, and the DNS server that goes with it
 set -eu
 
-PACKAGES="postfix swaks libnet-ssleay-perl curl msmtp ca-certificates neomutt fetchmail isync libsasl2-modules postgresql
-    strace eatmydata xfsprogs openssl procps util-linux pebble"
+PACKAGES="postfix swaks libnet-ssleay-perl curl msmtp ca-certificates neomutt fetchmail isync libsasl2-modules
+    postgresql strace eatmydata xfsprogs openssl procps util-linux pebble"
 # shellcheck disable=SC2086  # a list of words on purpose
 missing=$(for package in $PACKAGES; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || echo "$package"

@@ -117,7 +117,7 @@ def test_a_login_bound_to_the_channel(office: LiveServer, account: str) -> None:
         client.starttls(context=trusting(office.certificate))
         client.ehlo()
         assert "SCRAM-SHA-256-PLUS" in client.esmtp_features["auth"].split()
-        code, _ = client.auth("SCRAM-SHA-256-PLUS", Plus(client.sock, account))  # type: ignore[arg-type]
+        code, _ = client.auth("SCRAM-SHA-256-PLUS", Plus(client.sock, account))
         assert code == 235
     with imaplib.IMAP4(HOST, office.ports["imap"]) as reader:
         reader.starttls(trusting(office.certificate))

@@ -17,15 +17,17 @@ FREE = Brake(0.0, False)
 @pytest.mark.parametrize(
     "peer, source",
     [
-        ("192.0.2.7", ("192.0.2.7", "192.0.2.0/24")),
-        ("::ffff:192.0.2.7", ("192.0.2.7", "192.0.2.0/24")),
-        ("2001:db8:1:2:3::4", ("2001:db8:1:2::/64", "2001:db8:1:2::/64")),
-        ("fe80::1%eth0", ("fe80::/64", "fe80::/64")),
-        ("uid 1000", ("uid 1000", "uid 1000")),
-        ("", ("", "")),
+        ("192.0.2.7", ("192.0.2.7", "192.0.2.0/24", False)),
+        ("::ffff:192.0.2.7", ("192.0.2.7", "192.0.2.0/24", False)),
+        ("2001:db8:1:2:3::4", ("2001:db8:1:2::/64", "2001:db8:1:2::/64", False)),
+        ("fe80::1%eth0", ("fe80::/64", "fe80::/64", False)),
+        ("uid 1000", ("uid 1000", "uid 1000", False)),
+        ("", ("", "", False)),
+        ("127.0.0.9", ("127.0.0.9", "127.0.0.0/24", True)),
+        ("::1", ("::/64", "::/64", True)),
     ],
 )
-def test_where_an_attempt_is_counted(peer: str, source: tuple[str, str]) -> None:
+def test_where_an_attempt_is_counted(peer: str, source: tuple[str, str, bool]) -> None:
     assert source_of(peer) == source
 
 
@@ -78,6 +80,14 @@ def test_a_login_that_many_guess_slows_strangers_only() -> None:
     assert brakes.brake(fresh, "anna", 0.0, known=False) == Brake(PAUSE_MAX_S, False)
     assert brakes.brake(fresh, "bob", 0.0, known=False) == FREE
     assert brakes.brake(fresh, "anna", 0.0, known=True) == FREE
+
+
+def test_programs_on_this_machine_are_counted_by_login_only() -> None:
+    brakes, webmail = Brakes(), source_of("127.0.0.1")
+    for number in range(200):
+        brakes.failed(webmail, f"u{number % 50}" if number % 2 else "bob", 0.0, known=False)
+    assert brakes.brake(webmail, "anna", 0.0, known=False) == FREE
+    assert brakes.brake(webmail, "bob", 0.0, known=False) == Brake(PAUSE_MAX_S, False)
 
 
 def test_a_colleague_behind_the_same_address_does_not_lock_the_owner_out() -> None:

@@ -61,8 +61,17 @@ class ServerTls:
         The pair is tried out first, so a broken one leaves the old in use. Raises like the constructor.
         """
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key, password=_no_password)
+        end_point = _end_point_in(self.certificate.read_bytes())
         self.context.load_cert_chain(self.certificate, self.key, password=_no_password)
-        self.end_point = end_point_of(x509.load_pem_x509_certificates(self.certificate.read_bytes())[0])
+        self.end_point = end_point
+
+
+def _end_point_in(pem: bytes) -> bytes:
+    """The end point of the first certificate in a file; one that only OpenSSL can read serves without."""
+    try:
+        return end_point_of(x509.load_pem_x509_certificates(pem)[0])
+    except ValueError:
+        return b""
 
 
 def end_point_of(certificate: x509.Certificate) -> bytes:

@@ -6,7 +6,8 @@ networks slow only strangers to it, so that nobody can lock its owner out. A net
 once succeeded from there; then only what that one address did wrong with that login counts, and the same wrong
 password again (a telephone that nobody told of the new one) counts once.
 
-A success takes nothing back from the counters of an address or network: one account of his own helps a guesser nothing.
+Programs on this machine are counted by login only. A success takes nothing back from the counters of an address or
+network: one account of his own helps a guesser nothing.
 
 Invariant: the rule has no clock and no I/O of its own, and holds at most `BUCKETS_MAX` buckets of each kind.
 """
@@ -51,8 +52,10 @@ RULES: Final = {
 }
 """By what failures are counted: a stranger's by the first three, those of a known network by "own"."""
 
-STRANGER: Final = ("address", "network", "login")
 KNOWN: Final = ("own",)
+STRANGER: Final = ("address", "network", "login")
+LOCAL: Final = ("login",)
+"""What counts for a stranger, and for one on this machine: a webmail there speaks for everybody."""
 
 
 class Brake(NamedTuple):
@@ -79,6 +82,14 @@ class Source(NamedTuple):
     """An IPv4 address, or the /64 of an IPv6 address."""
     network: str
     """The /24 or /64."""
+    local: bool = False
+    """On this machine."""
+
+    def kinds(self, known: bool) -> tuple[str, ...]:
+        """By what an attempt from here is counted."""
+        if known:
+            return KNOWN
+        return LOCAL if self.local else STRANGER
 
 
 @lru_cache(maxsize=4096)
@@ -90,9 +101,9 @@ def source_of(peer: str) -> Source:
         return Source(peer, peer)
     ip = getattr(ip, "ipv4_mapped", None) or ip
     if isinstance(ip, ipaddress.IPv4Address):
-        return Source(str(ip), str(ipaddress.ip_network((ip, 24), strict=False)))
+        return Source(str(ip), str(ipaddress.ip_network((ip, 24), strict=False)), ip.is_loopback)
     wide = str(ipaddress.ip_network((ip, 64), strict=False))
-    return Source(wide, wide)
+    return Source(wide, wide, ip.is_loopback)
 
 
 class Brakes:
@@ -115,7 +126,7 @@ class Brakes:
         """What holds the next answer back; `known`: this login has succeeded from this network before."""
         keys = _keys(source, login)
         pause, refused = 0.0, False
-        for kind in KNOWN if known else STRANGER:
+        for kind in source.kinds(known):
             bucket = self._buckets[kind].get(keys[kind])
             if bucket is not None:
                 refused = refused or bucket.refused_until > now
@@ -125,7 +136,7 @@ class Brakes:
     def failed(self, source: Source, login: str, now: float, *, known: bool, tried: bytes = b"") -> None:
         """Count a failure; `tried` is a keyed hash of the wrong password, empty when there is none."""
         keys = _keys(source, login)
-        for kind in KNOWN if known else STRANGER:
+        for kind in source.kinds(known):
             self._count(kind, keys[kind], now, tried)
 
     def succeeded(self, source: Source, login: str) -> None:

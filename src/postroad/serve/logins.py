@@ -154,7 +154,7 @@ class Logins:
             return Trouble.BRAKED
         prepared = prepare(password)
         found = await self._proved(attempt, prepared)
-        tried = self._passwords.digest(attempt.login, prepared or "")
+        tried = b"" if isinstance(found, LoggedIn) else self._passwords.digest(attempt.login, prepared or "")
         return await self._ended(attempt, found, tried)
 
     async def _proved(self, attempt: Attempt, prepared: str | None) -> LoggedIn | Trouble:
