@@ -33,18 +33,19 @@ class SmtpLogin:
     Invariant: an exchange ends with its first answer that is no challenge, and nothing of it is left then.
     """
 
-    __slots__ = ("_exchange", "_logins", "_mechanism", "_refuse", "_where")
+    __slots__ = ("_exchange", "_logins", "_refuse", "_where", "mechanism")
 
     def __init__(self, logins: Logins, where: Circumstances, refuse: Refuse) -> None:
         self._logins = logins
         self._where = where
         self._refuse = refuse
         self._exchange: Exchange | None = None
-        self._mechanism = ""
+        self.mechanism = ""
+        """Of the exchange that was begun last."""
 
     def begin(self, mechanism: str) -> None:
         """AUTH was said; `take` follows with its initial response, or None."""
-        self._mechanism = mechanism
+        self.mechanism = mechanism
         self._exchange = begin(self._logins, mechanism, self._where)
 
     def cancel(self) -> None:
@@ -59,10 +60,10 @@ class SmtpLogin:
             step: Step = await exchange.take(octets)
         except sasl.SaslError as error:
             self._exchange = None
-            return self._refuse(SYNTAX, "login not well formed", f"login by {self._mechanism}: {error}"), None
+            return self._refuse(SYNTAX, "login not well formed", f"login by {self.mechanism}: {error}"), None
         if isinstance(step, Challenge):
             return Reply(334, "", sasl.encode_base64(step.octets).decode()), None
         self._exchange = None
         if isinstance(step, LoggedIn):
             return OK, step
-        return self._refuse(REFUSED[step.kind], step.value, f"login as {exchange.user[:80]} by {self._mechanism}"), step
+        return self._refuse(REFUSED[step.kind], step.value, f"login as {exchange.user[:80]} by {self.mechanism}"), step
