@@ -34,7 +34,8 @@ def msmtp(office: LiveServer, tmp_path: Path) -> Msmtp:
             f"tls_starttls {'off' if door == 'submissions' else 'on'}\n"
         )
         config.chmod(0o600)
-        letter = b"From: %b\nTo: %b\nSubject: by msmtp\n\nHello.\n" % (user.encode(), recipient.encode())
+        sender = user.partition("#")[0].encode()
+        letter = b"From: %b\nTo: %b\nSubject: by msmtp\n\nHello.\n" % (sender, recipient.encode())
         return ran(["msmtp", "-C", config, "-a", "ours", recipient], given=letter)
 
     return run
@@ -126,12 +127,17 @@ def test_a_login_bound_to_the_channel(office: LiveServer, account: str) -> None:
 
 
 @pytest.mark.needs_program("mbsync")
-def test_cyrus_sasl_logs_in_by_scram(office: LiveServer, account: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "*"])
+def test_cyrus_sasl_logs_in_by_scram_or_what_it_likes_best(
+    office: LiveServer, account: str, tmp_path: Path, mechanism: str
+) -> None:
     config = tmp_path / "mbsyncrc"
     config.write_text(
         f"IMAPAccount us\nHost {HOST}\nPort {office.ports['imaps']}\nUser {account}\nPass secret\nSSLType IMAPS\n"
-        f"CertificateFile {office.certificate}\nAuthMechs SCRAM-SHA-256\n\nIMAPStore server\nAccount us\n"
+        f"CertificateFile {office.certificate}\nAuthMechs {mechanism}\n\nIMAPStore far\nAccount us\n\n"
+        f"MaildirStore near\nPath {tmp_path}/\nInbox {tmp_path}/INBOX\n\n"
+        "Channel all\nFar :far:\nNear :near:\nPatterns *\nCreate Near\n"
     )
-    listed = ran(["mbsync", "-c", config, "-l", "server"], environment={"HOME": str(tmp_path)})
+    listed = ran(["mbsync", "-V", "-c", config, "-l", "all"], environment={"HOME": str(tmp_path)})
     assert listed.status == 0, listed.output
-    assert "INBOX" in listed.output
+    assert "Sent" in listed.output
