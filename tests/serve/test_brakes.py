@@ -87,7 +87,8 @@ def test_programs_on_this_machine_are_counted_by_login_only() -> None:
     for number in range(200):
         brakes.failed(webmail, f"u{number % 50}" if number % 2 else "bob", 0.0, known=False)
     assert brakes.brake(webmail, "anna", 0.0, known=False) == FREE
-    assert brakes.brake(webmail, "bob", 0.0, known=False) == Brake(PAUSE_MAX_S, False)
+    for known in (False, True):
+        assert brakes.brake(webmail, "bob", 0.0, known=known) == Brake(PAUSE_MAX_S, False)
 
 
 def test_a_colleague_behind_the_same_address_does_not_lock_the_owner_out() -> None:

@@ -87,9 +87,9 @@ class Source(NamedTuple):
 
     def kinds(self, known: bool) -> tuple[str, ...]:
         """By what an attempt from here is counted."""
-        if known:
-            return KNOWN
-        return LOCAL if self.local else STRANGER
+        if self.local:
+            return LOCAL
+        return KNOWN if known else STRANGER
 
 
 @lru_cache(maxsize=4096)

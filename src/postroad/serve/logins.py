@@ -210,17 +210,18 @@ class Logins:
         return await self._ended(attempt, found, b"")
 
     def _scram_keys(self, attempt: Attempt) -> ScramKeys:
-        app_password = self._named(attempt)
-        own = attempt.entry.credential if attempt.entry and not attempt.label else None
-        found = app_password or own
-        if found is not None:
-            return ScramKeys(found.scram_salt, found.scram_iterations, found.scram_stored_key, found.scram_server_key)
-        name = f"{attempt.login}#{attempt.label}".encode()
-        # RFC 5802 section 9 leaves it open; a salt that changed at each try would tell that nobody is there.
+        name = f"{attempt.login}#{attempt.label}".encode("utf-8", "surrogatepass")
+        # Made for everybody, so that they take no time of their own. A salt that changed at each try would tell that
+        # nobody is there.
         salt, stored_key, server_key = (
             hmac.digest(self._secret, purpose + name, "sha256") for purpose in (b"salt ", b"stored ", b"server ")
         )
-        return ScramKeys(salt[:SCRAM_SALT], SCRAM_ITERATIONS, stored_key, server_key)
+        app_password = self._named(attempt)
+        own = attempt.entry.credential if attempt.entry and not attempt.label else None
+        found = app_password or own
+        if found is None:
+            return ScramKeys(salt[:SCRAM_SALT], SCRAM_ITERATIONS, stored_key, server_key)
+        return ScramKeys(found.scram_salt, found.scram_iterations, found.scram_stored_key, found.scram_server_key)
 
     @staticmethod
     def _named(attempt: Attempt) -> AppPassword | None:

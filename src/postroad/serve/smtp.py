@@ -25,7 +25,7 @@ from postroad.serve.logins import LoggedIn, Logins, Trouble
 from postroad.serve.logs import log_line
 from postroad.serve.refusals import Refusals
 from postroad.serve.sasl_exchange import Circumstances
-from postroad.serve.smtp_login import SmtpLogin
+from postroad.serve.smtp_login import CHALLENGE, SmtpLogin
 from postroad.serve.smtp_message import keep
 from postroad.serve.smtp_transaction import Transaction
 from postroad.store.spool import Spool
@@ -285,10 +285,8 @@ class SmtpSession:
 
     async def auth(self, event: on.Auth) -> None:
         """Begin an exchange (RFC 4954); it is offered under TLS only."""
-        if self._auth is None:
-            where = Circumstances("smtp", self._wire.peer, self._end_point)
-            self._auth = SmtpLogin(self.service.logins, where, self.refused)
-        self._auth.begin(event.mechanism)
+        where = Circumstances("smtp", self._wire.peer, self._end_point)
+        self._auth = SmtpLogin(self.service.logins, event.mechanism, where, self.refused)
         await self._auth_take(event.initial)
 
     async def auth_response(self, event: on.AuthResponse) -> None:
@@ -297,21 +295,21 @@ class SmtpSession:
 
     async def auth_cancel(self, event: on.AuthCancel) -> None:
         """The client gave up, or the machine did."""
-        if self._auth is not None:
-            self._auth.cancel()
+        self._auth = None
         self.machine.answer(event.reply)
 
     async def _auth_take(self, octets: bytes | None) -> None:
-        assert self._auth is not None
-        reply, found = await self._auth.take(octets)
+        exchange = self._auth
+        assert exchange is not None
+        reply, found = await exchange.take(octets)
         if self.machine.closed:
             return
-        if found is None:
-            self.machine.answer(reply)
+        if reply.code != CHALLENGE:
+            self._auth = None
+        if isinstance(found, LoggedIn) and not await self._let_in(found, exchange.mechanism):
             return
-        if isinstance(found, LoggedIn) and not await self._let_in(found, self._auth.mechanism) or self.machine.closed:
-            return
-        self.service.counters.logged_in("smtp", found.kind if isinstance(found, Trouble) else "ok")
+        if found is not None:
+            self.service.counters.logged_in("smtp", found.kind if isinstance(found, Trouble) else "ok")
         self.machine.answer(reply)
 
     async def _let_in(self, found: LoggedIn, mechanism: str) -> bool:

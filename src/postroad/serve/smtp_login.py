@@ -1,7 +1,7 @@
 """AUTH at an SMTP door (RFC 4954): one exchange at a time, answered through the machine.
 
-The machine has already checked that AUTH may stand here and undone base64. What the session keeps of a login is
-whatever `take` returns.
+The machine has already checked that AUTH may stand here and undone base64. What the session keeps of a login is what
+`take` returns.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Final
 
 from postroad.serve.logins import LoggedIn, Logins, Trouble
-from postroad.serve.sasl_exchange import Challenge, Circumstances, Exchange, Step, begin
+from postroad.serve.sasl_exchange import Challenge, Circumstances, begin
 from postroad.values.reply import Reply
 from postroad.wire import sasl
 
+CHALLENGE: Final = 334
 OK: Final = Reply(235, "2.7.0", "Authentication successful")
 SYNTAX: Final = Reply(501, "5.5.2", "That is not what this mechanism expects")
 REFUSED: Final = {
@@ -28,42 +29,27 @@ Refuse = Callable[[Reply, str, str], Reply]
 
 
 class SmtpLogin:
-    """The exchange that is open at one connection, if any.
+    """One exchange at one connection; it ends with the first answer that is no challenge."""
 
-    Invariant: an exchange ends with its first answer that is no challenge, and nothing of it is left then.
-    """
+    __slots__ = ("_exchange", "_refuse", "mechanism")
 
-    __slots__ = ("_exchange", "_logins", "_refuse", "_where", "mechanism")
-
-    def __init__(self, logins: Logins, where: Circumstances, refuse: Refuse) -> None:
-        self._logins = logins
-        self._where = where
-        self._refuse = refuse
-        self._exchange: Exchange | None = None
-        self.mechanism = ""
-        """Of the exchange that was begun last."""
-
-    def begin(self, mechanism: str) -> None:
-        """AUTH was said; `take` follows with its initial response, or None."""
+    def __init__(self, logins: Logins, mechanism: str, where: Circumstances, refuse: Refuse) -> None:
         self.mechanism = mechanism
-        self._exchange = begin(self._logins, mechanism, self._where)
-
-    def cancel(self) -> None:
-        """The client gave up, or the machine did."""
-        self._exchange = None
+        self._exchange = begin(logins, mechanism, where)
+        self._refuse = refuse
 
     async def take(self, octets: bytes | None) -> tuple[Reply, LoggedIn | Trouble | None]:
-        """Go on with what the client said: what to answer, and what came of it, None while that is open."""
-        exchange = self._exchange
-        assert exchange is not None
+        """Go on with what the client said, None for no initial response: what to answer, and what came of it.
+
+        That is None while the exchange is open, and after a message that was none.
+        """
         try:
-            step: Step = await exchange.take(octets)
+            step = await self._exchange.take(octets)
         except sasl.SaslError as error:
-            self._exchange = None
             return self._refuse(SYNTAX, "login not well formed", f"login by {self.mechanism}: {error}"), None
         if isinstance(step, Challenge):
-            return Reply(334, "", sasl.encode_base64(step.octets).decode()), None
-        self._exchange = None
+            return Reply(CHALLENGE, "", sasl.encode_base64(step.octets).decode()), None
         if isinstance(step, LoggedIn):
             return OK, step
-        return self._refuse(REFUSED[step.kind], step.value, f"login as {exchange.user[:80]} by {self.mechanism}"), step
+        command = f"login as {self._exchange.user[:80]} by {self.mechanism}"
+        return self._refuse(REFUSED[step.kind], step.value, command), step

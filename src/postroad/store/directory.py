@@ -190,12 +190,14 @@ class Directory:
         It may use its own address, with any tag; an alias that leads to it directly and to nobody else; and what was
         granted to it. The address of somebody else stays his, tag or not, unless it was granted.
         """
-        asked = account, address, delimiter
-        now = self._clock.monotonic() if self._clock is not None else 0.0
+        if self._clock is None:
+            return await self._may_send_as(account, address, delimiter)
+        now = self._clock.monotonic()
         if now >= self._senders_until or len(self._senders) >= SENDERS_MAX:
             self._senders.clear()
             self._senders_until = now + SENDERS_S
-        known = self._senders.get(asked) if self._clock is not None else None
+        asked = account, address, delimiter
+        known = self._senders.get(asked)
         if known is None:
             known = self._senders[asked] = await self._may_send_as(account, address, delimiter)
         return known
