@@ -32,6 +32,7 @@ from postroad.serve.imap import ImapService
 from postroad.serve.imap_watch import MailboxWatch
 from postroad.serve.lifecycle import Lifecycle
 from postroad.serve.local_submission import local_sessions
+from postroad.serve.logins import SECRET, Logins
 from postroad.serve.logs import log_line, make_journal
 from postroad.serve.mailstore import Mailstore
 from postroad.serve.metrics import meters_file
@@ -44,6 +45,8 @@ from postroad.serve.supervisor import GRACE_S
 from postroad.serve.worker import Errand, adopt, main
 from postroad.store.allowances import Spendings
 from postroad.store.client import StoreClient
+from postroad.store.credential_records import Secret
+from postroad.store.credentials import Credentials, secret
 from postroad.store.directory import Directory
 from postroad.store.figures import count_deliveries
 from postroad.store.mailbox_reads import Mailboxes
@@ -153,7 +156,9 @@ async def build_worker(errand: Errand) -> Parts:
         learned=lambda known: store.post("gateway_known", known),
     )
     planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter, callouts=callouts)
-    passwords = Passwords(directory, clock)
+    passwords = Passwords(clock)
+    salts = await store.call(secret, Secret(SECRET, os.urandom(32)))
+    logins = Logins(Credentials(reader), passwords, store=store, clock=clock, secret=salts)
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
@@ -176,6 +181,7 @@ async def build_worker(errand: Errand) -> Parts:
     watch = Watch(loop)
     counters = SessionCounters(meters)
     share = max(1, config.limits.connections // errand.workers)
+    refusals = Refusals(store=store, story=story, ids=ids, clock=clock)
     admission = Admission(share, config.limits.connections_per_address)
     policy = UserPolicy(config.policy, meters) if config.policy.file else None
     everybody = allowed(config.sending)
@@ -183,9 +189,9 @@ async def build_worker(errand: Errand) -> Parts:
         hostname=config.hostname,
         intake=intake,
         planner=planner,
-        passwords=passwords,
+        logins=logins,
         spool=spool,
-        refusals=Refusals(store=store, story=story, ids=ids, clock=clock),
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
@@ -206,7 +212,8 @@ async def build_worker(errand: Errand) -> Parts:
     senders = SenderRules(config.hostname, config.local.trusted_users, config.local.senders)
     pop3 = Pop3Service(
         mailstore=Mailstore(store, reader, spool),
-        passwords=passwords,
+        logins=logins,
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
@@ -223,7 +230,8 @@ async def build_worker(errand: Errand) -> Parts:
         bodies=spool,
         ids=ids,
         clock=clock,
-        passwords=passwords,
+        logins=logins,
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
