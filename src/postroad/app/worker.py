@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postroad.app.gates import make_gates
+from postroad.flow.allowance import Allowances, allowed
+from postroad.flow.callout import Callout
 from postroad.flow.intake import Intake
 from postroad.flow.local import Planner
 from postroad.flow.local_users import SenderRules
 from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
+from postroad.flow.outside import Outside
 from postroad.flow.runner import Runner
+from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
-from postroad.rules.ports import Ports
+from postroad.rules.ports import NOBODY, Ports
 from postroad.serve.admission import Admission, allowances, room_for_clients
 from postroad.serve.conversation import Watch
 from postroad.serve.counters import SessionCounters
@@ -29,17 +33,22 @@ from postroad.serve.imap import ImapService
 from postroad.serve.imap_watch import MailboxWatch
 from postroad.serve.lifecycle import Lifecycle
 from postroad.serve.local_submission import local_sessions
+from postroad.serve.logins import SECRET, Logins
 from postroad.serve.logs import log_line, make_journal
 from postroad.serve.mailstore import Mailstore
 from postroad.serve.metrics import meters_file
 from postroad.serve.passwords import Passwords
+from postroad.serve.policy import UserPolicy
 from postroad.serve.pop3 import Pop3Service
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.supervisor import GRACE_S
 from postroad.serve.tally import Tally
 from postroad.serve.worker import Errand, adopt, main
+from postroad.store.allowances import Spendings
 from postroad.store.client import StoreClient
+from postroad.store.credential_records import Secret
+from postroad.store.credentials import Credentials, secret
 from postroad.store.directory import Directory
 from postroad.store.figures import count_deliveries
 from postroad.store.mailbox_reads import Mailboxes
@@ -67,11 +76,16 @@ class Parts:
     lifecycle: Lifecycle
     fullness: Fullness
     mailbox_watch: MailboxWatch
+    callouts: Callout
+    outside: Outside
     maildrop: Maildrop | None = None
+    policy: UserPolicy | None = None
     grace: float = GRACE_S
 
     def reload(self) -> None:
-        """Use new certificates for new connections; broken ones leave the old in use."""
+        """Use new certificates and a new policy; broken ones leave the old in use."""
+        if self.policy is not None:
+            self.policy.reload()
         try:
             self.tls.reload()
         except (OSError, ValueError) as error:
@@ -90,8 +104,12 @@ class Parts:
             left = len(self.watch.conversations)
             log_line("warning", "ending although some are still busy", busy=busy, connections=left)
         self.watch.stop()
+        if self.policy is not None:
+            self.policy.stop()
         self.fullness.stop()
         self.mailbox_watch.stop()
+        await self.callouts.close()
+        await self.outside.lookup.close()
         self.passwords.close()
         self.store.close()
         self.spool.close()
@@ -101,6 +119,8 @@ class Parts:
         """The store is gone and our lease with it: nothing more may be promised or attempted."""
         self.doors.close()
         await self.runner.drain(0.0)
+        await self.callouts.close()
+        await self.outside.lookup.close()
 
 
 async def build_worker(errand: Errand) -> Parts:
@@ -130,14 +150,25 @@ async def build_worker(errand: Errand) -> Parts:
     )
     directory = Directory(reader, clock)
     hints.add("directory", lambda _: directory.forget())
-    planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter)
-    passwords = Passwords(directory, clock)
+    outside = Outside.from_config(config, clock)
+    callouts = Callout(
+        signposts=outside.signposts,
+        lookup=outside.lookup,
+        manner=outside.manner,
+        clock=clock,
+        learned=lambda known: store.post("gateway_known", known),
+    )
+    planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter, callouts=callouts)
+    passwords = Passwords(clock)
+    salts = await store.call(secret, Secret(SECRET, os.urandom(32)))
+    logins = Logins(Credentials(reader), passwords, store=store, clock=clock, secret=salts)
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
-        planner=planner,
+        planner=planner, outside=outside, next_hop_of=directory.next_hop,
     )  # fmt: skip
     hints.add("queue", lambda _: runner.wake())
+    hints.add("gateway", lambda _: runner.reroute())
     intake = Intake(
         hostname=config.hostname,
         store=store,
@@ -163,13 +194,16 @@ async def build_worker(errand: Errand) -> Parts:
         monotonic=clock.monotonic,
         exempt=Networks((*relay_from, *config.listen.proxy_from)),
     )
+    refusals = Refusals(store=store, story=story, ids=ids, clock=clock)
+    policy = UserPolicy(config.policy, meters) if config.policy.file else None
+    everybody = allowed(config.sending)
     smtp = SmtpService(
         hostname=config.hostname,
         intake=intake,
         planner=planner,
-        passwords=passwords,
+        logins=logins,
         spool=spool,
-        refusals=Refusals(store=store, story=story, ids=ids, clock=clock),
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
@@ -178,8 +212,9 @@ async def build_worker(errand: Errand) -> Parts:
         data_timeout_s=config.limits.data_timeout_s,
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
+        submissions=Submissions(everybody),
         full=fullness,
-        gates=make_gates(Ports()),
+        gates=make_gates(Ports(allowances=Allowances(Spendings(reader), everybody, clock), policy=policy or NOBODY)),
         account=directory.account,
         early=EarlyTalkers(config.limits.greeting_wait_s, clock.monotonic, Networks(relay_from)),
         tarpit=config.limits.tarpit,
@@ -193,7 +228,8 @@ async def build_worker(errand: Errand) -> Parts:
     senders = SenderRules(config.hostname, config.local.trusted_users, config.local.senders)
     pop3 = Pop3Service(
         mailstore=Mailstore(store, reader, spool),
-        passwords=passwords,
+        logins=logins,
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
@@ -210,7 +246,8 @@ async def build_worker(errand: Errand) -> Parts:
         bodies=spool,
         ids=ids,
         clock=clock,
-        passwords=passwords,
+        logins=logins,
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
@@ -242,6 +279,8 @@ async def build_worker(errand: Errand) -> Parts:
     mailbox_watch.start()
     runner.start()
     watch.start()
+    if policy is not None:
+        policy.start()
     await doors.open(adopt(errand.listeners))
     maildrop = None
     if config.local.maildrop and errand.number == 0:
@@ -260,8 +299,8 @@ async def build_worker(errand: Errand) -> Parts:
         )
         maildrop.start()
     return Parts(
-        store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch,
-        maildrop=maildrop,
+        store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch, callouts,
+        outside, maildrop=maildrop, policy=policy,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from postroad.config.endpoints import (
 )
 from postroad.config.problems import Complaint, closest
 from postroad.values.address import Address, AddressError, domain_to_ascii
+from postroad.values.next_hop import parse_next_hop
 
 SERVICES: Final = {
     "mx": 25,
@@ -39,8 +40,13 @@ LOGIN_SERVICES: Final = ("submission", "imap", "pop3")
 _USUAL_PORTS: Final = SERVICES | {"metrics": 9925, "http": 80, "alpn": 443}
 
 LOG_FORMATS: Final = ("auto", "text", "json")
+UNDECIDED: Final = ("defer", "accept")
+POLICY_MOST_S: Final = 10.0
+"""A policy that may take longer would use up what a final dot may take, which other checks need too."""
 DELIMITERS: Final = "+-_=.#~"
 DAY_S: Final = 86400.0
+RECIPIENTS_LEAST: Final = 100
+"""RFC 5321 section 4.5.3.1.8: "The minimum total number of recipients that MUST be buffered is 100 recipients"."""
 SOCKET_PATH_MAX: Final = 107
 """Octets that unix(7) has room for."""
 
@@ -281,7 +287,10 @@ def _next_hops(config: Config) -> Iterator[Complaint]:
 
 def _hop(path: tuple[str, ...], text: str) -> Iterator[Complaint]:
     try:
-        parse_endpoint(text)
+        if text.startswith("lmtp:"):
+            parse_next_hop(text)
+        else:
+            parse_endpoint(text)
     except ValueError as error:
         yield _said(path, error)
 
@@ -360,6 +369,14 @@ def _limits(config: Config) -> Iterator[Complaint]:
         yield Complaint(("limits", "free_space_share"), what, "Write a share such as 0.05", fatal=False)
 
 
+def _sending(config: Config) -> Iterator[Complaint]:
+    most = config.sending.recipients_per_message
+    if 0 < most < RECIPIENTS_LEAST:
+        what = f"{most} is less than the {RECIPIENTS_LEAST} that RFC 5321 section 4.5.3.1.8 asks for"
+        fix = f"Write {RECIPIENTS_LEAST} or more unless you mean it"
+        yield Complaint(("sending", "recipients_per_message"), what, fix, fatal=False)
+
+
 _ASKED: Final = (
     ("message_size", 65_536, "RFC 5321 section 4.5.3.1.7"),
     ("command_timeout_s", 300, "RFC 5321 section 4.5.3.2.7"),
@@ -368,6 +385,19 @@ _ASKED: Final = (
     ("idle_pop3_s", 600, "RFC 1939 section 3"),
     ("hops", 20, "experience with forwarded mail"),
 )
+
+
+def _policy(config: Config) -> Iterator[Complaint]:
+    policy = config.policy
+    if policy.file and (not policy.file.startswith("/") or "\0" in policy.file):
+        fix = 'Write it as "/etc/postroad/policy.py"'
+        yield Complaint(("policy", "file"), f'"{policy.file}" is not an absolute path', fix)
+    if policy.undecided not in UNDECIDED:
+        fix = 'Write "defer" (mail waits) or "accept" (it is only noted)'
+        yield Complaint(("policy", "undecided"), f'"{policy.undecided}" says nothing about doubts', fix)
+    if policy.timeout_s > POLICY_MOST_S:
+        what = f"{policy.timeout_s:g} seconds are longer than a session can wait"
+        yield Complaint(("policy", "timeout_s"), what, f"Write {POLICY_MOST_S:g} or less")
 
 
 def _log(config: Config) -> Iterator[Complaint]:
@@ -398,8 +428,10 @@ RULES: Final[tuple[Rule, ...]] = (
     _next_hops,
     _private,
     _bind,
+    _sending,
     _retry,
     _dns,
+    _policy,
     _limits,
     _log,
 )

@@ -21,7 +21,7 @@ from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.smtp import SmtpSession
 from postroad.values.networks import Networks
 from postroad.values.reply import Reply
-from postroad.wire.smtp.extensions import MX, SUBMISSION, SUBMISSIONS, Door
+from postroad.wire.smtp.extensions import MX, SUBMISSION, SUBMISSIONS, Door, without_binding
 from postroad.wire.smtp.limits import MachineLimits
 from postroad.wire.smtp.server import ServerMachine
 
@@ -174,7 +174,8 @@ def smtp_sessions(
 
         def make(conversation: Conversation) -> Session:
             here = with_xclient if conversation.peer in listed else door
-            machine = ServerMachine(hostname=service.hostname, door=here, limits=limits)
+            offered = here if service.tls.end_point else without_binding(here)
+            machine = ServerMachine(hostname=service.hostname, door=offered, limits=limits)
             return SmtpSession(conversation, machine, service, door.name)
 
         return make
