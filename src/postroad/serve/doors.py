@@ -115,6 +115,7 @@ class Doors:
         admission, counters = self._admission, self._counters
         words = self._turn_away[service.removesuffix("s")]
         implicit = service in IMPLICIT_TLS
+        context = self._tls.of(service)  # also where it is for STARTTLS: later its files may be broken
 
         def admit(conversation: Conversation) -> TurnedAway | None:
             if service == LOCAL.name:
@@ -133,9 +134,8 @@ class Doors:
             conversation.on_close = self._told
             return TurnedAway(refusal, words(refusal), behind_tls=True)
 
-        return Entrance(
-            admit, self._tls.of(service) if implicit else None, partial(counters.refused, service, 0, "tls handshake")
-        )
+        failed = partial(counters.refused, service, 0, "tls handshake")
+        return Entrance(admit, context if implicit else None, failed)
 
     def _told(self) -> None:
         self._telling -= 1
