@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from postroad.app.gates import make_gates
+from postroad.app.gates import OwnSenders, make_gates
 from postroad.flow.allowance import Allowances, allowed
 from postroad.flow.callout import Callout
 from postroad.flow.intake import Intake
@@ -202,7 +202,13 @@ async def build_worker(errand: Errand) -> Parts:
         session_s=config.limits.session_s,
         submissions=Submissions(everybody),
         full=fullness,
-        gates=make_gates(Ports(allowances=Allowances(Spendings(reader), everybody, clock), policy=policy or NOBODY)),
+        gates=make_gates(
+            Ports(
+                senders=OwnSenders(directory, config.recipient_delimiter),
+                allowances=Allowances(Spendings(reader), everybody, clock),
+                policy=policy or NOBODY,
+            )
+        ),
     )
     limits = MachineLimits(
         size=config.limits.message_size,
