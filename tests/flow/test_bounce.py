@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from postroad.flow.bounce import Failure, Reporter, advice, compose, decode_xtext, wants_report
-from postroad.flow.lanes import Delivery, Letter
+from postroad.flow.bounce import Reporter
+from postroad.flow.dsn import Action, Notice, advice, compose, decode_xtext, without_success
+from postroad.flow.lanes import Letter
 from postroad.flow.local import Plan
-from postroad.store.records import Accept, Leg
+from postroad.store.records import Accept
 from postroad.values.address import Address
 from postroad.values.event import pack
 from postroad.values.ids import IdMaker, id_text
@@ -35,11 +36,9 @@ def letter(**changes: Any) -> Letter:
     return Letter(made, made.id, header=made.header, body=made.body)
 
 
-def failure(recipient: str = "b@x.test", reply: Reply = UNKNOWN, where: str = WHERE, **changes: Any) -> Failure:
-    fields = {"notify": "", "orcpt": ""} | {name: changes.pop(name) for name in ("notify", "orcpt") if name in changes}
-    delivery = Delivery(letter(), Leg(5, recipient, "x.test", **fields), 1)
+def failure(recipient: str = "b@x.test", reply: Reply = UNKNOWN, where: str = WHERE, **changes: Any) -> Notice:
     cause = "the recipient was answered 550" if where else "the domain x.test does not exist"
-    return Failure(delivery, Outcome(Fate.FAILED, About.RECIPIENT, cause, reply, where), **changes)
+    return Notice(Action.FAILED, recipient, Outcome(Fate.FAILED, About.RECIPIENT, cause, reply, where), **changes)
 
 
 def read(message: bytes) -> EmailMessage:
@@ -48,7 +47,7 @@ def read(message: bytes) -> EmailMessage:
     return parsed
 
 
-def report(*failures: Failure, of: Letter | None = None) -> EmailMessage:
+def report(*failures: Notice, of: Letter | None = None) -> EmailMessage:
     return read(compose(of or letter(), failures or [failure()], IdMaker(1).make(NOW), "mail.ours.test", NOW))
 
 
@@ -159,7 +158,8 @@ def test_a_header_bomb_is_cut_at_a_line() -> None:
     ],
 )
 def test_words_of_a_hostile_host_stay_words(text: str) -> None:
-    hostile = Failure(failure().delivery, Outcome(Fate.FAILED, About.BODY, text, Reply(550, "5.7.1", text), WHERE))
+    outcome = Outcome(Fate.FAILED, About.BODY, text, Reply(550, "5.7.1", text), WHERE)
+    hostile = Notice(Action.FAILED, "b@x.test", outcome)
     made = report(hostile)
     assert made["Bcc"] is None
     assert len(list(made.iter_parts())) == 3
@@ -179,7 +179,7 @@ def test_an_address_in_another_script_has_a_type_of_its_own() -> None:
     [("", True), ("NEVER", False), ("SUCCESS", False), ("FAILURE", True), ("SUCCESS,FAILURE", True), ("DELAY", False)],
 )
 def test_notify(notify: str, wanted: bool) -> None:
-    assert wants_report(failure(notify=notify).delivery) is wanted
+    assert failure(notify=notify).wanted is wanted
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final, Protocol
 
+from msgspec import structs
+
+from postroad.flow.bounce import Reporter, reported
+from postroad.flow.destinations import Destinations
+from postroad.flow.dsn import Action, Notice
+from postroad.flow.lanes import Letter
 from postroad.flow.local import delivered_before
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.records import Accept, Copy, Leg
+from postroad.store.queue import corrected
+from postroad.store.records import FILED, KIND_LOCAL, Accept, Accepted, Copy, Leg
 from postroad.values.envelope import Envelope
-from postroad.values.event import Event
+from postroad.values.event import Event, pack, unpack
 from postroad.values.ids import IdMaker, id_text
+from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
 
@@ -28,6 +36,9 @@ DISK_FULL: Final = Reply(452, "4.3.1", "Not enough disk space. Please retry late
 TOO_MANY_HOPS: Final = Reply(554, "5.4.6", "Too many hops: this message runs in a circle. Check the forwardings.")
 LOOP: Final = Reply(554, "5.4.6", "This message was delivered to the same mailbox before: a forwarding loop.")
 HEADER_TOO_LARGE: Final = Reply(552, "5.3.4", "The header is larger than 256 kB. Send fewer or shorter header fields.")
+
+TAKEN: Final = Outcome(Fate.DELIVERED, About.RECIPIENT)
+"""What became of a recipient whose mail this machine itself delivers or passes on."""
 
 KEYS_MAX: Final = 64
 """Recipients that `why` finds a message by; the rest of a long list is in the journal."""
@@ -47,20 +58,6 @@ class Arrival:
     login: str = ""
     user: str = ""
     """Who on this machine handed it in, where the kernel said so: "uid 1000 (anna)"."""
-
-
-@dataclass(slots=True)
-class Destinations:
-    """Where the accepted recipients of one message go, merged over all of them."""
-
-    copies: list[tuple[str, int, str]] = field(default_factory=list)
-    """Recipient text, account, mailbox."""
-    remotes: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Recipient text, A-label domain, NOTIFY, ORCPT."""
-    expansions: list[tuple[str, str]] = field(default_factory=list)
-    """Recipient as given, and what it was turned into, for the journal."""
-    seen: set[str | tuple[int, str]] = field(default_factory=set)
-    """Addresses and mailboxes that are in the lists: a thousand recipients of a large list are a million looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +109,8 @@ class Intake:
         first_retry_s: float,
         lifetime_s: float,
         max_hops: int,
+        warn_after_s: float = 0.0,
+        reporter: Reporter | None = None,
     ) -> None:
         self._hostname = hostname
         self._store = store
@@ -122,6 +121,8 @@ class Intake:
         self._first_retry_us = int(first_retry_s * 1e6)
         self._lifetime_us = int(lifetime_s * 1e6)
         self._max_hops = max_hops
+        self._warn_after_us = int(warn_after_s * 1e6)
+        self._reporter = reporter
         self._date = (0, "")
 
     async def accept(
@@ -150,10 +151,69 @@ class Intake:
         size = draft.size + len(received)
         content = (received + header, body, body_file, size)
         accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit)
-        await self._store.call(accept_unit, accept)
+        if destinations.wishes or destinations.expanded:
+            accept = await self._accept_reported(accept, destinations, now_us)
+        else:
+            await self._store.call(accept_unit, accept)
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
         return Taken(ident, size)
+
+    async def _accept_reported(self, accept: Accept, destinations: Destinations, now_us: int) -> Accept:
+        """Accepts a message together with what its sender is told at once; returns what was accepted.
+
+        A report that would not be true, because a mailbox filled up meanwhile, is made again without it. Each round
+        leaves one copy more to the queue, so this ends.
+        """
+        wishes = {copy.recipient: destinations.wishes.get(at, ()) for at, copy in enumerate(accept.copies)}
+        while True:
+            notices = [Notice(Action.EXPANDED, w.recipient, TAKEN, w.notify, w.orcpt) for w in destinations.expanded]
+            for copy in accept.copies:
+                notices += [
+                    Notice(Action.DELIVERED, wish.recipient, TAKEN, wish.notify, wish.orcpt)
+                    for wish in wishes[copy.recipient]
+                    if "SUCCESS" in wish.notify
+                ]
+            told = await self._with_report(accept, notices, now_us) if notices else accept
+            accepted: Accepted = await self._store.call(accept_unit, told)
+            if not accepted.withdrawn:
+                return told
+            accept = self._leave_open(accept, accepted.copies, now_us)
+
+    async def _with_report(self, accept: Accept, notices: Sequence[Notice], now_us: int) -> Accept:
+        if self._reporter is None:
+            return accept
+        letter = Letter(accept, accept.id, header=accept.header, body=accept.body)
+        report = await self._reporter.report(letter, notices, now_us)
+        if isinstance(report, str):
+            return accept
+        note = self._story.note(accept.id, [reported(letter, report, now_us)])
+        return structs.replace(accept, events=pack([*unpack(accept.events), *unpack(note)]), reports=[report])
+
+    def _leave_open(self, accept: Accept, outcomes: list[int], now_us: int) -> Accept:
+        """The same message, with open deliveries for the copies that could not be filed."""
+        pairs = list(zip(accept.copies, outcomes, strict=True))
+        return structs.replace(
+            accept,
+            copies=[copy for copy, outcome in pairs if outcome == FILED],
+            legs=[*accept.legs, *(self._local_leg(copy, now_us) for copy, outcome in pairs if outcome != FILED)],
+            events=corrected(accept.events, accept.copies, outcomes, now_us),
+        )
+
+    def _local_leg(self, copy: Copy, due_us: int) -> Leg:
+        """The open delivery of a copy that is not filed now."""
+        return Leg(
+            self._ids.make(self._clock.wall_us()),
+            copy.recipient,
+            copy.recipient.rpartition("@")[2],
+            kind=KIND_LOCAL,
+            due_us=due_us,
+            account=copy.account,
+            prefix=copy.prefix,
+            notify=copy.notify,
+            orcpt=copy.orcpt,
+            warn_us=copy.warn_us,
+        )
 
     # -- checks that need the header ---------------------------------------------------------------------------------
 
@@ -181,17 +241,17 @@ class Intake:
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
-        legs = self._legs(destinations, now_us, size)
-        copies = [
-            Copy(
-                recipient=recipient,
-                account=account,
-                prefix=f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode(),
-                mailbox=mailbox,
-            )
-            for recipient, account, mailbox in destinations.copies
-        ]
-        events = self._events(now_us, envelope, destinations, arrival, legs, size)
+        release_us = envelope.release_us if envelope.release_us > now_us else 0
+        begin_us = release_us or now_us
+        # Null senders are told of nothing.
+        warn_us = begin_us + self._warn_after_us if self._warn_after_us and sender else 0
+        legs = self._legs(destinations, now_us, size, release_us, warn_us)
+        copies = self._copies(destinations, sender, warn_us)
+        if release_us:
+            # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named.
+            legs += [self._local_leg(copy, release_us) for copy in copies]
+            copies = []
+        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us)
         return Accept(
             id=ident,
             received_us=now_us,
@@ -202,7 +262,7 @@ class Intake:
             size=size,
             copies=copies,
             legs=legs,
-            expires_us=now_us + self._lifetime_us,
+            expires_us=begin_us + self._lifetime_us,
             keys=search_keys(header, sender, envelope, destinations),
             events=self._story.note(ident, events),
             smtputf8=envelope.smtputf8,
@@ -212,18 +272,44 @@ class Intake:
             login=arrival.login,
         )
 
-    def _legs(self, destinations: Destinations, now_us: int, size: int) -> list[Leg]:
+    def _copies(self, destinations: Destinations, sender: str, warn_us: int) -> list[Copy]:
+        copies = [
+            Copy(
+                recipient=recipient,
+                account=account,
+                prefix=f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode(),
+                mailbox=mailbox,
+                warn_us=warn_us,
+            )
+            for recipient, account, mailbox in destinations.copies
+        ]
+        for at in destinations.wishes:
+            wish = destinations.wish(at)
+            if wish is not None:
+                copies[at] = structs.replace(copies[at], notify=wish.notify, orcpt=wish.orcpt)
+        return copies
+
+    def _legs(self, destinations: Destinations, now_us: int, size: int, release_us: int, warn_us: int) -> list[Leg]:
         remotes = destinations.remotes
         if not remotes:
             return []
         # Born leased: the first attempt starts from memory right after the commit, and the second one's time is
         # part of the commit. Beyond the window mail is left to whoever has room.
-        mine = self._runner.room_for(len(remotes), size)
+        mine = not release_us and self._runner.room_for(len(remotes), size)
         owner = self._store.incarnation if mine else 0
-        due_us = now_us + self._first_retry_us if mine else now_us
+        due_us = now_us + self._first_retry_us if mine else release_us or now_us
         make = self._ids.make
         return [
-            Leg(make(now_us), recipient, domain, due_us=due_us, owner=owner, notify=notify, orcpt=orcpt)
+            Leg(
+                make(now_us),
+                recipient,
+                domain,
+                due_us=due_us,
+                owner=owner,
+                notify=notify,
+                orcpt=orcpt,
+                warn_us=warn_us,
+            )
             for recipient, domain, notify, orcpt in remotes
         ]
 
@@ -235,6 +321,7 @@ class Intake:
         arrival: Arrival,
         legs: list[Leg],
         size: int,
+        release_us: int,
     ) -> list[Event]:
         where = f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
         by = f"login {arrival.login}" if arrival.login else arrival.door
@@ -246,6 +333,12 @@ class Intake:
         events += [
             Event(kind="expanded", at_us=now_us, recipient=was, cause=now) for was, now in destinations.expansions
         ]
+        if release_us:
+            cause = "its sender asked for delivery at a later time"
+            return events + [
+                Event(kind="held", at_us=now_us, recipient=leg.recipient, cause=cause, by=by, next_us=release_us)
+                for leg in legs
+            ]
         events += [
             Event(kind="delivered", at_us=now_us, recipient=recipient, by="local delivery", where=f"mailbox {mailbox}")
             for recipient, _, mailbox in destinations.copies

@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from postroad.flow.intake import Arrival, Destinations, Intake
+from postroad.flow.destinations import Destinations
+from postroad.flow.intake import Arrival, Intake
 from postroad.flow.local import Plan, Planner
 from postroad.net.tls import ServerTls
 from postroad.serve.admission import GOING_DOWN
@@ -508,19 +509,7 @@ class SmtpSession:
 
 def merge(destinations: Destinations, plan: Plan, address: Address, params: on.RcptParams) -> None:
     """Add one recipient's plan; a mailbox or address that is there already is not added twice."""
-    text, seen = str(address), destinations.seen
-    for account, mailbox, recipient in plan.copies:
-        if (account, mailbox) not in seen:
-            seen.add((account, mailbox))
-            destinations.copies.append((recipient, account, mailbox))
-    for target in plan.remotes:
-        recipient = str(target)
-        # RFC 3461 section 5.2.7.2: what an alias sends on keeps the wishes of the one who sent it.
-        if recipient not in seen:
-            seen.add(recipient)
-            destinations.remotes.append((recipient, target.domain_ascii, params.notify, params.orcpt))
-    for was, now in plan.expansions:
-        destinations.expansions.append((was or text, now))
+    destinations.add(plan, str(address), params.notify, params.orcpt)
 
 
 Handler = Callable[[SmtpSession, Any], Coroutine[Any, Any, None]]

@@ -14,6 +14,7 @@ KINDS: Final = {
     "received": "a session handed the message over and it was taken",
     "refused": "a command or a message was turned away; nothing was stored",
     "queued": "the message is durable and one or more deliveries are open",
+    "held": "the sender asked for a later delivery; nothing is tried before the next time",
     "attempted": "a delivery was tried",
     "deferred": "an attempt failed for now; a next time is set",
     "delivered": "the next host or the mailbox took responsibility",

@@ -202,6 +202,11 @@ def take_orcpt(given: dict[str, str]) -> str:
     return value
 
 
+def ascii_orcpt(value: str) -> str:
+    r"""An ORCPT without characters beyond ASCII: of type utf-8 they become \x{HEX} (RFC 6533 section 3)."""
+    return value if value.isascii() else "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in value)
+
+
 def read_bdat(line: bytes) -> tuple[int, bool] | None:
     """Octets and LAST of a BDAT line (RFC 3030 section 2); None when it is not well formed."""
     found = _bdat(line)
