@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from postroad.flow.bounce import Reporter
-from postroad.flow.dsn import Action, Notice, advice, compose, decode_xtext, without_success
+from postroad.flow.dsn import Action, Notice, advice, compose, decode_xtext
 from postroad.flow.lanes import Letter
 from postroad.flow.local import Plan
 from postroad.store.records import Accept
