@@ -8,9 +8,14 @@ from postroad.flow.destinations import Destinations, Wish
 from postroad.flow.dsn import without_success
 from postroad.flow.local import Plan
 from postroad.values.address import Address
+from postroad.values.envelope import Recipient
 
 ANNA, BOB = (1, "INBOX", "anna@x.test"), (2, "INBOX", "bob@x.test")
 FAR = Address.parse("far@y.test")
+
+
+def recipient(address: str, notify: str = "", orcpt: str = "") -> Recipient:
+    return Recipient(Address.parse(address), notify, orcpt)
 
 
 @pytest.mark.parametrize(
@@ -30,8 +35,8 @@ def test_rfc_3461_section_5_2_7_3_c(notify: str, rest: str) -> None:
 
 def test_a_mailbox_keeps_the_wishes() -> None:
     there = Destinations()
-    there.add(Plan([ANNA]), "anna@x.test", "SUCCESS", "rfc822;a")
-    there.add(Plan([BOB]), "bob@x.test")
+    there.add(recipient("anna@x.test", "SUCCESS", "rfc822;a"), Plan([ANNA]))
+    there.add(recipient("bob@x.test"), Plan([BOB]))
     assert there.wishes == {0: [Wish("anna@x.test", "SUCCESS", "rfc822;a")]}
     assert there.expanded == []
 
@@ -40,7 +45,7 @@ def test_a_mailbox_keeps_the_wishes() -> None:
 def test_an_alias_of_one_passes_them_on_and_says_nothing_itself(plan: Plan) -> None:
     """RFC 3461 section 5.2.7.2."""
     there = Destinations()
-    there.add(plan, "info@x.test", "SUCCESS,FAILURE", "rfc822;info@x.test")
+    there.add(recipient("info@x.test", "SUCCESS,FAILURE", "rfc822;info@x.test"), plan)
     assert there.expanded == []
     passed = [(notify, orcpt) for _, _, notify, orcpt in there.remotes]
     passed += [(wish.notify, wish.orcpt) for wishes in there.wishes.values() for wish in wishes]
@@ -50,7 +55,7 @@ def test_an_alias_of_one_passes_them_on_and_says_nothing_itself(plan: Plan) -> N
 def test_an_alias_of_several_passes_them_on_without_success_and_is_reported_as_expanded() -> None:
     """RFC 3461 section 5.2.7.3 (c)."""
     there = Destinations()
-    there.add(Plan([ANNA, BOB], [FAR]), "team@x.test", "SUCCESS,DELAY", "rfc822;team")
+    there.add(recipient("team@x.test", "SUCCESS,DELAY", "rfc822;team"), Plan([ANNA, BOB], [FAR]))
     assert there.expanded == [Wish("team@x.test", "SUCCESS,DELAY", "rfc822;team")]
     assert there.remotes == [("far@y.test", "y.test", "DELAY", "rfc822;team")]
     assert {wish.notify for wishes in there.wishes.values() for wish in wishes} == {"DELAY"}
@@ -58,7 +63,7 @@ def test_an_alias_of_several_passes_them_on_without_success_and_is_reported_as_e
 
 def test_without_the_wish_an_alias_of_several_is_not_reported() -> None:
     there = Destinations()
-    there.add(Plan([ANNA, BOB]), "team@x.test", "FAILURE")
+    there.add(recipient("team@x.test", "FAILURE"), Plan([ANNA, BOB]))
     assert there.expanded == []
     assert [there.wish(at) for at in (0, 1)] == [
         Wish("anna@x.test", "FAILURE", ""),
@@ -68,9 +73,9 @@ def test_without_the_wish_an_alias_of_several_is_not_reported() -> None:
 
 def test_two_recipients_of_one_mailbox_are_one_copy_with_both_wishes() -> None:
     there = Destinations()
-    there.add(Plan([ANNA]), "anna@x.test")
-    there.add(Plan([(1, "INBOX", "anna+tag@x.test")]), "anna+tag@x.test", "SUCCESS", "rfc822;t")
-    there.add(Plan([(1, "INBOX", "anna+tag@x.test")]), "anna+tag@x.test", "SUCCESS", "rfc822;t")
+    there.add(recipient("anna@x.test"), Plan([ANNA]))
+    there.add(recipient("anna+tag@x.test", "SUCCESS", "rfc822;t"), Plan([(1, "INBOX", "anna+tag@x.test")]))
+    there.add(recipient("anna+tag@x.test", "SUCCESS", "rfc822;t"), Plan([(1, "INBOX", "anna+tag@x.test")]))
     assert len(there.copies) == 1
     assert there.wishes == {0: [Wish("anna@x.test", "", ""), Wish("anna+tag@x.test", "SUCCESS", "rfc822;t")]}
     assert there.wish(0) == Wish("anna+tag@x.test", "SUCCESS", "rfc822;t")
@@ -78,14 +83,14 @@ def test_two_recipients_of_one_mailbox_are_one_copy_with_both_wishes() -> None:
 
 def test_who_wants_nothing_does_not_silence_who_did_not_say() -> None:
     there = Destinations()
-    there.add(Plan([ANNA]), "anna@x.test")
-    there.add(Plan([ANNA]), "info@x.test", "NEVER")
+    there.add(recipient("anna@x.test"), Plan([ANNA]))
+    there.add(recipient("info@x.test", "NEVER"), Plan([ANNA]))
     assert there.wish(0) == Wish("anna@x.test", "", "")
 
 
 def test_of_two_recipients_that_are_one_address_success_counts() -> None:
     there = Destinations()
-    there.add(Plan(remotes=[FAR]), "info@x.test", "NEVER")
-    there.add(Plan(remotes=[FAR]), "far@y.test", "SUCCESS", "rfc822;f")
-    there.add(Plan(remotes=[FAR]), "far@y.test", "FAILURE")
+    there.add(recipient("info@x.test", "NEVER"), Plan(remotes=[FAR]))
+    there.add(recipient("far@y.test", "SUCCESS", "rfc822;f"), Plan(remotes=[FAR]))
+    there.add(recipient("far@y.test", "FAILURE"), Plan(remotes=[FAR]))
     assert there.remotes == [("far@y.test", "y.test", "SUCCESS", "rfc822;f")]

@@ -79,8 +79,9 @@ class Office(Yard):
         envelope = Envelope(Address.parse(SENDER), **changes)
         destinations = Destinations()
         for address, notify, *orcpt in recipients:
-            envelope.recipients.append(Recipient(Address.parse(address, utf8=True), notify, *orcpt))
-            destinations.add(self.plan(address), address, notify, *orcpt)
+            recipient = Recipient(Address.parse(address, utf8=True), notify, *orcpt)
+            envelope.recipients.append(recipient)
+            destinations.add(recipient, self.plan(address))
         return await self.take(envelope, destinations)
 
     async def take(self, envelope: Envelope, destinations: Destinations) -> int:
@@ -151,8 +152,9 @@ async def test_several_deliveries_of_one_message_are_one_report(office: Office) 
 
 async def test_row_s47_mail_with_a_null_sender_is_never_reported(office: Office) -> None:
     destinations = Destinations()
-    destinations.add(office.plan(ANNA), ANNA, "SUCCESS")
-    await office.take(Envelope(None, [Recipient(Address.parse(ANNA), "SUCCESS")]), destinations)
+    anna = Recipient(Address.parse(ANNA), "SUCCESS")
+    destinations.add(anna, office.plan(ANNA))
+    await office.take(Envelope(None, [anna]), destinations)
     assert office.filed() == 1
     assert office.store.rows("SELECT count(*) FROM messages") == [(1,)]
 
@@ -210,8 +212,9 @@ async def test_an_alias_of_several_is_reported_as_expanded(office: Office) -> No
     async with FakeSmtp(DSN) as host:
         office.host("far.test", host)
         destinations = Destinations()
-        destinations.add(office.plan(ANNA, BOB, "c@far.test"), "team@here.test", "SUCCESS,FAILURE", "rfc822;t")
-        envelope = Envelope(Address.parse(SENDER), [Recipient(Address.parse("team@here.test"))], envid="E")
+        team = Recipient(Address.parse("team@here.test"), "SUCCESS,FAILURE", "rfc822;t")
+        destinations.add(team, office.plan(ANNA, BOB, "c@far.test"))
+        envelope = Envelope(Address.parse(SENDER), [team], envid="E")
         await office.take(envelope, destinations)
         await office.settled()
         report = only(office.reports())

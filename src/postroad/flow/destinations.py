@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from postroad.flow.dsn import without_success
 from postroad.flow.local import Plan
+from postroad.values.envelope import Recipient
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,13 @@ class Destinations:
     expanded: list[Wish] = field(default_factory=list)
     """Recipients that became several, and whose sender asked to hear of success."""
 
-    def add(self, plan: Plan, recipient: str, notify: str = "", orcpt: str = "") -> None:
-        """Adds one recipient's plan; a mailbox or address that is there already is not added twice."""
+    def add(self, recipient: Recipient, plan: Plan) -> None:
+        """Adds where one recipient's mail goes; a mailbox or address that is there already is not added twice."""
+        text, notify, orcpt = str(recipient.address), recipient.notify, recipient.orcpt
         if "SUCCESS" in notify and len(plan.copies) + len(plan.remotes) > 1:
             # RFC 3461 section 5.2.7.3 (c): ENVID, RET and ORCPT go with the message to every address of the alias,
             # NOTIFY without SUCCESS, and the sender gets an "expanded" report.
-            self.expanded.append(Wish(recipient, notify, orcpt))
+            self.expanded.append(Wish(text, notify, orcpt))
             notify = without_success(notify)
         for account, mailbox, reached in plan.copies:
             met = (account, mailbox) in self.seen
@@ -54,7 +56,7 @@ class Destinations:
                 self._add_wish(Wish(reached, notify, orcpt), (account, mailbox) if met else None)
         for target in plan.remotes:
             self._add_remote((str(target), target.domain_ascii, notify, orcpt))
-        self.expansions += [(was or recipient, now) for was, now in plan.expansions]
+        self.expansions += [(was or text, now) for was, now in plan.expansions]
 
     def _add_wish(self, wish: Wish, met: tuple[int, str] | None) -> None:
         """Of the copy added last, or of the one for the mailbox `met` before, which may have come without wishes."""

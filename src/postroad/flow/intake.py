@@ -58,6 +58,14 @@ class Arrival:
     login: str = ""
     user: str = ""
     """Who on this machine handed it in, where the kernel said so: "uid 1000 (anna)"."""
+    hidden: bool = False
+    """The Received line does not say where it came from; the journal does."""
+    doubts: tuple[tuple[str, str], ...] = ()
+    """Checks that could not tell and held nothing up: stable word, and what was found."""
+    discarded: str = ""
+    """Why nobody gets it although it is acknowledged."""
+    quarantine: str = ""
+    """Why it is held instead of delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +132,10 @@ class Intake:
         self._warn_after_us = int(warn_after_s * 1e6)
         self._reporter = reporter
         self._date = (0, "")
+
+    def make_id(self) -> int:
+        """A fresh id for a message that is asked about before it is accepted."""
+        return self._ids.make(self._clock.wall_us())
 
     async def accept(
         self,
@@ -330,6 +342,9 @@ class Intake:
                 kind="received", at_us=now_us, by=by, where=where, cause=f"from <{envelope.sender_text}>, {size} bytes"
             )
         ]
+        events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
+        if arrival.discarded:
+            events.append(Event(kind="discarded", at_us=now_us, cause=arrival.discarded, by="policy"))
         events += [
             Event(kind="expanded", at_us=now_us, recipient=was, cause=now) for was, now in destinations.expansions
         ]
@@ -354,7 +369,7 @@ class Intake:
         peer = arrival.peer
         # RFC 5321 section 4.1.3: an address literal of IPv6 says so.
         literal = f"IPv6:{peer}" if ":" in peer else peer
-        who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer else ""
+        who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer and not arrival.hidden else ""
         tls = f"\r\n\t({arrival.tls})" if arrival.tls else f"\r\n\t(by {arrival.user})" if arrival.user else ""
         recipients = envelope.recipients
         whom = f"\r\n\tfor <{recipients[0].address}>" if len(recipients) == 1 else ""

@@ -302,12 +302,13 @@ class Maildrop:
             plan = await self._planner.plan(address, size=ANY_QUOTA, may_relay=True)
             if plan.refusal is not None and not plan.refusal.permanent:
                 raise StoreFull(str(plan.refusal))
-            envelope.recipients.append(Recipient(address, slip.notify))
+            recipient = Recipient(address, slip.notify)
+            envelope.recipients.append(recipient)
             envelope.smtputf8 = envelope.smtputf8 or address.needs_utf8
             if plan.refusal is not None:
                 _report_back(destinations, str(address), str(plan.refusal), slip.notify)
             else:
-                destinations.add(plan, str(address), slip.notify)
+                destinations.add(recipient, plan)
         return envelope, destinations
 
     # -- in a thread, because each waits for the disk ----------------------------------------------------------------

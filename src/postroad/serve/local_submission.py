@@ -19,6 +19,7 @@ from postroad.net.unix_listen import peer_uid
 from postroad.serve.conversation import Conversation, Session
 from postroad.serve.logs import log_line
 from postroad.serve.smtp import Service, SmtpSession
+from postroad.serve.smtp_transaction import Transaction
 from postroad.wire.smtp import events as on
 from postroad.wire.smtp.extensions import Door
 from postroad.wire.smtp.limits import MachineLimits
@@ -41,18 +42,24 @@ class LocalSession(SmtpSession):
         super().__init__(wire, machine, service, SERVICE)
         self._user = user
         self._rules = rules
-        self._login = rules.own_address(user)
+        self.login = rules.own_address(user)
 
     async def handle(self, event: on.Event) -> None:
         """As at every other door, but MAIL only in one's own name."""
         if type(event) is on.Mail and event.sender is not None and not self._rules.allows(self._user, event.sender):
             reply = self._rules.refusal(self._user, event.sender)
-            self.machine.answer(self._refused(reply, "sender not granted", f"MAIL FROM:<{event.sender}>"))
+            self.machine.answer(self.refused(reply, "sender not granted", f"MAIL FROM:<{event.sender}>"))
             return
         await super().handle(event)
 
-    def _arrival(self, smtputf8: bool) -> Arrival:
-        return Arrival(protocol=PROTOCOL, door=SERVICE, user=str(self._user), login=self._login)
+    def arrival(self, transaction: Transaction) -> Arrival:
+        return Arrival(
+            protocol=PROTOCOL,
+            door=SERVICE,
+            user=str(self._user),
+            login=self.login,
+            doubts=tuple(transaction.doubts),
+        )
 
 
 def local_sessions(service: Service, *, limits: MachineLimits, rules: SenderRules) -> dict[str, Any]:
