@@ -318,6 +318,16 @@ def test_an_original_recipient_begins_no_field(orcpt: str, utf8: bool) -> None:
     assert b"\nBcc" not in made.as_bytes()
 
 
+def test_a_broken_header_comes_back_in_ascii() -> None:
+    """RFC 6522 section 4: a host without 8BITMIME takes the report."""
+    header = b"Subject: Gr\xfc\xdfe\r\nX: a=b\r\n\r\n"
+    raw = compose(letter(header=header), [failure()], IdMaker(1).make(NOW), "mail.ours.test", NOW)
+    assert raw.isascii()
+    part = list(read(raw).iter_parts())[2]
+    assert part.get_content_type() == "text/rfc822-headers"
+    assert part.get_payload(decode=True) == header
+
+
 async def accepted(plan: Plan, **changes: Any) -> Accept | str:
     async def plan_for(address: Address) -> Plan:
         return plan

@@ -15,7 +15,7 @@ FAR = Address.parse("far@y.test")
 
 
 def recipient(address: str, notify: str = "", orcpt: str = "") -> Recipient:
-    return Recipient(Address.parse(address), notify, orcpt)
+    return Recipient(Address.parse(address, utf8=True), notify, orcpt)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,26 @@ def test_an_alias_of_several_passes_them_on_without_success_and_is_reported_as_e
     assert there.expanded == [Wish("team@x.test", "SUCCESS,DELAY", "rfc822;team")]
     assert there.remotes == [("far@y.test", "y.test", "DELAY", "rfc822;team")]
     assert {wish.notify for wishes in there.wishes.values() for wish in wishes} == {"DELAY"}
+
+
+@pytest.mark.parametrize(
+    "alias, orcpt",
+    [
+        ("info@x.test", "rfc822;info@x.test"),
+        ("a+b=c@x.test", "rfc822;a+2Bb+3Dc@x.test"),
+        ("jörg+x@x.test", r"utf-8;j\x{F6}rg\x{2B}x@x.test"),
+        ("=" * 64 + "@" + "d" * 60 + ".test", "rfc822;" + "+3D" * 64 + "@" + "d" * 60 + ".test"),
+        ("=" * 62 + "ö@" + "ü" * 20 + "." + "ü" * 20 + ".test", ""),
+    ],
+)
+def test_an_alias_of_somebody_elsewhere_says_whom_the_sender_wrote_to(alias: str, orcpt: str) -> None:
+    """RFC 3461 section 5.2.1 (d); one that no host need take is left out."""
+    there = Destinations()
+    there.add(recipient(alias), Plan(remotes=[FAR]))
+    assert there.remotes == [("far@y.test", "y.test", "", orcpt)]
+    there = Destinations()
+    there.add(recipient("far@y.test"), Plan(remotes=[FAR]))
+    assert there.remotes == [("far@y.test", "y.test", "", "")]
 
 
 def test_without_the_wish_an_alias_of_several_is_not_reported() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from postroad.flow.dsn import without_success
+from postroad.flow.dsn import original_recipient, without_success
 from postroad.flow.local import Plan
 from postroad.values.envelope import Recipient
 
@@ -55,7 +55,11 @@ class Destinations:
             if notify or orcpt:
                 self._add_wish(Wish(reached, notify, orcpt), (account, mailbox) if met else None)
         for target in plan.remotes:
-            self._add_remote((str(target), target.domain_ascii, notify, orcpt))
+            to = str(target)
+            # RFC 3461 section 5.2.1 (d): "an ORCPT parameter MAY be added [...] it MUST contain the recipient address
+            # from the RCPT command". Behind an alias it tells the sender whom they had written to.
+            original = orcpt or ("" if to == text else original_recipient(text))
+            self._add_remote((to, target.domain_ascii, notify, original))
         self.expansions += [(was or text, now) for was, now in plan.expansions]
 
     def _add_wish(self, wish: Wish, met: tuple[int, str] | None) -> None:

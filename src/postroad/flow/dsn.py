@@ -16,7 +16,8 @@ from typing import Final
 from postroad.flow.lanes import Letter
 from postroad.values.ids import id_text
 from postroad.values.outcome import Outcome
-from postroad.wire.mime.compose import Composer, raw_part, text_part
+from postroad.wire.mime.compose import Composer, quoted_part, raw_part, text_part
+from postroad.wire.smtp.grammar import MAX_ORCPT, encode_xtext
 
 HEADER_KEPT: Final = 30_000
 """Octets of the message's header that a report carries: whole in nearly all mail, and no bomb in any."""
@@ -27,6 +28,9 @@ lets a server choose)."""
 
 DIAGNOSTIC_MAX: Final = 500
 """Characters of a host's answer that a report repeats."""
+
+
+HEADERS_TYPE: Final = "text/rfc822-headers"
 
 
 class Action(Enum):
@@ -75,6 +79,12 @@ class Notice:
             return "4.4.7"
         status, group = self.outcome.status, _CLASSES.get(self.action, "2")
         return status if status.startswith(group) else f"{group}.0.0"
+
+
+def original_recipient(address: str) -> str:
+    """An address as the ORCPT that we add ourselves; empty where that would be longer than every host must take."""
+    orcpt = f"rfc822;{encode_xtext(address)}" if address.isascii() else f"utf-8;{_unicode(address, utf8=False)}"
+    return orcpt if len(orcpt) <= MAX_ORCPT else ""
 
 
 def without_success(notify: str) -> str:
@@ -320,7 +330,11 @@ def _original(letter: Letter, whole: bool) -> bytes:
         return raw_part(header + (letter.body or b""), "message/global" if utf8 else "message/rfc822")
     if len(header) > HEADER_KEPT:
         header = header[: header.rfind(b"\r\n", 0, HEADER_KEPT) + 2] + b"\r\n"
-    return raw_part(header, "message/global-headers" if utf8 else "text/rfc822-headers")
+    if utf8:
+        return raw_part(header, "message/global-headers")
+    # RFC 6522 section 4: headers that are broken "may be encoded in quoted-printable", so that a host without 8BITMIME
+    # takes the report.
+    return raw_part(header, HEADERS_TYPE) if header.isascii() else quoted_part(header, HEADERS_TYPE)
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------
