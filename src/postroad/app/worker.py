@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postroad.app.gates import make_gates
+from postroad.flow.callout import Callout
 from postroad.flow.intake import Intake
 from postroad.flow.local import Planner
 from postroad.flow.local_users import SenderRules
 from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
+from postroad.flow.outside import Outside
 from postroad.flow.runner import Runner
 from postroad.net.tls import ServerTls
 from postroad.rules.ports import Ports
@@ -64,6 +66,8 @@ class Parts:
     lifecycle: Lifecycle
     fullness: Fullness
     mailbox_watch: MailboxWatch
+    callouts: Callout
+    outside: Outside
     maildrop: Maildrop | None = None
     grace: float = GRACE_S
 
@@ -89,6 +93,8 @@ class Parts:
         self.watch.stop()
         self.fullness.stop()
         self.mailbox_watch.stop()
+        await self.callouts.close()
+        await self.outside.lookup.close()
         self.passwords.close()
         self.store.close()
         self.spool.close()
@@ -98,6 +104,8 @@ class Parts:
         """The store is gone and our lease with it: nothing more may be promised or attempted."""
         self.doors.close()
         await self.runner.drain(0.0)
+        await self.callouts.close()
+        await self.outside.lookup.close()
 
 
 async def build_worker(errand: Errand) -> Parts:
@@ -127,14 +135,23 @@ async def build_worker(errand: Errand) -> Parts:
     )
     directory = Directory(reader, clock)
     hints.add("directory", lambda _: directory.forget())
-    planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter)
+    outside = Outside.from_config(config, clock)
+    callouts = Callout(
+        signposts=outside.signposts,
+        lookup=outside.lookup,
+        manner=outside.manner,
+        clock=clock,
+        learned=lambda known: store.post("gateway_known", known),
+    )
+    planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter, callouts=callouts)
     passwords = Passwords(directory, clock)
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
-        planner=planner,
+        planner=planner, outside=outside, next_hop_of=directory.next_hop,
     )  # fmt: skip
     hints.add("queue", lambda _: runner.wake())
+    hints.add("gateway", lambda _: runner.reroute())
     intake = Intake(
         hostname=config.hostname,
         store=store,
@@ -241,8 +258,8 @@ async def build_worker(errand: Errand) -> Parts:
         )
         maildrop.start()
     return Parts(
-        store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch,
-        maildrop=maildrop,
+        store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch, callouts,
+        outside, maildrop=maildrop,
     )  # fmt: skip
 
 

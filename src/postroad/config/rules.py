@@ -22,6 +22,7 @@ from postroad.config.endpoints import (
 )
 from postroad.config.problems import Complaint, closest
 from postroad.values.address import Address, AddressError, domain_to_ascii
+from postroad.values.next_hop import parse_next_hop
 
 SERVICES: Final = {
     "mx": 25,
@@ -256,7 +257,10 @@ def _next_hops(config: Config) -> Iterator[Complaint]:
 
 def _hop(path: tuple[str, ...], text: str) -> Iterator[Complaint]:
     try:
-        parse_endpoint(text)
+        if text.startswith("lmtp:"):
+            parse_next_hop(text)
+        else:
+            parse_endpoint(text)
     except ValueError as error:
         yield _said(path, error)
 

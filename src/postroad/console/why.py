@@ -34,6 +34,7 @@ REFUSALS: Final = {
     "mailbox disabled": "The account was disabled. Again: postroad user enable ADDRESS",
     "login required": "The client did not log in. It should send its user name (the whole address) and password.",
     "wrong password": "User name or password was wrong. New one: postroad user passwd ADDRESS",
+    "recipient in doubt": "The host behind the domain could not be asked; the sender tries again. See docs/gateway.md.",
     "alias loop": "Aliases lead to each other without an end. See: postroad alias list",
     "nobody yet": "No account exists that could take this mail. Make one: postroad user add ADDRESS",
     "no space": "The disk or the queue was nearly full. The sender tries again; make room meanwhile.",

@@ -26,6 +26,7 @@ WORDS: Final = {
     # recipients
     "relay refused": "the recipient is elsewhere and the client may not send there through us",
     "no such mailbox": "nobody has this address here",
+    "recipient in doubt": "the host behind a gateway domain could not be asked whether the recipient exists",
     "mailbox disabled": "the account was switched off",
     "mailbox full": "the mailbox has used up its quota",
     "nobody yet": "no account exists yet to take mail for postmaster@ or abuse@",

@@ -371,6 +371,7 @@ class SmtpSession:
             smtputf8=params.smtputf8,
             ret=params.ret,
             envid=params.envid,
+            release_us=params.hold_until_us,
         )
         self._transaction = Transaction(envelope)
         if self.gate.asks(Stage.MAIL) and not await self._passes(Stage.MAIL, f"MAIL FROM:<{envelope.sender_text}>"):
@@ -388,7 +389,8 @@ class SmtpSession:
         if self.machine.closed:
             return
         if plan.refusal is not None:
-            self.machine.answer(self.refused(plan.refusal, plan.why, f"RCPT TO:<{event.address}>", event.address))
+            command = f"RCPT TO:<{event.address}>"
+            self.machine.answer(self.refused(plan.refusal, plan.why, command, event.address, plan.evidence))
             return
         address, params = event.address, event.params
         if self.gate.asks(Stage.RCPT) and not await self._passes(Stage.RCPT, f"RCPT TO:<{address}>", recipient=address):

@@ -40,6 +40,7 @@ from postroad.store.account_records import (
     UserQuota,
     UserRemove,
 )
+from postroad.store.gateways import drop_gateway
 from postroad.store.mailbox_records import SPECIAL_MAILBOXES
 from postroad.store.mailbox_rows import ERASE_ACCOUNT, add_mailbox, begin_job, next_number
 from postroad.store.units import Tx, unit
@@ -135,6 +136,8 @@ def domain_remove(tx: Tx, args: DomainRemove) -> DomainRemoved:
         _remove_account(tx, account)
     if accounts > ACCOUNTS_AT_ONCE:
         return DomainRemoved(DONE, ACCOUNTS_AT_ONCE, 0, pointing, more=True)
+    if not drop_gateway(tx, domain):
+        return DomainRemoved(DONE, accounts, 0, pointing, more=True)
     tx.execute("DELETE FROM aliases WHERE domain = ?", (domain,))
     tx.execute("DELETE FROM domains WHERE id = ?", (domain,))
     return DomainRemoved(DONE, accounts, aliases, pointing)
