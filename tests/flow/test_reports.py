@@ -12,6 +12,7 @@ import pytest_asyncio
 from postroad.flow.destinations import Destinations
 from postroad.flow.intake import Arrival, Intake, Taken
 from postroad.flow.local import Plan
+from postroad.flow.submission import Submission
 from postroad.store.account_records import DomainAdd, UserAdd, UserQuota
 from postroad.store.accounts import domain_add, user_add, user_quota
 from postroad.store.queue import claim
@@ -203,6 +204,26 @@ async def test_a_copy_that_cannot_be_filed_keeps_the_wish_to_hear_nothing(office
     await office.later(6 * 86_400)
     assert office.legs() == []
     assert office.reports() == []
+
+
+async def test_a_repeated_submission_is_reported_once(office: Office) -> None:
+    anna = Recipient(Address.parse(ANNA), "SUCCESS")
+    taken = []
+    for _ in range(2):
+        envelope, destinations = Envelope(Address.parse(SENDER), [anna]), Destinations()
+        destinations.add(anna, office.plan(ANNA))
+        submission = Submission("account 7")
+        submission.read(b"Message-ID: <1@ours.test>\r\n\r\n", envelope)
+        draft = Words(b"Message-ID: <1@ours.test>\r\n\r\n", b"Good day.\r\n")
+        arrival = Arrival("ESMTPSA", "submission")
+        taken.append(await office.intake.accept(draft, envelope, destinations, arrival, submission=submission))
+    first, second = taken
+    assert isinstance(first, Taken)
+    assert isinstance(second, Taken)
+    assert (second.id, second.repeated) == (first.id, True)
+    assert office.filed() == 1
+    assert len(office.reports()) == 1
+    assert office.kinds(first.id) == ["delivered", "reported", "repeated"]
 
 
 # -- aliases -----------------------------------------------------------------------------------------------------------

@@ -39,10 +39,13 @@ class Reporter:
         self._lifetime_us = int(lifetime_s * 1_000_000)
         self._note = note
 
-    async def report(self, letter: Letter, notices: Sequence[Notice], now_us: int) -> Accept | str:
+    async def report(
+        self, letter: Letter, notices: Sequence[Notice], now_us: int, *, note: Note | None = None
+    ) -> Accept | str:
         """One report of all these notices, ready to be recorded with them; or in words why there is to be none.
 
-        `letter.header` must be there. Raises StoreBroken when it cannot be found out where the report must go.
+        `letter.header` must be there. `note` takes the journal's place where it is not certain that the report will be
+        recorded. Raises StoreBroken when it cannot be found out where the report must go.
         """
         if not letter.sender:
             # RFC 5321 section 4.5.5: mail with a null reverse-path is itself a notification. RFC 3461 section 5.2: "A
@@ -60,9 +63,11 @@ class Reporter:
         plan = await self._plan_for(address)
         if plan.refusal is not None:
             return f"double bounce: the sender's own address takes no mail ({plan.refusal})"
-        return self._accept(letter, wanted, address, plan, now_us)
+        return self._accept(letter, wanted, address, plan, now_us, note or self._note)
 
-    def _accept(self, letter: Letter, notices: Sequence[Notice], address: Address, plan: Plan, now_us: int) -> Accept:
+    def _accept(
+        self, letter: Letter, notices: Sequence[Notice], address: Address, plan: Plan, now_us: int, note: Note
+    ) -> Accept:
         ident = self._ids.make(now_us)
         message = compose(letter, notices, ident, self._hostname, now_us)
         cut = message.find(b"\r\n\r\n") + 4
@@ -90,7 +95,7 @@ class Reporter:
             legs=legs,
             expires_us=now_us + self._lifetime_us,
             keys="\n".join(dict.fromkeys([message_id(ident, self._hostname), str(address).lower()])),
-            events=self._note(ident, _events(letter, copies, legs, now_us)),
+            events=note(ident, _events(letter, copies, legs, now_us)),
             smtputf8=not message.isascii() and not str(address).isascii(),
             eightbit=not body.isascii(),
         )

@@ -15,30 +15,27 @@ from typing import Final, Protocol
 
 from msgspec import structs
 
-from postroad.flow.bounce import Reporter, reported
+from postroad.flow.allowance import denied
+from postroad.flow.at_once import AtOnce, local_leg
+from postroad.flow.bounce import Reporter
 from postroad.flow.destinations import Destinations
-from postroad.flow.dsn import Action, Notice
-from postroad.flow.lanes import Letter
 from postroad.flow.local import delivered_before
+from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.queue import corrected
-from postroad.store.records import FILED, KIND_LOCAL, Accept, Accepted, Copy, Leg
+from postroad.store.records import Accept, Accepted, Copy, Leg, Sending
 from postroad.values.envelope import Envelope
-from postroad.values.event import Event, pack, unpack
+from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
-from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
+from postroad.wire.mime.message_id import find_message_id
 
 QUEUE_FULL: Final = Reply(452, "4.3.1", "The queue is full. Please retry later; nothing was lost.")
 DISK_FULL: Final = Reply(452, "4.3.1", "Not enough disk space. Please retry later; nothing was lost.")
 TOO_MANY_HOPS: Final = Reply(554, "5.4.6", "Too many hops: this message runs in a circle. Check the forwardings.")
 LOOP: Final = Reply(554, "5.4.6", "This message was delivered to the same mailbox before: a forwarding loop.")
 HEADER_TOO_LARGE: Final = Reply(552, "5.3.4", "The header is larger than 256 kB. Send fewer or shorter header fields.")
-
-TAKEN: Final = Outcome(Fate.DELIVERED, About.RECIPIENT)
-"""What became of a recipient whose mail this machine itself delivers or passes on."""
 
 KEYS_MAX: Final = 64
 """Recipients that `why` finds a message by; the rest of a long list is in the journal."""
@@ -74,6 +71,8 @@ class Taken:
 
     id: int
     size: int
+    repeated: bool = False
+    """It was ours before: this was the same submission again."""
 
 
 class Draft(Protocol):
@@ -93,6 +92,7 @@ class Story(Protocol):
     """The journal's single entrance (`flow.journal`)."""
 
     def note(self, message: int, events: Sequence[Event]) -> bytes: ...
+    def pack(self, events: Sequence[Event]) -> bytes: ...
 
 
 class Outbound(Protocol):
@@ -130,7 +130,7 @@ class Intake:
         self._lifetime_us = int(lifetime_s * 1e6)
         self._max_hops = max_hops
         self._warn_after_us = int(warn_after_s * 1e6)
-        self._reporter = reporter
+        self._at_once = AtOnce(store=store, story=story, ids=ids, reporter=reporter)
         self._date = (0, "")
 
     def make_id(self) -> int:
@@ -146,9 +146,10 @@ class Intake:
         *,
         eightbit: bool = False,
         ident: int = 0,
+        submission: Submission | None = None,
     ) -> Taken | Reply:
         """Make the message ours, or say why not; nothing of a refused one stays. `ident` is its id where the caller
-        has already made one.
+        has already made one; with a `submission` it is known again, and counted.
 
         Raises StoreFull and StoreBroken; then too nothing is acknowledged, and what is on the disk is swept.
         """
@@ -161,71 +162,32 @@ class Intake:
         ident = ident or self._ids.make(now_us)
         received = self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
+        sending = submission.sending(self._repetition(now_us, arrival)) if submission is not None else None
         content = (received + header, body, body_file, size)
-        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit)
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending)
         if destinations.wishes or destinations.expanded:
-            accept = await self._accept_reported(accept, destinations, now_us)
+            accept, accepted = await self._at_once.accept(accept, destinations, now_us)
         else:
-            await self._store.call(accept_unit, accept)
+            accepted = await self._store.call(accept_unit, accept)
+        if sending is not None:
+            if accepted.first or accepted.short is not None:
+                draft.discard()
+                return self._instead(accepted, sending, size)
+            self._story.note(ident, unpack(accept.events))
+        if accept.reports:
+            self._at_once.note(accept)
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
         return Taken(ident, size)
 
-    async def _accept_reported(self, accept: Accept, destinations: Destinations, now_us: int) -> Accept:
-        """Accepts a message together with what its sender is told at once; returns what was accepted.
-
-        A report that would not be true, because a mailbox filled up meanwhile, is made again without it. Each round
-        leaves one copy more to the queue, so this ends.
-        """
-        wishes = {copy.recipient: destinations.wishes.get(at, ()) for at, copy in enumerate(accept.copies)}
-        while True:
-            notices = [Notice(Action.EXPANDED, w.recipient, TAKEN, w.notify, w.orcpt) for w in destinations.expanded]
-            for copy in accept.copies:
-                notices += [
-                    Notice(Action.DELIVERED, wish.recipient, TAKEN, wish.notify, wish.orcpt)
-                    for wish in wishes[copy.recipient]
-                    if "SUCCESS" in wish.notify
-                ]
-            told = await self._with_report(accept, notices, now_us) if notices else accept
-            accepted: Accepted = await self._store.call(accept_unit, told)
-            if not accepted.withdrawn:
-                return told
-            accept = self._leave_open(accept, accepted.copies, now_us)
-
-    async def _with_report(self, accept: Accept, notices: Sequence[Notice], now_us: int) -> Accept:
-        if self._reporter is None:
-            return accept
-        letter = Letter(accept, accept.id, header=accept.header, body=accept.body)
-        report = await self._reporter.report(letter, notices, now_us)
-        if isinstance(report, str):
-            return accept
-        note = self._story.note(accept.id, [reported(letter, report, now_us)])
-        return structs.replace(accept, events=pack([*unpack(accept.events), *unpack(note)]), reports=[report])
-
-    def _leave_open(self, accept: Accept, outcomes: list[int], now_us: int) -> Accept:
-        """The same message, with open deliveries for the copies that could not be filed."""
-        pairs = list(zip(accept.copies, outcomes, strict=True))
-        return structs.replace(
-            accept,
-            copies=[copy for copy, outcome in pairs if outcome == FILED],
-            legs=[*accept.legs, *(self._local_leg(copy, now_us) for copy, outcome in pairs if outcome != FILED)],
-            events=corrected(accept.events, accept.copies, outcomes, now_us),
-        )
-
-    def _local_leg(self, copy: Copy, due_us: int) -> Leg:
-        """The open delivery of a copy that is not filed now."""
-        return Leg(
-            self._ids.make(self._clock.wall_us()),
-            copy.recipient,
-            copy.recipient.rpartition("@")[2],
-            kind=KIND_LOCAL,
-            due_us=due_us,
-            account=copy.account,
-            prefix=copy.prefix,
-            notify=copy.notify,
-            orcpt=copy.orcpt,
-            warn_us=copy.warn_us,
-        )
+    def _instead(self, accepted: Accepted, sending: Sending, size: int) -> Taken | Reply:
+        """The answer to a submission that was not stored."""
+        if accepted.short is not None:
+            return denied(accepted.short)
+        if accepted.other:
+            return key_taken(id_text(accepted.first))
+        self._story.note(accepted.first, unpack(sending.repeated))
+        return Taken(accepted.first, size, repeated=True)
 
     # -- checks that need the header ---------------------------------------------------------------------------------
 
@@ -250,6 +212,7 @@ class Intake:
         destinations: Destinations,
         arrival: Arrival,
         eightbit: bool,
+        sending: Sending | None,
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
@@ -261,7 +224,7 @@ class Intake:
         copies = self._copies(destinations, sender, warn_us)
         if release_us:
             # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named.
-            legs += [self._local_leg(copy, release_us) for copy in copies]
+            legs += [local_leg(self._ids.make(now_us), copy, release_us) for copy in copies]
             copies = []
         events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us)
         return Accept(
@@ -276,12 +239,14 @@ class Intake:
             legs=legs,
             expires_us=begin_us + self._lifetime_us,
             keys=search_keys(header, sender, envelope, destinations),
-            events=self._story.note(ident, events),
+            # What is submitted by a user may turn out to be a repetition, so its story is told after the commit.
+            events=self._story.note(ident, events) if sending is None else self._story.pack(events),
             smtputf8=envelope.smtputf8,
             eightbit=eightbit,
             ret=envelope.ret,
             envid=envelope.envid,
             login=arrival.login,
+            sending=sending,
         )
 
     def _copies(self, destinations: Destinations, sender: str, warn_us: int) -> list[Copy]:
@@ -300,6 +265,17 @@ class Intake:
             if wish is not None:
                 copies[at] = structs.replace(copies[at], notify=wish.notify, orcpt=wish.orcpt)
         return copies
+
+    def _repetition(self, now_us: int, arrival: Arrival) -> bytes:
+        """The event that a repetition adds to the story of the first message."""
+        event = Event(
+            kind="repeated",
+            at_us=now_us,
+            by=who_text(arrival),
+            where=where_text(arrival),
+            cause="submitted again and answered with this id; nothing was sent twice",
+        )
+        return self._story.pack([event])
 
     def _legs(self, destinations: Destinations, now_us: int, size: int, release_us: int, warn_us: int) -> list[Leg]:
         remotes = destinations.remotes
@@ -335,11 +311,13 @@ class Intake:
         size: int,
         release_us: int,
     ) -> list[Event]:
-        where = f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
-        by = f"login {arrival.login}" if arrival.login else arrival.door
         events = [
             Event(
-                kind="received", at_us=now_us, by=by, where=where, cause=f"from <{envelope.sender_text}>, {size} bytes"
+                kind="received",
+                at_us=now_us,
+                by=who_text(arrival),
+                where=where_text(arrival),
+                cause=f"from <{envelope.sender_text}>, {size} bytes",
             )
         ]
         events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
@@ -351,7 +329,14 @@ class Intake:
         if release_us:
             cause = "its sender asked for delivery at a later time"
             return events + [
-                Event(kind="held", at_us=now_us, recipient=leg.recipient, cause=cause, by=by, next_us=release_us)
+                Event(
+                    kind="held",
+                    at_us=now_us,
+                    recipient=leg.recipient,
+                    cause=cause,
+                    by=who_text(arrival),
+                    next_us=release_us,
+                )
                 for leg in legs
             ]
         events += [
@@ -409,6 +394,16 @@ def client_text(helo: str, peer: str) -> str:
     return address if helo in ("", address) else f"{helo} {address}".rstrip()
 
 
+def who_text(arrival: Arrival) -> str:
+    """Who handed a message in, for the journal."""
+    return f"login {arrival.login}" if arrival.login else arrival.door
+
+
+def where_text(arrival: Arrival) -> str:
+    """From where, and how the connection was protected."""
+    return f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
+
+
 def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: Destinations) -> str:
     """What `why` may be asked for: Message-ID, sender and recipients in lower case, one a line."""
     keys = {sender.lower(): None}
@@ -423,18 +418,3 @@ def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: De
         keys[message_id] = None
     keys.pop("", None)
     return "\n".join(keys)
-
-
-def find_message_id(header: bytes) -> str:
-    """The Message-ID without brackets, in lower case; empty when there is none that can be read."""
-    lowered = header.lower()
-    at = lowered.find(b"\nmessage-id:")
-    if at < 0:
-        if not lowered.startswith(b"message-id:"):
-            return ""
-        at = -1
-    end = lowered.find(b"\r\n", at + 1)
-    raw = lowered[at + 12 : end if end >= 0 else None]
-    if not raw.strip() and end >= 0:  # folded right behind the name
-        raw = lowered[end + 2 : lowered.find(b"\r\n", end + 2)]
-    return raw.strip().strip(b"<>").decode("ascii", "replace")[:998]
