@@ -21,7 +21,7 @@ from postroad.flow.outside import Outside
 from postroad.flow.runner import Runner
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
-from postroad.rules.ports import Ports
+from postroad.rules.ports import NOBODY, Ports
 from postroad.serve.admission import Admission
 from postroad.serve.conversation import Watch
 from postroad.serve.counters import SessionCounters
@@ -32,10 +32,12 @@ from postroad.serve.imap import ImapService
 from postroad.serve.imap_watch import MailboxWatch
 from postroad.serve.lifecycle import Lifecycle
 from postroad.serve.local_submission import local_sessions
+from postroad.serve.logins import SECRET, Logins
 from postroad.serve.logs import log_line, make_journal
 from postroad.serve.mailstore import Mailstore
 from postroad.serve.metrics import meters_file
 from postroad.serve.passwords import Passwords
+from postroad.serve.policy import UserPolicy
 from postroad.serve.pop3 import Pop3Service
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service as SmtpService
@@ -43,6 +45,8 @@ from postroad.serve.supervisor import GRACE_S
 from postroad.serve.worker import Errand, adopt, main
 from postroad.store.allowances import Spendings
 from postroad.store.client import StoreClient
+from postroad.store.credential_records import Secret
+from postroad.store.credentials import Credentials, secret
 from postroad.store.directory import Directory
 from postroad.store.figures import count_deliveries
 from postroad.store.mailbox_reads import Mailboxes
@@ -72,10 +76,13 @@ class Parts:
     callouts: Callout
     outside: Outside
     maildrop: Maildrop | None = None
+    policy: UserPolicy | None = None
     grace: float = GRACE_S
 
     def reload(self) -> None:
-        """Use new certificates for new connections; broken ones leave the old in use."""
+        """Use new certificates and a new policy; broken ones leave the old in use."""
+        if self.policy is not None:
+            self.policy.reload()
         try:
             self.tls.reload()
         except (OSError, ValueError) as error:
@@ -94,6 +101,8 @@ class Parts:
             left = len(self.watch.conversations)
             log_line("warning", "ending although some are still busy", busy=busy, connections=left)
         self.watch.stop()
+        if self.policy is not None:
+            self.policy.stop()
         self.fullness.stop()
         self.mailbox_watch.stop()
         await self.callouts.close()
@@ -147,7 +156,9 @@ async def build_worker(errand: Errand) -> Parts:
         learned=lambda known: store.post("gateway_known", known),
     )
     planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter, callouts=callouts)
-    passwords = Passwords(directory, clock)
+    passwords = Passwords(clock)
+    salts = await store.call(secret, Secret(SECRET, os.urandom(32)))
+    logins = Logins(Credentials(reader), passwords, store=store, clock=clock, secret=salts)
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
@@ -172,15 +183,17 @@ async def build_worker(errand: Errand) -> Parts:
     watch = Watch(loop)
     counters = SessionCounters(meters)
     share = max(1, config.limits.connections // errand.workers)
+    refusals = Refusals(store=store, story=story, ids=ids, clock=clock)
     admission = Admission(share, config.limits.connections_per_address)
+    policy = UserPolicy(config.policy, meters) if config.policy.file else None
     everybody = allowed(config.sending)
     smtp = SmtpService(
         hostname=config.hostname,
         intake=intake,
         planner=planner,
-        passwords=passwords,
+        logins=logins,
         spool=spool,
-        refusals=Refusals(store=store, story=story, ids=ids, clock=clock),
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
@@ -191,7 +204,7 @@ async def build_worker(errand: Errand) -> Parts:
         session_s=config.limits.session_s,
         submissions=Submissions(everybody),
         full=fullness,
-        gates=make_gates(Ports(allowances=Allowances(Spendings(reader), everybody, clock))),
+        gates=make_gates(Ports(allowances=Allowances(Spendings(reader), everybody, clock), policy=policy or NOBODY)),
     )
     limits = MachineLimits(
         size=config.limits.message_size,
@@ -201,7 +214,8 @@ async def build_worker(errand: Errand) -> Parts:
     senders = SenderRules(config.hostname, config.local.trusted_users, config.local.senders)
     pop3 = Pop3Service(
         mailstore=Mailstore(store, reader, spool),
-        passwords=passwords,
+        logins=logins,
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
@@ -218,7 +232,8 @@ async def build_worker(errand: Errand) -> Parts:
         bodies=spool,
         ids=ids,
         clock=clock,
-        passwords=passwords,
+        logins=logins,
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
@@ -245,6 +260,8 @@ async def build_worker(errand: Errand) -> Parts:
     mailbox_watch.start()
     runner.start()
     watch.start()
+    if policy is not None:
+        policy.start()
     await doors.open(adopt(errand.listeners))
     maildrop = None
     if config.local.maildrop and errand.number == 0:
@@ -264,7 +281,7 @@ async def build_worker(errand: Errand) -> Parts:
         maildrop.start()
     return Parts(
         store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch, callouts,
-        outside, maildrop=maildrop,
+        outside, maildrop=maildrop, policy=policy,
     )  # fmt: skip
 
 

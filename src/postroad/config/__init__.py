@@ -130,6 +130,16 @@ class Dns(Section, frozen=True):
     timeout_s: Seconds = 5.0
 
 
+class Policy(Section, frozen=True):
+    """The administrator's own rules in Python: docs/policy.md."""
+
+    file: str = ""
+    """Path of a `policy.py`; empty: there is none."""
+    undecided: str = "defer"
+    """What becomes of mail when it hangs or fails: "defer" (it waits) or "accept" (it is only noted)."""
+    timeout_s: Seconds = 2.0
+
+
 class Limits(Section, frozen=True):
     """Every limit a peer can meet; `docs/limits.md` says the reason of each."""
 
@@ -179,6 +189,7 @@ class Config(Section, frozen=True):
     sending: Sending = Sending()
     retry: Retry = Retry()
     dns: Dns = Dns()
+    policy: Policy = Policy()
     limits: Limits = Limits()
     log: Log = Log()
     recipient_delimiter: str = "+"

@@ -40,6 +40,9 @@ LOGIN_SERVICES: Final = ("submission", "imap", "pop3")
 _USUAL_PORTS: Final = SERVICES | {"metrics": 9925, "http": 80, "alpn": 443}
 
 LOG_FORMATS: Final = ("auto", "text", "json")
+UNDECIDED: Final = ("defer", "accept")
+POLICY_MOST_S: Final = 10.0
+"""A policy that may take longer would use up what a final dot may take, which other checks need too."""
 DELIMITERS: Final = "+-_=.#~"
 DAY_S: Final = 86400.0
 RECIPIENTS_LEAST: Final = 100
@@ -356,6 +359,19 @@ _ASKED: Final = (
 )
 
 
+def _policy(config: Config) -> Iterator[Complaint]:
+    policy = config.policy
+    if policy.file and (not policy.file.startswith("/") or "\0" in policy.file):
+        fix = 'Write it as "/etc/postroad/policy.py"'
+        yield Complaint(("policy", "file"), f'"{policy.file}" is not an absolute path', fix)
+    if policy.undecided not in UNDECIDED:
+        fix = 'Write "defer" (mail waits) or "accept" (it is only noted)'
+        yield Complaint(("policy", "undecided"), f'"{policy.undecided}" says nothing about doubts', fix)
+    if policy.timeout_s > POLICY_MOST_S:
+        what = f"{policy.timeout_s:g} seconds are longer than a session can wait"
+        yield Complaint(("policy", "timeout_s"), what, f"Write {POLICY_MOST_S:g} or less")
+
+
 def _log(config: Config) -> Iterator[Complaint]:
     if config.log.format not in LOG_FORMATS:
         meant = closest(config.log.format, LOG_FORMATS)
@@ -386,6 +402,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _sending,
     _retry,
     _dns,
+    _policy,
     _limits,
     _log,
 )

@@ -17,7 +17,7 @@ from postroad.serve.logs import log_line
 from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.smtp import SmtpSession
 from postroad.values.reply import Reply
-from postroad.wire.smtp.extensions import MX, SUBMISSION, SUBMISSIONS, Door
+from postroad.wire.smtp.extensions import MX, SUBMISSION, SUBMISSIONS, Door, without_binding
 from postroad.wire.smtp.limits import MachineLimits
 from postroad.wire.smtp.server import ServerMachine
 
@@ -110,7 +110,8 @@ def smtp_sessions(service: SmtpService, *, limits: MachineLimits) -> dict[str, M
 
     def maker(door: Door) -> MakeSession:
         def make(conversation: Conversation) -> Session:
-            machine = ServerMachine(hostname=service.hostname, door=door, limits=limits)
+            offered = door if service.tls.end_point else without_binding(door)
+            machine = ServerMachine(hostname=service.hostname, door=offered, limits=limits)
             return SmtpSession(conversation, machine, service, door.name)
 
         return make

@@ -22,9 +22,11 @@ from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
 from postroad.serve.counters import SessionCounters
 from postroad.serve.lifecycle import Lifecycle
+from postroad.serve.logins import LoggedIn, Logins, Trouble
 from postroad.serve.logs import log_line
-from postroad.serve.passwords import Passwords, Trouble
 from postroad.serve.refusals import Refusals
+from postroad.serve.sasl_exchange import Circumstances
+from postroad.serve.smtp_login import CHALLENGE, SmtpLogin
 from postroad.serve.smtp_message import keep
 from postroad.serve.smtp_transaction import Transaction
 from postroad.store.spool import Spool
@@ -35,7 +37,6 @@ from postroad.values.facts import Content, Facts, Stage
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
 from postroad.values.verdict import Ruling, Verdict
-from postroad.wire import sasl
 from postroad.wire.smtp import events as on
 from postroad.wire.smtp.mode import Mode
 from postroad.wire.smtp.server import ServerMachine
@@ -68,10 +69,6 @@ NO_EXPN: Final = Reply(502, "5.5.1", "EXPN is not offered")
 HELP: Final = Reply(214, "2.0.0", "Commands: EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH")
 TLS_GO: Final = Reply(220, "2.0.0", "Ready to start TLS")
 LOG_IN: Final = Reply(530, "5.7.0", "Authentication required. Log in with your mail address and password.")
-AUTH_OK: Final = Reply(235, "2.7.0", "Authentication successful")
-AUTH_WRONG: Final = Reply(535, "5.7.8", "Wrong user name or password.")
-AUTH_BUSY: Final = Reply(454, "4.7.0", "Too many logins at once. Please retry in a minute.")
-AUTH_SYNTAX: Final = Reply(501, "5.5.2", "That is not what this mechanism expects")
 TOO_SLOW: Final = Reply(421, "4.4.2", "This transfer is too slow. Please reconnect and retry.")
 TIMEOUT: Final = Reply(421, "4.4.2", "Timeout: nothing came for too long. Please reconnect.")
 FULL: Final = Reply(452, "4.3.1", "Not enough space. Please retry later; nothing was lost.")
@@ -97,7 +94,7 @@ class Service:
     hostname: str
     intake: Intake
     planner: Planner
-    passwords: Passwords
+    logins: Logins
     spool: Spool
     refusals: Refusals
     counters: SessionCounters
@@ -144,6 +141,7 @@ class SmtpSession:
         "_auth",
         "_doubts",
         "_draining",
+        "_end_point",
         "_helo",
         "_line_since",
         "_mechanism",
@@ -169,7 +167,9 @@ class SmtpSession:
         self._number = next(service.numbers)
         self._doubts: list[tuple[str, str]] = []
         self._transaction: Transaction | None = None
-        self._auth: tuple[str, list[bytes]] | None = None
+        self._auth: SmtpLogin | None = None
+        # Taken with the handshake: a certificate that is loaded later is not the one this client has seen.
+        self._end_point = service.tls.end_point if wire.tls else b""
         self._opened = service.clock.monotonic()
         self._draining = False
         self._line_since = 0.0
@@ -275,6 +275,7 @@ class SmtpSession:
         self._drop_transaction()
         self._helo = on.Hello("HELO", "")
         self.machine.answer(TLS_GO)
+        self._end_point = self.service.tls.end_point
         try:
             await self._wire.start_tls(self.service.tls.context)
         except OSError as error:
@@ -285,12 +286,10 @@ class SmtpSession:
         self.machine.tls_started()
 
     async def auth(self, event: on.Auth) -> None:
-        """Begin an exchange (RFC 4954); PLAIN and LOGIN are offered under TLS only."""
-        self._auth = (event.mechanism, [])
-        if event.initial is not None:
-            await self._auth_take(event.initial)
-        else:
-            self._ask_more()
+        """Begin an exchange (RFC 4954); it is offered under TLS only."""
+        where = Circumstances("smtp", self._wire.peer, self._end_point)
+        self._auth = SmtpLogin(self.service.logins, event.mechanism, where, self.refused)
+        await self._auth_take(event.initial)
 
     async def auth_response(self, event: on.AuthResponse) -> None:
         """Go on with an exchange."""
@@ -301,55 +300,29 @@ class SmtpSession:
         self._auth = None
         self.machine.answer(event.reply)
 
-    def _ask_more(self) -> None:
-        assert self._auth is not None
-        mechanism, said = self._auth
-        prompt = b"" if mechanism == "PLAIN" else (sasl.LOGIN_PASSWORD_PROMPT if said else sasl.LOGIN_USER_PROMPT)
-        self.machine.answer(Reply(334, "", sasl.encode_base64(prompt).decode()))
-
-    async def _auth_take(self, octets: bytes) -> None:
-        assert self._auth is not None
-        mechanism, said = self._auth
-        said.append(octets)
-        if mechanism == "LOGIN" and len(said) == 1:
-            self._ask_more()
-            return
-        self._auth = None
-        try:
-            credentials = sasl.decode_plain(octets) if mechanism == "PLAIN" else sasl.decode_login(said[0], said[1])
-        except sasl.SaslError:
-            self.machine.answer(AUTH_SYNTAX)
-            return
-        # RFC 4616 section 2: acting on behalf of somebody else is not offered to anybody.
-        if credentials.on_behalf_of not in ("", credentials.user):
-            self._refuse_login(Trouble.WRONG, credentials.user)
-            return
-        found = await self.service.passwords.verify(credentials.user, credentials.password)
+    async def _auth_take(self, octets: bytes | None) -> None:
+        exchange = self._auth
+        assert exchange is not None
+        reply, found = await exchange.take(octets)
         if self.machine.closed:
             return
-        if isinstance(found, Trouble):
-            self._refuse_login(found, credentials.user)
+        if reply.code != CHALLENGE:
+            self._auth = None
+        if isinstance(found, LoggedIn) and not await self._let_in(found, exchange.mechanism):
             return
-        if not await self._let_in(found.id, found.address, mechanism):
-            return
-        self.service.counters.logged_in("smtp", "ok")
-        self.machine.authenticated(found.address)
-        self.machine.answer(AUTH_OK)
+        if found is not None:
+            self.service.counters.logged_in("smtp", found.kind if isinstance(found, Trouble) else "ok")
+        self.machine.answer(reply)
 
-    async def _let_in(self, account: int, login: str, mechanism: str) -> bool:
+    async def _let_in(self, found: LoggedIn, mechanism: str) -> bool:
         """Keep who has proved a login, unless policy refuses, which then is answered."""
-        self._account, self.login, self._mechanism = account, login, mechanism
+        self._account, self.login, self._mechanism = found.account, found.address, mechanism
         gate = self.service.gates.submission
-        if gate.asks(Stage.AUTH) and not await self._passes(Stage.AUTH, f"AUTH as {login}"):
+        if gate.asks(Stage.AUTH) and not await self._passes(Stage.AUTH, f"AUTH as {self.login}"):
             self._account, self.login, self._mechanism = 0, "", ""
             return False
+        self.machine.authenticated(self.login)
         return True
-
-    def _refuse_login(self, trouble: Trouble, user: str) -> None:
-        busy = trouble is Trouble.BUSY
-        self.service.counters.logged_in("smtp", "busy" if busy else "wrong")
-        reply, why = (AUTH_BUSY, "logins busy") if busy else (AUTH_WRONG, "wrong password")
-        self.machine.answer(self.refused(reply, why, f"AUTH as {user[:80]}"))
 
     # -- the transaction ---------------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ from postroad.wire.imap.grammar import READERS, Refused, State, read_append, rea
 from postroad.wire.imap.responses import response_text
 from postroad.wire.imap.syntax import BadSyntax, Cursor
 from postroad.wire.lines import Fault, LineBuffer, LineError
-from postroad.wire.sasl import MAX_ENCODED, SaslError, decode_base64, encode_base64
+from postroad.wire.sasl import MAX_ENCODED, SaslError, decode_base64, encode_base64, offered
 
 __all__ = ["ImapMachine", "State"]
 
@@ -580,9 +580,12 @@ class ImapMachine:
         else:
             cursor.end()
         self._check_login_allowed()
-        if mechanism not in self._mechanisms:
+        if mechanism not in self._offered():
             raise Refused("mechanism is not offered")
         return Authenticate(mechanism, initial)
+
+    def _offered(self) -> tuple[str, ...]:
+        return offered(self._mechanisms, binding=self.tls)
 
     def _sasl_line(self, line: bytes) -> Event | None:
         self._mode = Mode.COMMAND
@@ -633,7 +636,7 @@ class ImapMachine:
             if self._may_start_tls():
                 words.append("STARTTLS")
             if self.tls or self._plaintext_login:
-                words += [f"AUTH={mechanism}" for mechanism in self._mechanisms]
+                words += [f"AUTH={mechanism}" for mechanism in self._offered()]
             else:
                 words.append("LOGINDISABLED")
         return " ".join([*words, *self._extensions])
