@@ -175,7 +175,9 @@ async def build_worker(errand: Errand) -> Parts:
         clock=clock,
         first_retry_s=config.retry.delays_s[0],
         lifetime_s=config.retry.lifetime_s,
+        warn_after_s=config.retry.warn_after_s,
         max_hops=config.limits.hops,
+        reporter=runner.reporter,
     )
     fullness = Fullness(spool, lambda: count_deliveries(data_dir), config.limits.queue_messages)
     watch = Watch(loop)
