@@ -12,11 +12,12 @@
 #   strace eatmydata xfsprogs                 order of system calls, and control runs for the crash tests
 #   openssl procps util-linux                 s_client, ps, setpriv
 #   testssl.sh        what others say about our TLS
+#   haproxy           a proxy that names its clients by PROXY headers
 #   pebble            an ACME authority that issues certificates, and the DNS server that goes with it
 set -eu
 
 PACKAGES="postfix swaks libnet-ssleay-perl curl msmtp ca-certificates neomutt fetchmail isync libsasl2-modules
-    postgresql strace eatmydata xfsprogs openssl procps util-linux pebble testssl.sh"
+    postgresql strace eatmydata xfsprogs openssl procps util-linux haproxy pebble testssl.sh"
 # shellcheck disable=SC2086  # a list of words on purpose
 missing=$(for package in $PACKAGES; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || echo "$package"

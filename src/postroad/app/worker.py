@@ -22,11 +22,12 @@ from postroad.flow.runner import Runner
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
 from postroad.rules.ports import NOBODY, Ports
-from postroad.serve.admission import Admission
+from postroad.serve.admission import Admission, allowances, room_for_clients
 from postroad.serve.conversation import Watch
 from postroad.serve.counters import SessionCounters
 from postroad.serve.doors import Doors, MakeSession, smtp_sessions, turned_away
 from postroad.serve.fullness import Fullness
+from postroad.serve.greeting import EarlyTalkers
 from postroad.serve.hints import Hints
 from postroad.serve.imap import ImapService
 from postroad.serve.imap_watch import MailboxWatch
@@ -42,6 +43,7 @@ from postroad.serve.pop3 import Pop3Service
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.supervisor import GRACE_S
+from postroad.serve.tally import Tally
 from postroad.serve.worker import Errand, adopt, main
 from postroad.store.allowances import Spendings
 from postroad.store.client import StoreClient
@@ -55,6 +57,7 @@ from postroad.store.spool import Spool
 from postroad.store.stories import Stories
 from postroad.values.clock import SystemClock
 from postroad.values.ids import IdMaker
+from postroad.values.networks import Networks
 from postroad.wire.smtp.limits import MachineLimits
 
 
@@ -182,9 +185,18 @@ async def build_worker(errand: Errand) -> Parts:
     fullness = Fullness(spool, lambda: count_deliveries(data_dir), config.limits.queue_messages)
     watch = Watch(loop)
     counters = SessionCounters(meters)
-    share = max(1, config.limits.connections // errand.workers)
+    relay_from, proxies = config.relay.relay_from, Networks(config.listen.proxy_from)
+    world, login = allowances(config.limits)
+    admission = Admission(
+        total=config.limits.connections,
+        own=room_for_clients(),
+        world=world,
+        login=login,
+        tally=Tally(errand.tally, errand.number, errand.workers),
+        monotonic=clock.monotonic,
+        exempt=Networks((*relay_from, *config.listen.proxy_from)),
+    )
     refusals = Refusals(store=store, story=story, ids=ids, clock=clock)
-    admission = Admission(share, config.limits.connections_per_address)
     policy = UserPolicy(config.policy, meters) if config.policy.file else None
     everybody = allowed(config.sending)
     smtp = SmtpService(
@@ -198,7 +210,7 @@ async def build_worker(errand: Errand) -> Parts:
         lifecycle=lifecycle,
         tls=tls,
         clock=clock,
-        relay_networks=[ipaddress.ip_network(network) for network in config.relay.relay_from],
+        relay_networks=[ipaddress.ip_network(network) for network in relay_from],
         data_timeout_s=config.limits.data_timeout_s,
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
@@ -211,12 +223,16 @@ async def build_worker(errand: Errand) -> Parts:
                 policy=policy or NOBODY,
             )
         ),
+        account=directory.account,
+        early=EarlyTalkers(config.limits.greeting_wait_s, clock.monotonic, Networks(relay_from)),
+        tarpit=config.limits.tarpit,
     )
     limits = MachineLimits(
         size=config.limits.message_size,
         recipients=config.limits.recipients,
         command_patience=config.limits.command_timeout_s,
     )
+    speakers = Networks(config.listen.xclient_from)
     senders = SenderRules(config.hostname, config.local.trusted_users, config.local.senders)
     pop3 = Pop3Service(
         mailstore=Mailstore(store, reader, spool),
@@ -255,12 +271,17 @@ async def build_worker(errand: Errand) -> Parts:
         "imaps": imap.session,
     }
     doors = Doors(
-        {**smtp_sessions(smtp, limits=limits), **local_sessions(smtp, limits=limits, rules=senders), **mail_sessions},
+        {
+            **smtp_sessions(smtp, limits=limits, speakers=speakers),
+            **local_sessions(smtp, limits=limits, rules=senders),
+            **mail_sessions,
+        },
         admission=admission,
         counters=counters,
         watch=watch,
         tls=tls,
         turn_away=turned_away(),
+        proxies=proxies,
     )
     fullness.start()
     mailbox_watch.start()

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from postroad.config import Config, Retry
+from postroad.config import Config, Limits, Retry
 from postroad.config.endpoints import (
     Endpoint,
     is_address,
@@ -128,6 +128,31 @@ def _one_listener(path: tuple[str, str], text: str, taken: dict[Endpoint, str]) 
     if path[1] == "metrics" and not _loopback(place.host):
         what = f"{text} shows the figures of this server to the network"
         yield Complaint(path, what, f'Write "127.0.0.1:{place.port}" unless a firewall stands before it', fatal=False)
+
+
+def _proxies(config: Config) -> Iterator[Complaint]:
+    """Who is believed about clients is listed by name, never the whole world."""
+    for name in ("proxy_from", "xclient_from"):
+        path = ("listen", name)
+        for text in getattr(config.listen, name):
+            wrong = _network(path, text)
+            if wrong:
+                yield wrong
+            elif ipaddress.ip_network(text).prefixlen == 0:
+                what = f'"{text}" believes the whole world about who it is'
+                yield Complaint(path, what, "Name the addresses of your proxies only")
+    yield from _proxies_that_relay(config)
+
+
+def _proxies_that_relay(config: Config) -> Iterator[Complaint]:
+    for text in config.listen.proxy_from:
+        for other in config.relay.relay_from:
+            if _network(("listen", "proxy_from"), text) or _network(("relay", "relay_from"), other):
+                continue
+            proxy, relay = ipaddress.ip_network(text), ipaddress.ip_network(other)
+            if proxy.version == relay.version and proxy.overlaps(relay):
+                what = f'"{text}" is also in relay.relay_from: a client that the proxy cannot name may relay'
+                yield Complaint(("listen", "proxy_from"), what, "Keep proxies out of relay.relay_from", fatal=False)
 
 
 def _passwords(config: Config) -> Iterator[Complaint]:
@@ -325,9 +350,16 @@ def _dns(config: Config) -> Iterator[Complaint]:
 def _limits(config: Config) -> Iterator[Complaint]:
     """Limits that contradict each other, and those below what the protocols ask for."""
     limits = config.limits
-    if limits.connections_per_address > limits.connections:
-        what = f"{limits.connections_per_address} is more than limits.connections ({limits.connections})"
-        yield Complaint(("limits", "connections_per_address"), what, f"Write {limits.connections} or less")
+    for name in ("connections_per_address", "connections_per_network", "mx_per_address", "mx_per_network"):
+        value = getattr(limits, name)
+        if value > limits.connections and value != getattr(Limits(), name):
+            what = f"{value} is more than limits.connections ({limits.connections})"
+            yield Complaint(("limits", name), what, f"Write {limits.connections} or less")
+    for near, wide in (("connections_per_address", "connections_per_network"), ("mx_per_address", "mx_per_network")):
+        value, network = getattr(limits, near), getattr(limits, wide)
+        if value > network != getattr(Limits(), wide):
+            what = f"{network} is less than limits.{near} ({value}), which is for a part of it"
+            yield Complaint(("limits", wide), what, f"Write {value} or more")
     if limits.session_s < limits.data_timeout_s:
         what = f"a session would end after {limits.session_s:g} s, before one message may ({limits.data_timeout_s:g} s)"
         yield Complaint(("limits", "session_s"), what, f"Write {limits.data_timeout_s:g} or more")
@@ -392,6 +424,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _delimiter,
     _passwords,
     _listen,
+    _proxies,
     _tls,
     _local,
     _acme,
