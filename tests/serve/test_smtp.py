@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from postroad.flow.intake import Destinations
+from postroad.flow.destinations import Destinations
 from postroad.flow.local import Plan
 from postroad.serve.logins import Trouble
 from postroad.store.migrate import migrate

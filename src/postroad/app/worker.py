@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from postroad.app.gates import make_gates
+from postroad.app.gates import OwnSenders, make_gates
 from postroad.flow.allowance import Allowances, allowed
 from postroad.flow.callout import Callout
 from postroad.flow.intake import Intake
@@ -178,7 +178,9 @@ async def build_worker(errand: Errand) -> Parts:
         clock=clock,
         first_retry_s=config.retry.delays_s[0],
         lifetime_s=config.retry.lifetime_s,
+        warn_after_s=config.retry.warn_after_s,
         max_hops=config.limits.hops,
+        reporter=runner.reporter,
     )
     fullness = Fullness(spool, lambda: count_deliveries(data_dir), config.limits.queue_messages)
     watch = Watch(loop)
@@ -214,7 +216,13 @@ async def build_worker(errand: Errand) -> Parts:
         session_s=config.limits.session_s,
         submissions=Submissions(everybody),
         full=fullness,
-        gates=make_gates(Ports(allowances=Allowances(Spendings(reader), everybody, clock), policy=policy or NOBODY)),
+        gates=make_gates(
+            Ports(
+                senders=OwnSenders(directory, config.recipient_delimiter),
+                allowances=Allowances(Spendings(reader), everybody, clock),
+                policy=policy or NOBODY,
+            )
+        ),
         account=directory.account,
         early=EarlyTalkers(config.limits.greeting_wait_s, clock.monotonic, Networks(relay_from)),
         tarpit=config.limits.tarpit,

@@ -122,6 +122,8 @@ class Retry(Section, frozen=True):
     """Waiting time before the 2nd, 3rd, ... attempt; the last one repeats."""
     lifetime_s: Seconds = 5 * 86400.0
     """RFC 5321 section 4.5.4.1: "the give-up time generally needs to be at least 4-5 days"."""
+    warn_after_s: Annotated[float, Meta(ge=0)] = 4 * 3600.0
+    """When the sender is told that a delivery is late (RFC 3461 section 5.2.5), once per recipient; 0: never."""
 
 
 class Dns(Section, frozen=True):

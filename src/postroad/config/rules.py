@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from postroad.config import Config, Limits
+from postroad.config import Config, Limits, Retry
 from postroad.config.endpoints import (
     Endpoint,
     is_address,
@@ -329,6 +329,10 @@ def _retry(config: Config) -> Iterator[Complaint]:
     if delays[0] >= life:
         what = f"the first retry after {delays[0]:g} s comes after the mail's end ({life:g} s)"
         yield Complaint(path, what, "Make the first waiting time shorter than retry.lifetime_s")
+    warn = config.retry.warn_after_s
+    if warn >= life and warn != Retry().warn_after_s:
+        what = f"a warning after {_span(warn)} never comes: mail ends after {_span(life)}"
+        yield Complaint(("retry", "warn_after_s"), what, "Make it shorter than retry.lifetime_s", fatal=False)
     if life < 4 * DAY_S:
         # RFC 5321 section 4.5.4.1: "the give-up time generally needs to be at least 4-5 days"
         what = f"mail ends after {_span(life)}; RFC 5321 asks for 4 to 5 days"

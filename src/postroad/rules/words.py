@@ -22,6 +22,7 @@ WORDS: Final = {
     # logins
     "login required": "this door takes mail from users only",
     "wrong password": "user name or password are wrong",
+    "login not well formed": "what the client sent is no login by the mechanism it chose",
     "logins busy": "more logins were under way than can be proved at once",
     # recipients
     "relay refused": "the recipient is elsewhere and the client may not send there through us",

@@ -409,6 +409,7 @@ class SmtpSession:
             smtputf8=params.smtputf8,
             ret=params.ret,
             envid=params.envid,
+            release_us=params.hold_until_us,
         )
         self._transaction = Transaction(envelope, self.submission())
         if self.gate.asks(Stage.MAIL) and not await self._passes(Stage.MAIL, f"MAIL FROM:<{envelope.sender_text}>"):
