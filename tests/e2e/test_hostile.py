@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 COMMAND_S = 1.0
 
 NOT_LIVE = {
+    "\noffers ": "an extension that no door offers to everybody",
+    "\ndoor lmtp": "a door that this server has not opened",
     "limits": "a limit of the machine that the configuration does not offer so low",
     "REFUSE": "the content that the session of the runner refuses",
     "FAIL": "the chunk that the session of the runner fails at",
@@ -36,6 +38,7 @@ NOT_LIVE = {
 OTHERWISE = {
     "helo": "HELP has a reply of its own, 214",
     "s13-pregreet": "the greeting is faster than the client",
+    "s65-proxy-before-the-greeting": "the same",
     "s38-vrfy-utf8": "EXPN is 502",
     "s48-rcpt-relay-forms": "this server relays for this machine, so no stranger's mailbox is unknown",
     "s49-quoted-local": "nobody has an empty name",
