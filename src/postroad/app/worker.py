@@ -24,6 +24,7 @@ from postroad.net.tls import ServerTls
 from postroad.rules.ports import NOBODY, Ports
 from postroad.serve.admission import Admission, allowances, room_for_clients
 from postroad.serve.conversation import Watch
+from postroad.serve.conversions import Conversions
 from postroad.serve.counters import SessionCounters
 from postroad.serve.doors import Doors, MakeSession, smtp_sessions, turned_away
 from postroad.serve.fullness import Fullness
@@ -199,6 +200,7 @@ async def build_worker(errand: Errand) -> Parts:
     refusals = Refusals(store=store, story=story, ids=ids, clock=clock)
     policy = UserPolicy(config.policy, meters) if config.policy.file else None
     everybody = allowed(config.sending)
+    conversions = Conversions()
     smtp = SmtpService(
         hostname=config.hostname,
         intake=intake,
@@ -215,6 +217,8 @@ async def build_worker(errand: Errand) -> Parts:
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
         submissions=Submissions(everybody),
+        conversions=conversions,
+        hide_clients=config.sending.hide_client,
         full=fullness,
         gates=make_gates(
             Ports(
@@ -272,7 +276,7 @@ async def build_worker(errand: Errand) -> Parts:
     }
     doors = Doors(
         {
-            **smtp_sessions(smtp, limits=limits, speakers=speakers),
+            **smtp_sessions(smtp, limits=limits, speakers=speakers, hold_s=config.sending.future_release_s),
             **local_sessions(smtp, limits=limits, rules=senders),
             **mail_sessions,
         },

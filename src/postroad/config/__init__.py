@@ -37,6 +37,8 @@ class Listen(Section, frozen=True):
     """Networks of proxies, whose connections must begin with a PROXY header that names the client."""
     xclient_from: tuple[str, ...] = ()
     """Networks of SMTP proxies that may name the client by XCLIENT."""
+    lmtp: tuple[str, ...] = ()
+    """Addresses or paths of unix sockets where neighbours deliver to our mailboxes (RFC 2033)."""
     metrics: str = "127.0.0.1:9925"
     """Prometheus page; empty: not offered."""
 
@@ -113,6 +115,10 @@ class Sending(Section, frozen=True):
     first_time_recipients_per_day: Allowance = 200
     """Recipients that the account has never sent to."""
     recipients_per_message: Allowance = 200
+    future_release_s: Annotated[int, Meta(ge=0, le=999_999_999)] = 30 * 86400
+    """How long a client may have us hold a message (RFC 4865); 0: not offered."""
+    hide_client: bool = False
+    """Received lines of users' mail do not say from where it was submitted."""
 
 
 class Retry(Section, frozen=True):

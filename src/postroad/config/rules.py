@@ -37,7 +37,7 @@ SERVICES: Final = {
 LOGIN_SERVICES: Final = ("submission", "imap", "pop3")
 """Services that meet passwords before TLS, when `insecure_auth` lets them."""
 
-_USUAL_PORTS: Final = SERVICES | {"metrics": 9925, "http": 80, "alpn": 443}
+_USUAL_PORTS: Final = SERVICES | {"lmtp": 24, "metrics": 9925, "http": 80, "alpn": 443}
 
 LOG_FORMATS: Final = ("auto", "text", "json")
 UNDECIDED: Final = ("defer", "accept")
@@ -105,7 +105,16 @@ def _listen(config: Config) -> Iterator[Complaint]:
     for name in ("http", "alpn") if config.acme.names else ():
         if getattr(config.acme, name):
             yield from _one_listener(("acme", name), getattr(config.acme, name), taken)
-    if not any(getattr(config.listen, service) for service in SERVICES):
+    for text in config.listen.lmtp:
+        if text.startswith("/"):
+            yield from _socket(("listen", "lmtp"), text, "lmtp.sock")
+            continue
+        yield from _one_listener(("listen", "lmtp"), text, taken)
+        if not _loopback(_host(text)):
+            what = f"{text} delivers to every mailbox without a login, to whomever reaches it"
+            fix = 'Write a path, or "127.0.0.1:24", unless a firewall stands before it'
+            yield Complaint(("listen", "lmtp"), what, fix, fatal=False)
+    if not any(getattr(config.listen, service) for service in (*SERVICES, "lmtp")):
         yield Complaint(("listen",), "no service is offered at all", 'Give at least one an address: mx = [":25"]')
 
 
@@ -234,15 +243,19 @@ def _authority(config: Config) -> Iterator[Complaint]:
             yield Complaint(("acme", have), f"acme.{lack} is missing", "Write both, or neither without such an account")
 
 
+def _socket(path: tuple[str, str], text: str, example: str) -> Iterator[Complaint]:
+    if not text.startswith("/") or "\0" in text:
+        fix = f'Write it as "/run/postroad/{example}"'
+        yield Complaint(path, f'"{text}" is not the path of a unix socket', fix)
+    elif len(os.fsencode(text)) > SOCKET_PATH_MAX:
+        what = f'"{text}" is longer than the {SOCKET_PATH_MAX} octets that a unix socket may have'
+        yield Complaint(path, what, f'Write a shorter one, such as "/run/postroad/{example}"')
+
+
 def _local(config: Config) -> Iterator[Complaint]:
     """Paths that can be a socket and a folder, and grants that name addresses."""
     for text in config.listen.local:
-        if not text.startswith("/") or "\0" in text:
-            fix = 'Write it as "/run/postroad/submit.sock"'
-            yield Complaint(("listen", "local"), f'"{text}" is not the path of a unix socket', fix)
-        elif len(os.fsencode(text)) > SOCKET_PATH_MAX:
-            what = f'"{text}" is longer than the {SOCKET_PATH_MAX} octets that a unix socket may have'
-            yield Complaint(("listen", "local"), what, 'Write a shorter one, such as "/run/postroad/submit.sock"')
+        yield from _socket(("listen", "local"), text, "submit.sock")
     maildrop = config.local.maildrop
     if maildrop and (not maildrop.startswith("/") or "\0" in maildrop):
         fix = 'Write it as "/var/spool/postroad/maildrop"'

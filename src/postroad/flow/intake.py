@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Final, Protocol
 
@@ -23,7 +23,7 @@ from postroad.flow.local import delivered_before
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.records import Accept, Accepted, Copy, Leg, Sending
+from postroad.store.records import FILED, Accept, Accepted, Copy, Leg, Sending
 from postroad.values.envelope import Envelope
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
@@ -61,6 +61,8 @@ class Arrival:
     """Checks that could not tell and held nothing up: stable word, and what was found."""
     discarded: str = ""
     """Why nobody gets it although it is acknowledged."""
+    answered: bool = False
+    """The client hears of every recipient by itself, so nothing waits for a mailbox that is full."""
     quarantine: str = ""
     """Why it is held instead of delivered."""
 
@@ -71,6 +73,8 @@ class Taken:
 
     id: int
     size: int
+    unfiled: dict[tuple[int, str], int] = field(default_factory=dict)
+    """Where every recipient is answered: accounts and mailboxes whose copy could not be filed, and the store's word."""
     repeated: bool = False
     """It was ours before: this was the same submission again."""
 
@@ -178,7 +182,7 @@ class Intake:
             self._at_once.note(accept)
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
-        return Taken(ident, size)
+        return Taken(ident, size, unfiled(accept, accepted) if arrival.answered else {})
 
     def _instead(self, accepted: Accepted, sending: Sending, size: int) -> Taken | Reply:
         """The answer to a submission that was not stored."""
@@ -247,6 +251,7 @@ class Intake:
             envid=envelope.envid,
             login=arrival.login,
             sending=sending,
+            answered=arrival.answered,
         )
 
     def _copies(self, destinations: Destinations, sender: str, warn_us: int) -> list[Copy]:
@@ -368,6 +373,12 @@ class Intake:
         if self._date[0] != second:
             self._date = (second, formatdate(second, localtime=True))
         return self._date[1]
+
+
+def unfiled(accept: Accept, accepted: Accepted) -> dict[tuple[int, str], int]:
+    """Accounts and mailboxes whose copies the store did not file and did not leave open either."""
+    left = zip(accept.copies, accepted.copies, accepted.legs, strict=True)
+    return {(copy.account, copy.mailbox): outcome for copy, outcome, leg in left if outcome != FILED and not leg}
 
 
 def host_word(helo: str) -> str:

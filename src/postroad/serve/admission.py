@@ -22,7 +22,7 @@ FILES_APART: Final = 1000
 """Descriptors kept for others than clients: 500 outgoing connections, files of large messages, databases, the store's
 socket. A message that finds none gets 452."""
 
-_WORLD: Final = frozenset(("mx",))
+_WORLD: Final = frozenset(("mx", "lmtp"))
 
 
 @dataclass(frozen=True, slots=True)

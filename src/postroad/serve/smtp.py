@@ -11,9 +11,10 @@ import asyncio
 import ipaddress
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from postroad.flow.dsn import without_success
 from postroad.flow.intake import Arrival, Intake
 from postroad.flow.local import Planner
 from postroad.flow.submission import Submission, Submissions
@@ -21,6 +22,7 @@ from postroad.net.tls import ServerTls
 from postroad.rules.gate import Gate
 from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
+from postroad.serve.conversions import Conversions
 from postroad.serve.counters import SessionCounters
 from postroad.serve.greeting import EarlyTalkers
 from postroad.serve.lifecycle import Lifecycle
@@ -30,7 +32,7 @@ from postroad.serve.passwords import known_login
 from postroad.serve.refusals import Refusals
 from postroad.serve.sasl_exchange import Circumstances
 from postroad.serve.smtp_login import CHALLENGE, SmtpLogin
-from postroad.serve.smtp_message import keep
+from postroad.serve.smtp_message import Kept, keep
 from postroad.serve.smtp_transaction import Transaction
 from postroad.serve.tarpit import hold_s, pays
 from postroad.store.account_records import Account
@@ -115,6 +117,8 @@ class Service:
     full: Callable[[int], Reply | None]
     """Says early that there is no room for a message of this size (disk, queue, drafts)."""
     gates: Gates
+    conversions: Conversions = field(default_factory=Conversions)
+    """Who makes binary content into ordinary mail."""
     hide_clients: bool = False
     """Received lines of users' mail do not name the address it came from."""
     account: Callable[[str], Awaitable[Account | None]] | None = None
@@ -222,7 +226,9 @@ class SmtpSession:
         if self.gate.asks(Stage.CONNECT):
             verdict = await self.ask(Stage.CONNECT)
             if verdict.say is not None:
-                return self.refused(verdict.say, verdict.why, command, evidence=verdict.evidence)
+                # RFC 5321 section 3.8: 421 is how a server says that it cannot serve for now.
+                say = replace(verdict.say, code=421) if verdict.say.temporary else verdict.say
+                return self.refused(say, verdict.why, command, evidence=verdict.evidence)
         return self._greeting()
 
     def _greeting(self) -> Reply:
@@ -394,7 +400,7 @@ class SmtpSession:
         if self._draining:
             self.machine.answer(GOING_DOWN)
             return
-        if self.door != "mx" and not self.login and not service.may_relay(self._wire.peer):
+        if self.door not in WORLD and not self.login and not service.may_relay(self._wire.peer):
             self.machine.answer(self.refused(LOG_IN, "login required", "MAIL"))
             return
         params = event.params
@@ -420,7 +426,7 @@ class SmtpSession:
     async def rcpt(self, event: on.Rcpt) -> None:
         transaction = self._transaction
         assert transaction is not None
-        relay = bool(self.login) or self.service.may_relay(self._wire.peer)
+        relay = self._may_relay()
         plan = await self.service.planner.plan(
             event.address, size=transaction.envelope.declared_size, may_relay=relay, peer=self._wire.peer
         )
@@ -433,8 +439,16 @@ class SmtpSession:
         address, params = event.address, event.params
         if self.gate.asks(Stage.RCPT) and not await self._passes(Stage.RCPT, f"RCPT TO:<{address}>", recipient=address):
             return
-        transaction.add(Recipient(address, params.notify, params.orcpt), plan)
+        notify = params.notify
+        if "SUCCESS" in notify and self.door == "mx" and not relay:
+            # Reports of success to whomever a stranger names would be backscatter.
+            notify = without_success(notify)
+        transaction.add(Recipient(address, notify, params.orcpt), plan)
         self.machine.answer(RCPT_OK)
+
+    def _may_relay(self) -> bool:
+        """Whether this client may send to other domains through us."""
+        return bool(self.login) or self.service.may_relay(self._wire.peer)
 
     async def data(self, event: on.DataStart) -> None:
         self._begin_content()
@@ -492,10 +506,10 @@ class SmtpSession:
         # From here on the message goes its way, whatever becomes of the client.
         transaction = self._begin_content()
         self._transaction = None
-        reply = await keep(self, transaction)
+        kept = await keep(self, transaction)
         if self.machine.closed:
             return
-        self.machine.answer(reply)
+        self._answer_kept(kept)
         if self._draining:
             self.machine.close_with(GOING_DOWN)
 
@@ -533,6 +547,10 @@ class SmtpSession:
     def completes(self) -> bool:
         """Whether what a mail program left out of a message is added: RFC 6409 section 8 lets submission servers."""
         return self.door not in WORLD and self.door != "local"
+
+    def _answer_kept(self, kept: Kept) -> None:
+        """Say what became of the message."""
+        self.machine.answer(kept.reply)
 
     # -- policy ------------------------------------------------------------------------------------------------------
 
