@@ -55,6 +55,8 @@ class Arrival:
     login: str = ""
     user: str = ""
     """Who on this machine handed it in, where the kernel said so: "uid 1000 (anna)"."""
+    via: str = ""
+    """Address of the proxy that passed the client on."""
     hidden: bool = False
     """The Received line does not say where it came from; the journal does."""
     doubts: tuple[tuple[str, str], ...] = ()
@@ -359,7 +361,8 @@ class Intake:
         peer = arrival.peer
         # RFC 5321 section 4.1.3: an address literal of IPv6 says so.
         literal = f"IPv6:{peer}" if ":" in peer else peer
-        who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer and not arrival.hidden else ""
+        via = f" (via {arrival.via})" if arrival.via and arrival.via != peer else ""
+        who = f"from {host_word(arrival.helo)} ([{literal}]){via}\r\n\t" if peer and not arrival.hidden else ""
         tls = f"\r\n\t({arrival.tls})" if arrival.tls else f"\r\n\t(by {arrival.user})" if arrival.user else ""
         recipients = envelope.recipients
         whom = f"\r\n\tfor <{recipients[0].address}>" if len(recipients) == 1 else ""
@@ -412,7 +415,9 @@ def who_text(arrival: Arrival) -> str:
 
 def where_text(arrival: Arrival) -> str:
     """From where, and how the connection was protected."""
-    return f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
+    via = f"via {literal(arrival.via)}" if arrival.via else ""
+    words = (client_text(arrival.helo, arrival.peer), via, arrival.tls or arrival.user)
+    return " ".join(word for word in words if word)
 
 
 def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: Destinations) -> str:

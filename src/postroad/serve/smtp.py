@@ -523,6 +523,7 @@ class SmtpSession:
             protocol=self._protocol(transaction.envelope.smtputf8),
             door=self.door,
             peer=self._wire.peer,
+            via=self._wire.via,
             helo=self._helo.name,
             tls=self._wire.tls_text(),
             login=self.login,
