@@ -28,12 +28,12 @@ from postroad.serve.greeting import EarlyTalkers
 from postroad.serve.lifecycle import Lifecycle
 from postroad.serve.logins import LoggedIn, Logins, Trouble
 from postroad.serve.logs import log_line
-from postroad.serve.passwords import known_login
 from postroad.serve.refusals import Refusals
 from postroad.serve.sasl_exchange import Circumstances
 from postroad.serve.smtp_login import CHALLENGE, SmtpLogin
 from postroad.serve.smtp_message import Kept, keep
 from postroad.serve.smtp_transaction import Planned, Transaction
+from postroad.serve.smtp_xclient import speak_for
 from postroad.serve.tarpit import hold_s, pays
 from postroad.store.account_records import Account
 from postroad.store.spool import Spool
@@ -76,7 +76,6 @@ NO_EXPN: Final = Reply(502, "5.5.1", "EXPN is not offered")
 HELP: Final = Reply(214, "2.0.0", "Commands: EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH")
 TLS_GO: Final = Reply(220, "2.0.0", "Ready to start TLS")
 LOG_IN: Final = Reply(530, "5.7.0", "Authentication required. Log in with your mail address and password.")
-NO_SUCH_LOGIN: Final = Reply(501, "5.1.3", "Nobody here has that login")
 TOO_SLOW: Final = Reply(421, "4.4.2", "This transfer is too slow. Please reconnect and retry.")
 TIMEOUT: Final = Reply(421, "4.4.2", "Timeout: nothing came for too long. Please reconnect.")
 FULL: Final = Reply(452, "4.3.1", "Not enough space. Please retry later; nothing was lost.")
@@ -336,23 +335,15 @@ class SmtpSession:
         self._helo = on.Hello("HELO", "")
         self._account, self.login, self._mechanism = 0, "", ""
 
-    async def speak_for(self, event: on.XClient) -> None:
-        """XCLIENT of a listed peer: the session begins anew for the client that it names."""
-        wire = self._wire
-        account = await known_login(self.service.account, event.login)
-        if event.login and account is None:
-            self.machine.answer(self.refused(NO_SUCH_LOGIN, "unknown login", f"XCLIENT LOGIN={event.login[:80]}"))
-            return
-        if event.address is not None and (away := wire.become(event.address, event.port or 0)) is not None:
-            self.machine.answer(self.refused(away, "too many connections", f"XCLIENT ADDR={event.address}"))
-            return
+    async def become(self, client: on.XClient, account: Account | None) -> Reply:
+        """Begin anew as the session of a client that a listed peer names; the reply says whether it is let in."""
+        if client.address is not None and (away := self._wire.become(client.address, client.port or 0)) is not None:
+            return self.refused(away, "too many connections", f"XCLIENT ADDR={client.address}")
         self._begin_anew()
-        self._client = event
+        self._client = client
         if account is not None:
             self._account, self.login, self._mechanism = account.id, account.address, "XCLIENT"
-        greeting = await self._first_word("XCLIENT")
-        if not self.machine.closed:
-            self.machine.answer(greeting)
+        return await self._first_word("XCLIENT")
 
     async def auth(self, event: on.Auth) -> None:
         """Begin an exchange (RFC 4954); it is offered under TLS only."""
@@ -693,7 +684,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     on.ChunkEnd: SmtpSession.chunk_end,
     on.ContentRefused: SmtpSession.content_refused,
     on.StartTls: SmtpSession.start_tls,
-    on.XClient: SmtpSession.speak_for,
+    on.XClient: speak_for,
     on.Auth: SmtpSession.auth,
     on.AuthResponse: SmtpSession.auth_response,
     on.AuthCancel: SmtpSession.auth_cancel,
