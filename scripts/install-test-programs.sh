@@ -11,11 +11,13 @@
 #   postgresql        PostgreSQL 15; tests start its binaries on a private socket, never as a system service
 #   strace eatmydata xfsprogs                 order of system calls, and control runs for the crash tests
 #   openssl procps util-linux                 s_client, ps, setpriv
+#   opendkim rspamd   two milters that others run, started by the tests as private processes
 #   pebble            an ACME authority that issues certificates, and the DNS server that goes with it
 set -eu
 
 PACKAGES="postfix swaks libnet-ssleay-perl curl ca-certificates neomutt fetchmail isync libsasl2-modules postgresql
-    strace eatmydata xfsprogs openssl procps util-linux pebble"
+    strace eatmydata xfsprogs openssl procps util-linux pebble
+    opendkim opendkim-tools rspamd"
 # shellcheck disable=SC2086  # a list of words on purpose
 missing=$(for package in $PACKAGES; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || echo "$package"

@@ -18,6 +18,7 @@ from postroad.config.endpoints import (
     is_address,
     is_hostname,
     parse_endpoint,
+    parse_milter,
     parse_nameserver,
 )
 from postroad.config.problems import Complaint, closest
@@ -39,6 +40,9 @@ LOGIN_SERVICES: Final = ("submission", "imap", "pop3")
 _USUAL_PORTS: Final = SERVICES | {"metrics": 9925, "http": 80, "alpn": 443}
 
 LOG_FORMATS: Final = ("auto", "text", "json")
+MILTER_FAILURES: Final = ("tempfail", "accept", "reject")
+FINAL_DOT_S: Final = 30.0
+"""Final dot to reply takes at most this (RFC 1047): a milter that answers later answers nobody."""
 DELIMITERS: Final = "+-_=.#~"
 DAY_S: Final = 86400.0
 SOCKET_PATH_MAX: Final = 107
@@ -226,6 +230,29 @@ def _local(config: Config) -> Iterator[Complaint]:
                 yield Complaint(("local", "senders", user), what, fix)
 
 
+def _milter(config: Config) -> Iterator[Complaint]:
+    """Places that can be called, and patience that ends before the client's."""
+    milter = config.milter
+    for name in ("mx", "submission"):
+        seen: set[str] = set()
+        for text in getattr(milter, name):
+            try:
+                place = str(parse_milter(text))
+            except ValueError as error:
+                yield _said(("milter", name), error)
+                continue
+            if place in seen:
+                yield Complaint(("milter", name), f"{text} stands there twice", "Name each milter once")
+            seen.add(place)
+    if milter.on_failure not in MILTER_FAILURES:
+        meant = closest(milter.on_failure, MILTER_FAILURES)
+        fix = f'Did you mean "{meant}"?' if meant else 'Write "tempfail", "accept" or "reject"'
+        yield Complaint(("milter", "on_failure"), f'"{milter.on_failure}" is no way to go on', fix)
+    if milter.timeout_content_s > FINAL_DOT_S:
+        what = f"{milter.timeout_content_s:g} s is longer than a client waits for the answer to its message"
+        yield Complaint(("milter", "timeout_content_s"), what, "Write 25 or less")
+
+
 def _who_may_relay(config: Config) -> Iterator[Complaint]:
     path = ("relay", "relay_from")
     for text in config.relay.relay_from:
@@ -360,6 +387,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _listen,
     _tls,
     _local,
+    _milter,
     _acme,
     _who_may_relay,
     _next_hops,
