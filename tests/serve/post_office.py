@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from postroad.app.gates import make_gates
 from postroad.flow.intake import Intake
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
 from postroad.net.tls import ServerTls, ensure_self_signed
+from postroad.rules.ports import Ports
 from postroad.serve.conversation import Conversation
 from postroad.serve.counters import SessionCounters
 from postroad.serve.doors import smtp_sessions
@@ -167,6 +169,7 @@ def open_post_office(house: House, folder: Path) -> PostOffice:
         data_rate_min=500,
         session_s=3600,
         full=_never_full,
+        gates=make_gates(Ports()),
     )
     return PostOffice(house, service, runner, store, logins)
 

@@ -12,14 +12,13 @@ import pytest
 
 from postroad.flow.intake import Destinations
 from postroad.flow.local import Plan
-from postroad.serve.smtp import merge
 from postroad.store.migrate import migrate
 from postroad.store.sqlite import SqliteConnection
 from postroad.values.address import Address
+from postroad.values.envelope import Recipient
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.ids import parse_id
 from postroad.values.reply import Reply
-from postroad.wire.smtp.events import NO_RCPT_PARAMS
 from tests.serve.harness import ANNA, PASSWORD, Peer, breathe, open_house
 from tests.serve.post_office import PostOffice, ehlo, open_post_office
 
@@ -331,6 +330,6 @@ def test_a_thousand_targets_merged_a_hundred_times_are_in_once() -> None:
     destinations = Destinations()
     for number in range(100):
         plan = Plan([(number % 2, "INBOX", ANNA)], list(targets))
-        merge(destinations, plan, Address(f"list+{number}", "example.com"), NO_RCPT_PARAMS)
+        destinations.add(Recipient(Address(f"list+{number}", "example.com")), plan)
     assert [recipient for recipient, _, _, _ in destinations.remotes] == [str(target) for target in targets]
     assert destinations.copies == [(ANNA, 0, "INBOX"), (ANNA, 1, "INBOX")]

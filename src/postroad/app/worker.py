@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from postroad.app.gates import make_gates
 from postroad.flow.intake import Intake
 from postroad.flow.local import Planner
 from postroad.flow.local_users import SenderRules
@@ -16,6 +17,7 @@ from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
 from postroad.flow.runner import Runner
 from postroad.net.tls import ServerTls
+from postroad.rules.ports import Ports
 from postroad.serve.admission import Admission
 from postroad.serve.conversation import Watch
 from postroad.serve.counters import SessionCounters
@@ -165,6 +167,7 @@ async def build_worker(errand: Errand) -> Parts:
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
         full=fullness,
+        gates=make_gates(Ports()),
     )
     limits = MachineLimits(
         size=config.limits.message_size,

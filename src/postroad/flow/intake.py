@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Final, Protocol
 
-from postroad.flow.local import delivered_before
+from postroad.flow.local import Plan, delivered_before
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
 from postroad.store.records import Accept, Copy, Leg
-from postroad.values.envelope import Envelope
+from postroad.values.envelope import Envelope, Recipient
 from postroad.values.event import Event
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
@@ -47,6 +47,14 @@ class Arrival:
     login: str = ""
     user: str = ""
     """Who on this machine handed it in, where the kernel said so: "uid 1000 (anna)"."""
+    hidden: bool = False
+    """The Received line does not say where it came from; the journal does."""
+    doubts: tuple[tuple[str, str], ...] = ()
+    """Checks that could not tell and held nothing up: stable word, and what was found."""
+    discarded: str = ""
+    """Why nobody gets it although it is acknowledged."""
+    quarantine: str = ""
+    """Why it is held instead of delivered."""
 
 
 @dataclass(slots=True)
@@ -61,6 +69,22 @@ class Destinations:
     """Recipient as given, and what it was turned into, for the journal."""
     seen: set[str | tuple[int, str]] = field(default_factory=set)
     """Addresses and mailboxes that are in the lists: a thousand recipients of a large list are a million looks."""
+
+    def add(self, recipient: Recipient, plan: Plan) -> None:
+        """Adds where one recipient's mail goes; a mailbox or address that is there already is not added twice."""
+        text, seen = str(recipient.address), self.seen
+        for account, mailbox, reached_by in plan.copies:
+            if (account, mailbox) not in seen:
+                seen.add((account, mailbox))
+                self.copies.append((reached_by, account, mailbox))
+        for target in plan.remotes:
+            to = str(target)
+            # RFC 3461 section 5.2.7.2: what an alias sends on keeps the wishes of the one who sent it.
+            if to not in seen:
+                seen.add(to)
+                self.remotes.append((to, target.domain_ascii, recipient.notify, recipient.orcpt))
+        for was, now in plan.expansions:
+            self.expansions.append((was or text, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +147,10 @@ class Intake:
         self._lifetime_us = int(lifetime_s * 1e6)
         self._max_hops = max_hops
         self._date = (0, "")
+
+    def make_id(self) -> int:
+        """A fresh id for a message that is asked about before it is accepted."""
+        return self._ids.make(self._clock.wall_us())
 
     async def accept(
         self,
@@ -243,6 +271,9 @@ class Intake:
                 kind="received", at_us=now_us, by=by, where=where, cause=f"from <{envelope.sender_text}>, {size} bytes"
             )
         ]
+        events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
+        if arrival.discarded:
+            events.append(Event(kind="discarded", at_us=now_us, cause=arrival.discarded, by="policy"))
         events += [
             Event(kind="expanded", at_us=now_us, recipient=was, cause=now) for was, now in destinations.expansions
         ]
@@ -261,7 +292,7 @@ class Intake:
         peer = arrival.peer
         # RFC 5321 section 4.1.3: an address literal of IPv6 says so.
         literal = f"IPv6:{peer}" if ":" in peer else peer
-        who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer else ""
+        who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer and not arrival.hidden else ""
         tls = f"\r\n\t({arrival.tls})" if arrival.tls else f"\r\n\t(by {arrival.user})" if arrival.user else ""
         recipients = envelope.recipients
         whom = f"\r\n\tfor <{recipients[0].address}>" if len(recipients) == 1 else ""

@@ -32,7 +32,7 @@ import msgspec
 
 from postroad.flow.bounce import ANY_QUOTA
 from postroad.flow.intake import Arrival, Destinations, Draft, Intake, Taken
-from postroad.flow.local import INBOX, Plan, Planner
+from postroad.flow.local import INBOX, Planner
 from postroad.flow.local_users import LocalUser, SenderRules, local_user
 from postroad.values.address import Address, AddressError
 from postroad.values.envelope import Envelope, Recipient
@@ -301,12 +301,13 @@ class Maildrop:
             plan = await self._planner.plan(address, size=ANY_QUOTA, may_relay=True)
             if plan.refusal is not None and not plan.refusal.permanent:
                 raise StoreFull(str(plan.refusal))
-            envelope.recipients.append(Recipient(address, slip.notify))
+            recipient = Recipient(address, slip.notify)
+            envelope.recipients.append(recipient)
             envelope.smtputf8 = envelope.smtputf8 or address.needs_utf8
             if plan.refusal is not None:
                 _report_back(destinations, str(address), str(plan.refusal))
             else:
-                _add(destinations, plan, str(address), slip.notify)
+                destinations.add(recipient, plan)
         return envelope, destinations
 
     # -- in a thread, because each waits for the disk ----------------------------------------------------------------
@@ -402,17 +403,6 @@ def _halves(message: bytes) -> tuple[bytes, bytes]:
 def _report_back(destinations: Destinations, recipient: str, why: str) -> None:
     destinations.expansions.append((recipient, f"refused: {why}"))
     destinations.copies.append((recipient, _NOBODY, INBOX))
-
-
-def _add(destinations: Destinations, plan: Plan, recipient: str, notify: str) -> None:
-    """One recipient's plan; a mailbox or address that is there already is not added twice."""
-    for account, mailbox, reached in plan.copies:
-        if not any(account == there and mailbox == box for _, there, box in destinations.copies):
-            destinations.copies.append((reached, account, mailbox))
-    for target in plan.remotes:
-        if not any(str(target) == there for there, _, _, _ in destinations.remotes):
-            destinations.remotes.append((str(target), target.domain_ascii, notify, ""))
-    destinations.expansions += [(was or recipient, now) for was, now in plan.expansions]
 
 
 def prepare_folder(folder: Path, owner: tuple[int, int] | None) -> str:

@@ -63,8 +63,8 @@ class Session(Protocol):
         """The connection's protocol machine."""
         ...
 
-    def opened(self) -> None:
-        """The connection stands (TLS done, when implicit): greet."""
+    def opened(self) -> Coroutine[Any, Any, None] | None:
+        """The connection stands (TLS done, when implicit): greet, or return what must be awaited for that."""
         ...
 
     def handle(self, event: Any) -> Coroutine[Any, Any, None]:
@@ -144,6 +144,7 @@ class Conversation(asyncio.Protocol):
         "machine",
         "on_close",
         "peer",
+        "port",
         "session",
         "tls",
         "transport",
@@ -164,6 +165,7 @@ class Conversation(asyncio.Protocol):
         self.tls = tls
         self.transport: Any = None
         self.peer = ""
+        self.port = 0
         self.due = 0.0
         self.on_close: Callable[[], None] | None = None
         self.work_s = math.inf
@@ -182,7 +184,7 @@ class Conversation(asyncio.Protocol):
         self.transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)  # type: ignore[attr-defined]
         name = transport.get_extra_info("peername")
-        self.peer = name[0] if isinstance(name, tuple) else ""
+        self.peer, self.port = name[:2] if isinstance(name, tuple) else ("", 0)
         session = self._make_session(self)
         if session is None:
             self._closing = True
@@ -191,7 +193,21 @@ class Conversation(asyncio.Protocol):
         self.session = session
         self.machine = session.machine
         self._watch.conversations.add(self)
-        session.opened()
+        opening = session.opened()
+        if opening is not None:
+            self._open(opening)
+        else:
+            self._turn()
+
+    def _open(self, opening: Coroutine[Any, Any, None]) -> None:
+        """Carry out what comes before the greeting, as one event."""
+        try:
+            rest = run_eagerly(opening)
+            if rest is not None:
+                self._wait(rest)
+                return
+        except Exception as bug:
+            self._bug(bug)
         self._turn()
 
     def data_received(self, data: bytes) -> None:

@@ -41,18 +41,18 @@ class LocalSession(SmtpSession):
         super().__init__(wire, machine, service, SERVICE)
         self._user = user
         self._rules = rules
-        self._login = rules.own_address(user)
+        self.login = rules.own_address(user)
 
     async def handle(self, event: on.Event) -> None:
         """As at every other door, but MAIL only in one's own name."""
         if type(event) is on.Mail and event.sender is not None and not self._rules.allows(self._user, event.sender):
             reply = self._rules.refusal(self._user, event.sender)
-            self.machine.answer(self._refused(reply, "sender not granted", f"MAIL FROM:<{event.sender}>"))
+            self.machine.answer(self.refused(reply, "sender not granted", f"MAIL FROM:<{event.sender}>"))
             return
         await super().handle(event)
 
-    def _arrival(self, smtputf8: bool) -> Arrival:
-        return Arrival(protocol=PROTOCOL, door=SERVICE, user=str(self._user), login=self._login)
+    def arrival(self, smtputf8: bool) -> Arrival:
+        return Arrival(protocol=PROTOCOL, door=SERVICE, user=str(self._user), login=self.login)
 
 
 def local_sessions(service: Service, *, limits: MachineLimits, rules: SenderRules) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from postroad.flow.intake import Story, client_text
 from postroad.store.records import Refusal
@@ -10,6 +10,9 @@ from postroad.values.event import Event
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
+
+FOUND_MAX: Final = 1000
+"""Characters of what decided a refusal that are kept."""
 
 
 class Post(Protocol):
@@ -39,14 +42,20 @@ class Refusals:
         sender: str,
         recipient: str,
         login: str,
+        found: str = "",
     ) -> Reply:
-        """Record one refusal; returns the reply with its reference, which `postroad why` finds."""
+        """Record one refusal; returns the reply with its reference, which `postroad why` finds.
+
+        `found` is what decided it and is told to nobody but the administrator.
+        """
         now_us = self._clock.wall_us()
         reference = self._ids.make(now_us)
         evidence = f"{command} -> {reply}" if command else str(reply)
         where = client_text(helo, peer)
         by = f"{door}, login {login}" if login else door
         cause = f"{why}, from <{sender}>" if sender else why
+        if found:
+            cause = f"{cause}: {found[:FOUND_MAX]}"
         event = Event(
             kind="refused", at_us=now_us, recipient=recipient, cause=cause, evidence=evidence, by=by, where=where
         )

@@ -8,13 +8,15 @@ next (Postfix 20260724, Exim CVE-2020-28019).
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from postroad.flow.intake import Arrival, Destinations, Intake
-from postroad.flow.local import Plan, Planner
+from postroad.flow.intake import Arrival, Intake
+from postroad.flow.local import Planner
 from postroad.net.tls import ServerTls
+from postroad.rules.gate import Gate
 from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
 from postroad.serve.counters import SessionCounters
@@ -22,18 +24,23 @@ from postroad.serve.lifecycle import Lifecycle
 from postroad.serve.logs import log_line
 from postroad.serve.passwords import Passwords, Trouble
 from postroad.serve.refusals import Refusals
-from postroad.store.client import UnitFailed
-from postroad.store.spool import Draft, Spool
+from postroad.serve.smtp_message import keep
+from postroad.serve.smtp_transaction import Transaction
+from postroad.store.spool import Spool
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken, StoreFull
-from postroad.values.ids import id_text
+from postroad.values.facts import Content, Facts, Stage
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
+from postroad.values.verdict import Ruling, Verdict
 from postroad.wire import sasl
 from postroad.wire.smtp import events as on
 from postroad.wire.smtp.mode import Mode
 from postroad.wire.smtp.server import ServerMachine
+
+WORLD: Final = frozenset(("mx", "lmtp"))
+"""Doors for mail of others; all other doors are for our own users."""
 
 DRAIN_PATIENCE_S: Final = 5.0
 """How long a client may keep us waiting once we go down: those who are at it finish, those who idle do not hold us."""
@@ -43,6 +50,9 @@ DATA_GRACE_S: Final = 20.0
 
 FINAL_DOT_S: Final = 30.0
 """Final dot to reply takes at most this; RFC 1047 tells why a late 250 makes duplicates."""
+
+NO_ENVELOPE: Final = Envelope(None)
+"""What facts know of an envelope before MAIL; never changed."""
 
 HELO_OK: Final = Reply(250, "", "")
 MAIL_OK: Final = Reply(250, "2.1.0", "Sender OK")
@@ -70,6 +80,16 @@ OVERDUE: Final = Reply(421, "4.3.0", "This takes too long here: the storage does
 
 
 @dataclass(slots=True)
+class Gates:
+    """Who is asked about mail: one list of rules for the world, one for our own users."""
+
+    inbound: Gate
+    submission: Gate
+    ended: Callable[[int], None] = lambda session: None
+    """Told the number of each session that is over."""
+
+
+@dataclass(slots=True)
 class Service:
     """Everything that the SMTP sessions of one worker share."""
 
@@ -89,7 +109,12 @@ class Service:
     session_s: float
     full: Callable[[int], Reply | None]
     """Says early that there is no room for a message of this size (disk, queue, drafts)."""
+    gates: Gates
+    hide_clients: bool = False
+    """Received lines of users' mail do not name the address it came from."""
     relayers: dict[str, bool] = field(default_factory=dict)
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    """Numbers sessions for those who keep something for one."""
 
     def may_relay(self, peer: str) -> bool:
         """Whether an address may relay without a login; remembered per address."""
@@ -109,45 +134,38 @@ class Service:
         return any((mapped or address) in network for network in self.relay_networks)
 
 
-class Transaction:
-    """One mail transaction from MAIL to its end."""
-
-    __slots__ = ("began", "destinations", "draft", "eightbit", "envelope", "refusal")
-
-    def __init__(self, envelope: Envelope) -> None:
-        self.envelope = envelope
-        self.destinations = Destinations()
-        self.draft: Draft | None = None
-        self.eightbit = False
-        self.began = 0.0
-        self.refusal: tuple[Reply, str] | None = None
-        """Why the content cannot be kept, found while it was still coming."""
-
-
 class SmtpSession:
     """One client at one of our doors (mx, submission, submissions)."""
 
     __slots__ = (
+        "_account",
         "_auth",
+        "_doubts",
         "_draining",
         "_helo",
         "_line_since",
-        "_login",
+        "_mechanism",
+        "_number",
         "_opened",
-        "_service",
         "_transaction",
         "_wire",
         "door",
+        "login",
         "machine",
+        "service",
     )
 
     def __init__(self, wire: Conversation, machine: ServerMachine, service: Service, door: str) -> None:
         self._wire = wire
         self.machine = machine
-        self._service = service
+        self.service = service
         self.door = door
         self._helo = on.Hello("HELO", "")
-        self._login = ""
+        self.login = ""
+        self._account = 0
+        self._mechanism = ""
+        self._number = next(service.numbers)
+        self._doubts: list[Verdict] = []
         self._transaction: Transaction | None = None
         self._auth: tuple[str, list[bytes]] | None = None
         self._opened = service.clock.monotonic()
@@ -157,10 +175,24 @@ class SmtpSession:
 
     # -- for the driver ----------------------------------------------------------------------------------------------
 
-    def opened(self) -> None:
-        """Greet (RFC 5321 section 4.3.1); no product and no version."""
-        self._service.counters.session_opened(self.door)
-        self.machine.greet(Reply(220, "", f"{self._service.hostname} ESMTP"))
+    def opened(self) -> Coroutine[Any, Any, None] | None:
+        """Greet (RFC 5321 section 4.3.1), with no product and no version; or what has to be done first."""
+        self.service.counters.session_opened(self.door)
+        if self.gate.asks(Stage.CONNECT):
+            return self._welcome()
+        self._greet()
+        return None
+
+    async def _welcome(self) -> None:
+        verdict = await self.ask(Stage.CONNECT)
+        if verdict.say is None:
+            self._greet()
+        elif not self.machine.closed:
+            # RFC 5321 section 3.1: a server that is of no service to a client greets it with 554.
+            self.machine.greet(self.refused(verdict.say, verdict.why, "", evidence=verdict.evidence))
+
+    def _greet(self) -> None:
+        self.machine.greet(Reply(220, "", f"{self.service.hostname} ESMTP"))
 
     def handle(self, event: on.Event) -> Coroutine[Any, Any, None]:
         """Carry out one event; a command among them is answered."""
@@ -172,20 +204,20 @@ class SmtpSession:
         patience = DRAIN_PATIENCE_S if self._draining else machine.patience
         if not machine.in_line:
             self._line_since = 0.0
-            until = min(now + patience, self._opened + self._service.session_s)
+            until = min(now + patience, self._opened + self.service.session_s)
         else:
             # Row S60: the patience is for a whole command, not for each octet of it.
             self._line_since = self._line_since or now
-            until = min(self._line_since + patience, self._opened + self._service.session_s)
+            until = min(self._line_since + patience, self._opened + self.service.session_s)
         transaction = self._transaction
         if transaction is not None and transaction.began:
-            until = min(until, transaction.began + self._service.data_timeout_s, self._rate_deadline(transaction, now))
+            until = min(until, transaction.began + self.service.data_timeout_s, self._rate_deadline(transaction, now))
         return until
 
     def _rate_deadline(self, transaction: Transaction, now: float) -> float:
         """When the minimum rate is missed if nothing more comes: size / rate after the start, with a grace."""
         size = transaction.draft.size if transaction.draft is not None else 0
-        return transaction.began + DATA_GRACE_S + size / self._service.data_rate_min
+        return transaction.began + DATA_GRACE_S + size / self.service.data_rate_min
 
     def timed_out(self) -> None:
         """Say 421 and close; while a command is being carried out it is we who are late (`FINAL_DOT_S`)."""
@@ -203,7 +235,7 @@ class SmtpSession:
         A handshake has a limit of its own.
         """
         if self.machine.mode is not Mode.HANDSHAKE:
-            self.machine.close_with(self._refused(OVERDUE, "answer overdue", ""))
+            self.machine.close_with(self.refused(OVERDUE, "answer overdue", ""))
 
     def failed(self) -> None:
         """After a bug of ours: nothing of the open transaction stays, the connection ends."""
@@ -212,7 +244,8 @@ class SmtpSession:
 
     def lost(self) -> None:
         """The peer is gone; a message handed to the intake goes its way, everything else is dropped."""
-        self._service.counters.session_closed(self.door)
+        self.service.counters.session_closed(self.door)
+        self.service.gates.ended(self._number)
         self._write_refusals_down()
         self._drop_transaction()
 
@@ -225,13 +258,15 @@ class SmtpSession:
             self.machine.close_with(GOING_DOWN)
             self._wire.turn_soon()
         else:
-            self._wire.due = self.deadline(self._service.clock.monotonic())
+            self._wire.due = self.deadline(self.service.clock.monotonic())
 
     # -- greeting, TLS and login -------------------------------------------------------------------------------------
 
     async def hello(self, event: on.Hello) -> None:
         self._helo = event
         self._drop_transaction()
+        if self.gate.asks(Stage.HELLO) and not await self._passes(Stage.HELLO, f"{event.verb} {event.name}"):
+            return
         self.machine.answer(HELO_OK)
 
     async def start_tls(self, event: on.StartTls) -> None:
@@ -239,10 +274,12 @@ class SmtpSession:
         self._helo = on.Hello("HELO", "")
         self.machine.answer(TLS_GO)
         try:
-            await self._wire.start_tls(self._service.tls.context)
+            await self._wire.start_tls(self.service.tls.context)
         except OSError as error:
-            self._service.counters.refused(self.door, 0, "tls handshake")
+            self.service.counters.refused(self.door, 0, "tls handshake")
             raise ConnectionResetError(f"TLS handshake failed: {error}") from None
+        # RFC 3207 section 4.2: nothing that was learnt in the clear counts any more.
+        self._account, self.login, self._mechanism = 0, "", ""
         self.machine.tls_started()
 
     async def auth(self, event: on.Auth) -> None:
@@ -285,65 +322,78 @@ class SmtpSession:
         if credentials.on_behalf_of not in ("", credentials.user):
             self._refuse_login(Trouble.WRONG, credentials.user)
             return
-        found = await self._service.passwords.verify(credentials.user, credentials.password)
+        found = await self.service.passwords.verify(credentials.user, credentials.password)
         if self.machine.closed:
             return
         if isinstance(found, Trouble):
             self._refuse_login(found, credentials.user)
             return
-        self._login = found.address
-        self._service.counters.logged_in("smtp", "ok")
+        if not await self._let_in(found.id, found.address, mechanism):
+            return
+        self.service.counters.logged_in("smtp", "ok")
         self.machine.authenticated(found.address)
         self.machine.answer(AUTH_OK)
 
+    async def _let_in(self, account: int, login: str, mechanism: str) -> bool:
+        """Keep who has proved a login, unless policy refuses, which then is answered."""
+        self._account, self.login, self._mechanism = account, login, mechanism
+        gate = self.service.gates.submission
+        if gate.asks(Stage.AUTH) and not await self._passes(Stage.AUTH, f"AUTH as {login}"):
+            self._account, self.login, self._mechanism = 0, "", ""
+            return False
+        return True
+
     def _refuse_login(self, trouble: Trouble, user: str) -> None:
         busy = trouble is Trouble.BUSY
-        self._service.counters.logged_in("smtp", "busy" if busy else "wrong")
+        self.service.counters.logged_in("smtp", "busy" if busy else "wrong")
         reply, why = (AUTH_BUSY, "logins busy") if busy else (AUTH_WRONG, "wrong password")
-        self.machine.answer(self._refused(reply, why, f"AUTH as {user[:80]}"))
+        self.machine.answer(self.refused(reply, why, f"AUTH as {user[:80]}"))
 
     # -- the transaction ---------------------------------------------------------------------------------------------
 
     async def mail(self, event: on.Mail) -> None:
-        service = self._service
+        service = self.service
         if self._draining:
             self.machine.answer(GOING_DOWN)
             return
-        if self.door != "mx" and not self._login and not service.may_relay(self._wire.peer):
-            self.machine.answer(self._refused(LOG_IN, "login required", "MAIL"))
+        if self.door != "mx" and not self.login and not service.may_relay(self._wire.peer):
+            self.machine.answer(self.refused(LOG_IN, "login required", "MAIL"))
             return
         params = event.params
         full = service.full(params.size)
         if full is not None:
-            self.machine.answer(self._refused(full, "no space", "MAIL"))
+            self.machine.answer(self.refused(full, "no space", "MAIL"))
             return
-        self._transaction = Transaction(
-            Envelope(
-                event.sender,
-                declared_size=params.size,
-                body=params.body,
-                smtputf8=params.smtputf8,
-                ret=params.ret,
-                envid=params.envid,
-            )
+        envelope = Envelope(
+            event.sender,
+            declared_size=params.size,
+            body=params.body,
+            smtputf8=params.smtputf8,
+            ret=params.ret,
+            envid=params.envid,
         )
+        self._transaction = Transaction(envelope)
+        if self.gate.asks(Stage.MAIL) and not await self._passes(Stage.MAIL, f"MAIL FROM:<{envelope.sender_text}>"):
+            self._transaction = None
+            return
         self.machine.answer(MAIL_OK)
 
     async def rcpt(self, event: on.Rcpt) -> None:
         transaction = self._transaction
         assert transaction is not None
-        relay = bool(self._login) or self._service.may_relay(self._wire.peer)
-        plan = await self._service.planner.plan(
+        relay = bool(self.login) or self.service.may_relay(self._wire.peer)
+        plan = await self.service.planner.plan(
             event.address, size=transaction.envelope.declared_size, may_relay=relay, peer=self._wire.peer
         )
         if self.machine.closed:
             return
         if plan.refusal is not None:
-            self.machine.answer(self._refused(plan.refusal, plan.why, f"RCPT TO:<{event.address}>", event.address))
+            self.machine.answer(self.refused(plan.refusal, plan.why, f"RCPT TO:<{event.address}>", event.address))
             return
-        params = event.params
-        transaction.envelope.recipients.append(Recipient(event.address, params.notify, params.orcpt))
-        merge(transaction.destinations, plan, event.address, params)
+        address, params = event.address, event.params
+        if self.gate.asks(Stage.RCPT) and not await self._passes(Stage.RCPT, f"RCPT TO:<{address}>", recipient=address):
+            return
+        transaction.add(Recipient(address, params.notify, params.orcpt), plan)
         self.machine.answer(RCPT_OK)
 
     async def data(self, event: on.DataStart) -> None:
@@ -354,8 +404,8 @@ class SmtpSession:
         transaction = self._transaction
         assert transaction is not None
         if transaction.draft is None:
-            transaction.draft = self._service.spool.draft()
-            transaction.began = self._service.clock.monotonic()
+            transaction.draft = self.service.spool.draft()
+            transaction.began = self.service.clock.monotonic()
         return transaction
 
     async def content(self, event: on.Content) -> None:
@@ -388,52 +438,26 @@ class SmtpSession:
         if transaction.refusal is None:
             self.machine.answer(CHUNK_OK)
             return
-        reply = self._refused(*transaction.refusal, "BDAT")
+        reply = self.refused(*transaction.refusal, "BDAT")
         self._transaction = None
         self.machine.answer(reply)
 
     async def content_refused(self, event: on.ContentRefused) -> None:
-        self._refused(event.reply, "content refused", "")
+        self.refused(event.reply, "content refused", "")
         self._drop_transaction()
 
     async def content_end(self, event: on.ContentEnd) -> None:
+        # From here on the message goes its way, whatever becomes of the client.
         transaction = self._begin_content()
         self._transaction = None
-        reply = await self._take(transaction)
+        reply = await keep(self, transaction)
         if self.machine.closed:
             return
         self.machine.answer(reply)
         if self._draining:
             self.machine.close_with(GOING_DOWN)
 
-    async def _take(self, transaction: Transaction) -> Reply:
-        """Hand the message to the intake; the reply says whether it is ours."""
-        draft = transaction.draft
-        assert draft is not None
-        if transaction.refusal is not None:
-            return self._refused(*transaction.refusal, "DATA")
-        service = self._service
-        arrival = self._arrival(transaction.envelope.smtputf8)
-        try:
-            with service.lifecycle.activity("commits"):
-                taken = await service.intake.accept(
-                    draft, transaction.envelope, transaction.destinations, arrival, eightbit=transaction.eightbit
-                )
-        except StoreFull:
-            draft.discard()
-            return self._refused(FULL, "no space", "DATA")
-        except StoreBroken:
-            return self._refused(NOT_DURABLE, "store broken", "DATA")
-        except UnitFailed as error:  # nothing of it happened
-            draft.discard()
-            log_line("error", "the store refused a message", cause=str(error))
-            return self._refused(NOT_DURABLE, "store broken", "DATA")
-        if isinstance(taken, Reply):
-            return self._refused(taken, "message refused", "DATA")
-        service.counters.message_received(self.door, taken.size)
-        return Reply(250, "2.0.0", f"Queued as {id_text(taken.id)}")
-
-    def _arrival(self, smtputf8: bool) -> Arrival:
+    def arrival(self, smtputf8: bool) -> Arrival:
         """How this message came, for its Received line and its story."""
         return Arrival(
             protocol=self._protocol(smtputf8),
@@ -441,7 +465,9 @@ class SmtpSession:
             peer=self._wire.peer,
             helo=self._helo.name,
             tls=self._wire.tls_text(),
-            login=self._login,
+            login=self.login,
+            hidden=self.service.hide_clients and self.completes,
+            doubts=tuple((doubt.why, doubt.evidence) for doubt in self._doubts),
         )
 
     def _protocol(self, utf8: bool) -> str:
@@ -450,12 +476,86 @@ class SmtpSession:
             return "SMTP"
         # RFC 6531 section 4.3
         word = "UTF8SMTP" if utf8 else "ESMTP"
-        return word + ("S" if self._wire.tls else "") + ("A" if self._login else "")
+        return word + ("S" if self._wire.tls else "") + ("A" if self.login else "")
 
     def _drop_transaction(self) -> None:
         transaction, self._transaction = self._transaction, None
-        if transaction is not None and transaction.draft is not None:
-            transaction.draft.discard()
+        self._doubts.clear()
+        if transaction is not None:
+            transaction.discard()
+
+    @property
+    def completes(self) -> bool:
+        """Whether what a mail program left out of a message is added: RFC 6409 section 8 lets submission servers."""
+        return self.door not in WORLD and self.door != "local"
+
+    # -- policy ------------------------------------------------------------------------------------------------------
+
+    @property
+    def gate(self) -> Gate:
+        """The rules that count for this client."""
+        gates, service = self.service.gates, self.service
+        # RFC 6409 section 4.3 keeps submission apart from the mail of the world; a listed network submits at any door.
+        return gates.inbound if self.door in WORLD and not service.may_relay(self._wire.peer) else gates.submission
+
+    async def ask(
+        self,
+        stage: Stage,
+        transaction: Transaction | None = None,
+        *,
+        recipient: Address | None = None,
+        message: int = 0,
+        content: Content | None = None,
+    ) -> Verdict:
+        """What policy says at a stage, with what the stage has learnt; doubts that hold nothing up are kept."""
+        verdict = await self.gate.ask(self._facts(stage, transaction, recipient, message, content))
+        if verdict.ruling is Ruling.COULD_NOT_TELL:
+            log_line("warning", "policy could not tell", why=verdict.why, found=verdict.evidence, door=self.door)
+            if verdict.passes:
+                self._doubts.append(verdict)
+        return verdict
+
+    async def _passes(self, stage: Stage, command: str, recipient: Address | None = None) -> bool:
+        """Whether a command goes on; where not, it is answered."""
+        verdict = await self.ask(stage, self._transaction, recipient=recipient)
+        if self.machine.closed:
+            return False
+        if verdict.say is not None:
+            said = self.refused(verdict.say, verdict.why, command, recipient, verdict.evidence)
+            self.machine.answer(said)
+        return verdict.passes
+
+    def _facts(
+        self,
+        stage: Stage,
+        transaction: Transaction | None,
+        recipient: Address | None,
+        message: int,
+        content: Content | None,
+    ) -> Facts:
+        wire = self._wire
+        envelope = transaction.envelope if transaction is not None else NO_ENVELOPE
+        return Facts(
+            stage,
+            session=self._number,
+            door=self.door,
+            peer=wire.peer,
+            port=wire.port,
+            helo=self._helo.name,
+            esmtp=self._helo.verb != "HELO",
+            tls=wire.tls_text(),
+            trusted=self.service.may_relay(wire.peer),
+            login=self.login,
+            account=self._account,
+            mechanism=self._mechanism,
+            sender=envelope.sender,
+            size=envelope.declared_size,
+            smtputf8=envelope.smtputf8,
+            recipient=recipient,
+            recipients=tuple(one.address for one in envelope.recipients) if content is not None else (),
+            message=message,
+            content=content,
+        )
 
     # -- small commands ----------------------------------------------------------------------------------------------
 
@@ -485,15 +585,23 @@ class SmtpSession:
         """Once, at the end, however it came: by QUIT, a broken connection or a timeout."""
         refusals, self.machine.refusals = self.machine.refusals, []
         for line, reply in refusals:
-            self._refused(reply, "protocol", line.decode("utf-8", "backslashreplace"))
+            self.refused(reply, "protocol", line.decode("utf-8", "backslashreplace"))
 
     # -- refusals ----------------------------------------------------------------------------------------------------
 
-    def _refused(self, reply: Reply, why: str, command: str, recipient: Address | None = None) -> Reply:
+    def refused(
+        self,
+        reply: Reply,
+        why: str,
+        command: str,
+        recipient: Address | None = None,
+        evidence: str = "",
+        transaction: Transaction | None = None,
+    ) -> Reply:
         """Write a refusal down and return the reply with the reference that `postroad why` finds."""
-        self._service.counters.refused(self.door, reply.code, why)
-        transaction = self._transaction
-        return self._service.refusals.note(
+        self.service.counters.refused(self.door, reply.code, why)
+        transaction = transaction or self._transaction
+        return self.service.refusals.note(
             reply,
             why=why,
             command=command,
@@ -502,25 +610,9 @@ class SmtpSession:
             helo=self._helo.name,
             sender=transaction.envelope.sender_text if transaction is not None else "",
             recipient=str(recipient) if recipient is not None else "",
-            login=self._login,
+            login=self.login,
+            found=evidence,
         )
-
-
-def merge(destinations: Destinations, plan: Plan, address: Address, params: on.RcptParams) -> None:
-    """Add one recipient's plan; a mailbox or address that is there already is not added twice."""
-    text, seen = str(address), destinations.seen
-    for account, mailbox, recipient in plan.copies:
-        if (account, mailbox) not in seen:
-            seen.add((account, mailbox))
-            destinations.copies.append((recipient, account, mailbox))
-    for target in plan.remotes:
-        recipient = str(target)
-        # RFC 3461 section 5.2.7.2: what an alias sends on keeps the wishes of the one who sent it.
-        if recipient not in seen:
-            seen.add(recipient)
-            destinations.remotes.append((recipient, target.domain_ascii, params.notify, params.orcpt))
-    for was, now in plan.expansions:
-        destinations.expansions.append((was or text, now))
 
 
 Handler = Callable[[SmtpSession, Any], Coroutine[Any, Any, None]]

@@ -96,9 +96,9 @@ class Spool:
 
     async def read(self, body_file: str) -> AsyncIterator[bytes]:
         """The octets of a body file in pieces of `CHUNK`; raises `StoreBroken` when it cannot be read."""
-        descriptor = await self._wait(lambda: syscalls.open_to_read(self._folder / body_file))
+        descriptor = await self.wait(lambda: syscalls.open_to_read(self._folder / body_file))
         try:
-            while piece := await self._wait(lambda: syscalls.read(descriptor, CHUNK)):
+            while piece := await self.wait(lambda: syscalls.read(descriptor, CHUNK)):
                 yield piece
         finally:
             syscalls.close(descriptor)
@@ -113,7 +113,7 @@ class Spool:
         """Runs something that may wait for the disk in a thread."""
         return self._threads.submit(work)
 
-    async def _wait(self, work: Callable[[], T]) -> T:
+    async def wait(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.wrap_future(self.start(work))
         except OSError as error:
@@ -240,6 +240,38 @@ class Draft:
     async def flush_to_disk(self) -> None:
         """Writes the body so far to the draft's file. Raises `StoreFull` or `StoreBroken`."""
         await self._work(lambda pieces: self._append(pieces))
+
+    # -- before its end ----------------------------------------------------------------------------------------------
+
+    @property
+    def header(self) -> bytes:
+        """The header block so far, with the empty line that ends it."""
+        if len(self._header) > 1:
+            self._header = [b"".join(self._header)]
+        return self._header[0] if self._header else b""
+
+    def replace_header(self, header: bytes) -> None:
+        """Puts another header block, with the empty line that ends it, in the place of the one that came."""
+        self.size += len(header) - self._header_size
+        self._header = [header]
+        self._header_size = len(header)
+        self._in_body = True
+        if self._header_size > HEADER_MAX:
+            self.header_too_large = True
+            self._header.clear()
+
+    async def read_body(self) -> AsyncIterator[bytes]:
+        """The body so far from its beginning, in pieces; nothing may be written meanwhile. Raises `StoreBroken`."""
+        if self._descriptor >= 0:
+            offset = 0
+            while piece := await self._read_at(offset):
+                offset += len(piece)
+                yield piece
+        for piece in list(self._body):
+            yield piece
+
+    async def _read_at(self, offset: int) -> bytes:
+        return await self._spool.wait(lambda: syscalls.read_at(self._descriptor, CHUNK, offset))
 
     # -- its end -----------------------------------------------------------------------------------------------------
 

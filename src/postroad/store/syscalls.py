@@ -32,6 +32,11 @@ def read(descriptor: int, count: int) -> bytes:
     return os.read(descriptor, count)
 
 
+def read_at(descriptor: int, count: int, offset: int) -> bytes:
+    """Reads up to `count` octets from a place in the file, wherever writing goes on; empty at the end."""
+    return os.pread(descriptor, count, offset)
+
+
 def fsync(descriptor: int) -> None:
     """Returns when the file or folder is on the disk."""
     os.fsync(descriptor)

@@ -10,7 +10,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from postroad.console.cli.stores import now, opened
 from postroad.console.cli.submit import Sent
@@ -18,7 +18,6 @@ from postroad.flow.intake import Arrival, Destinations, Intake, Taken
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
-from postroad.serve.smtp import merge
 from postroad.store.access import StoreAccess
 from postroad.store.client import StoreClient
 from postroad.store.directory import Directory
@@ -30,14 +29,11 @@ from postroad.store.units import Tx
 from postroad.values.clock import SystemClock
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.ids import IdMaker, id_text
-from postroad.wire.smtp.events import RcptParams
 
 if TYPE_CHECKING:
     from postroad.config import Config
     from postroad.flow.local import Plan
     from postroad.values.address import Address
-
-_NO_WISHES: Final = RcptParams()
 
 
 class _Waiting:
@@ -76,8 +72,9 @@ def put(config: Config, sender: Address | None, recipients: list[Address], messa
                 sent.reply = str(plan.refusal)
                 sent.refused.append((str(recipient), sent.reply))
                 continue
-            merge(destinations, plan, recipient, _NO_WISHES)
-            envelope.recipients.append(Recipient(recipient))
+            wanted = Recipient(recipient)
+            destinations.add(wanted, plan)
+            envelope.recipients.append(wanted)
             sent.accepted.append(str(recipient))
         reader.close()
         if sent.accepted:

@@ -1,0 +1,75 @@
+"""What checks may ask of the world, as ports: a test answers with a dict, a worker with its directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from postroad.values.address import Address
+from postroad.values.facts import Facts
+from postroad.values.reply import Reply
+from postroad.values.verdict import Verdict
+
+
+class Senders(Protocol):
+    """In whose name an account may send."""
+
+    async def may_send_as(self, account: int, address: Address) -> bool:
+        """Whether an address is the account's own, one of its aliases, or granted to it."""
+        ...
+
+
+class Allowances(Protocol):
+    """What an account may still send."""
+
+    async def ask(self, account: int, recipient: Address | None = None) -> tuple[str, Reply] | None:
+        """None, or the stable word of the limit that is reached with what to say.
+
+        Without a recipient it is asked for one more message, with one for one more recipient.
+        """
+        ...
+
+
+class Judge(Protocol):
+    """Somebody outside the rules who is asked at every stage: milters, the user's own policy."""
+
+    async def ask(self, facts: Facts) -> Verdict | None:
+        """A verdict, or None without an opinion; never raises."""
+        ...
+
+    def ended(self, session: int) -> None:
+        """The session is over: what was kept for it can go."""
+        ...
+
+
+class Nobody:
+    """Stands in every port that nobody is behind; rules that need it are left out of a gate."""
+
+    async def ask(self, *facts: object) -> None:
+        """No opinion, and no limit."""
+        return
+
+    async def may_send_as(self, account: int, address: Address) -> bool:
+        """Nobody objects."""
+        return True
+
+    def ended(self, session: int) -> None:
+        """Nothing was kept."""
+
+
+NOBODY: Final = Nobody()
+
+
+@dataclass(slots=True)
+class Ports:
+    """Everything that the rules of one worker may ask."""
+
+    senders: Senders = NOBODY
+    allowances: Allowances = NOBODY
+    milters: Judge = NOBODY
+    policy: Judge = NOBODY
+
+    def ended(self, session: int) -> None:
+        """A session is over."""
+        self.milters.ended(session)
+        self.policy.ended(session)

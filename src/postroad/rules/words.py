@@ -1,0 +1,44 @@
+"""The stable words for why something was refused or could not be told, alike in journal, metrics, API and documents.
+
+A word is never renamed: people count by them. docs/policy.md explains them to administrators; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+WORDS: Final = {
+    # the session
+    "protocol": "a command or a message broke the protocol",
+    "too many connections": "too many connections from one address or network, or altogether",
+    "talked before the greeting": "the client spoke before it was greeted, as programs do that only send spam",
+    "tls handshake": "TLS could not be agreed on",
+    "answer overdue": "our own work took longer than a client waits; nothing was acknowledged",
+    "no space": "disk or queue are too full to accept",
+    "store broken": "the message could not be made safe on disk",
+    "content refused": "the content is larger than is taken, or a line of it is",
+    "nobody left": "policy took all recipients out of the message",
+    "message refused": "the message runs in a circle or its header is too large",
+    # logins
+    "login required": "this door takes mail from users only",
+    "wrong password": "user name or password are wrong",
+    "logins busy": "more logins were under way than can be proved at once",
+    # recipients
+    "relay refused": "the recipient is elsewhere and the client may not send there through us",
+    "no such mailbox": "nobody has this address here",
+    "mailbox disabled": "the account was switched off",
+    "mailbox full": "the mailbox has used up its quota",
+    "nobody yet": "no account exists yet to take mail for postmaster@ or abuse@",
+    "alias too large": "an alias leads to more addresses than one message may have",
+    "alias loop": "aliases lead back to themselves",
+    # submission
+    "sender not granted": "the envelope sender belongs to somebody else",
+    "from not granted": "the From or Sender field names somebody else",
+    "from missing": "the message names no author, or not in a way that can be read",
+    "from twice": "the message has more than one From field, so readers would show different authors",
+    # form
+    "no header": "the message has no header field at all",
+    # checks in general
+    "check failed": "a check broke down; nothing was decided by it",
+}
+"""Every word, with what it means in one sentence."""

@@ -1,0 +1,174 @@
+"""Between the final dot and its reply: policy, what submission completes, what policy changes, and the intake.
+
+Everything here happens to a draft that is nobody's yet. Whatever goes wrong ends in a refusal with the draft discarded,
+so no part of a message is kept that was not kept whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from postroad.flow.completion import completed
+from postroad.flow.intake import Arrival, Taken
+from postroad.serve.logs import log_line
+from postroad.serve.smtp_transaction import Transaction
+from postroad.store.client import UnitFailed
+from postroad.values.envelope import Recipient
+from postroad.values.errors import StoreBroken, StoreFull
+from postroad.values.facts import Content, Stage
+from postroad.values.ids import id_text
+from postroad.values.reply import Reply
+from postroad.values.verdict import Changes
+
+if TYPE_CHECKING:
+    from postroad.serve.smtp import SmtpSession
+
+FULL: Final = Reply(452, "4.3.1", "Not enough space. Please retry later; nothing was lost.")
+NOT_DURABLE: Final = Reply(451, "4.3.0", "The message could not be made safe on disk. Please retry; nothing was kept.")
+NOBODY_LEFT: Final = Reply(554, "5.7.1", "No recipient is left after our checks; the message was not kept.")
+
+
+async def keep(session: SmtpSession, transaction: Transaction) -> Reply:
+    """Make a message ours that has come whole; the reply says whether it is."""
+    keeping = _Keeping(session, transaction)
+    if transaction.refusal is not None:
+        return keeping.refused(*transaction.refusal)
+    try:
+        return await keeping.run()
+    except StoreFull:
+        transaction.discard()
+        return keeping.refused(FULL, "no space")
+    except StoreBroken:
+        return keeping.refused(NOT_DURABLE, "store broken")
+    except UnitFailed as error:  # nothing of it happened
+        transaction.discard()
+        log_line("error", "the store refused a message", cause=str(error))
+        return keeping.refused(NOT_DURABLE, "store broken")
+
+
+class _Keeping:
+    """One message on its way from draft to store."""
+
+    __slots__ = ("_arrival", "_ident", "_service", "_session", "_transaction")
+
+    def __init__(self, session: SmtpSession, transaction: Transaction) -> None:
+        self._session = session
+        self._service = session.service
+        self._transaction = transaction
+        self._arrival: Arrival = session.arrival(transaction.envelope.smtputf8)
+        self._ident = 0
+
+    def refused(self, reply: Reply, why: str, evidence: str = "") -> Reply:
+        """The reply with its reference, written down."""
+        return self._session.refused(reply, why, "DATA", evidence=evidence, transaction=self._transaction)
+
+    async def run(self) -> Reply:
+        """Ask, change, complete, accept; a draft that is not accepted is gone."""
+        draft = self._transaction.draft
+        assert draft is not None
+        # A header beyond its limit is not there to be looked at; the intake refuses it.
+        asked = self._session.gate.asks(Stage.MESSAGE) and not draft.header_too_large
+        refusal = await self._judge() if asked else None
+        if refusal is None:
+            self._complete()
+            return await self._accept()
+        self._transaction.discard()
+        return refusal
+
+    # -- policy ------------------------------------------------------------------------------------------------------
+
+    async def _judge(self) -> Reply | None:
+        """Ask policy and do what it wants; a reply when the message is not to be kept."""
+        session, draft = self._session, self._transaction.draft
+        assert draft is not None
+        self._ident = self._service.intake.make_id()
+        content = Content(draft.header, draft.size, draft.read_body, self._transaction.eightbit)
+        verdict = await session.ask(Stage.MESSAGE, self._transaction, message=self._ident, content=content)
+        if session.machine.closed:
+            return NOT_DURABLE  # nobody hears it: we took too long and have said so
+        if verdict.say is not None:
+            return self.refused(verdict.say, verdict.why, verdict.evidence)
+        return await self._change(verdict.changes) if verdict.changes else None
+
+    async def _change(self, changes: Changes) -> Reply | None:
+        """Do to draft and envelope what policy wants; a reply where that leaves nothing to keep."""
+        transaction, envelope = self._transaction, self._transaction.envelope
+        if changes.body is not None:
+            await self._replace_body(changes.body)
+        if changes.header is not None:
+            assert transaction.draft is not None
+            transaction.draft.replace_header(changes.header)
+        if changes.sender is not None or changes.null_sender:
+            envelope.sender = changes.sender
+        if changes.recipients_removed:
+            transaction.remove(changes.recipients_removed)
+        for address in changes.recipients_added:
+            plan = await self._service.planner.plan(address, may_relay=True)
+            if plan.refusal is None:
+                # RFC 3461 section 4.1: nobody asked for reports about a recipient that policy added.
+                transaction.add(Recipient(address, "NEVER"), plan)
+        if changes.discard:
+            transaction.remove([one.address for one in envelope.recipients])
+            self._arrival = replace(self._arrival, discarded="discarded by policy")
+        elif not envelope.recipients:
+            return self.refused(NOBODY_LEFT, "nobody left")
+        if changes.quarantine:
+            self._arrival = replace(self._arrival, quarantine=changes.quarantine)
+        return None
+
+    async def _replace_body(self, body: bytes) -> None:
+        old = self._transaction.draft
+        assert old is not None
+        draft = self._service.spool.draft()
+        self._transaction.draft = draft
+        self._transaction.eightbit = not body.isascii()
+        draft.write(old.header)
+        old.discard()
+        view = memoryview(body)
+        for start in range(0, len(body), PIECE):
+            draft.write(bytes(view[start : start + PIECE]))
+            if draft.needs_flush:
+                await draft.flush_to_disk()
+
+    # -- completion and acceptance -----------------------------------------------------------------------------------
+
+    def _complete(self) -> None:
+        """RFC 6409 section 8: a submission server adds what the client left out, at the doors for users only."""
+        session, draft = self._session, self._transaction.draft
+        assert draft is not None
+        if not session.completes or draft.header_too_large:
+            return
+        self._ident = self._ident or self._service.intake.make_id()
+        header = completed(
+            draft.header,
+            author=session.login,
+            hostname=self._service.hostname,
+            ident=self._ident,
+            now_us=self._service.clock.wall_us(),
+        )
+        if header is not None:
+            draft.replace_header(header)
+
+    async def _accept(self) -> Reply:
+        transaction, service, session = self._transaction, self._service, self._session
+        draft = transaction.draft
+        assert draft is not None
+        with service.lifecycle.activity("commits"):
+            taken = await service.intake.accept(
+                draft,
+                transaction.envelope,
+                transaction.destinations,
+                self._arrival,
+                eightbit=transaction.eightbit,
+                ident=self._ident,
+            )
+        if isinstance(taken, Reply):
+            return self.refused(taken, "message refused")
+        assert isinstance(taken, Taken)
+        service.counters.message_received(session.door, taken.size)
+        return Reply(250, "2.0.0", f"Queued as {id_text(taken.id)}")
+
+
+PIECE: Final = 64 * 1024
+"""Octets of a replaced body written at once."""

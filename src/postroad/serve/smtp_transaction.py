@@ -1,0 +1,57 @@
+"""One mail transaction of a session: thrown away whole after every end, reset or refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from postroad.flow.intake import Destinations
+from postroad.flow.local import Plan
+from postroad.store.spool import Draft
+from postroad.values.address import Address
+from postroad.values.envelope import Envelope, Recipient
+from postroad.values.reply import Reply
+
+
+class Planned(NamedTuple):
+    """One accepted recipient and where its mail goes."""
+
+    recipient: Recipient
+    plan: Plan
+
+
+class Transaction:
+    """From MAIL to its end. Invariant: `destinations` is what the plans of `planned` come to together."""
+
+    __slots__ = ("began", "destinations", "draft", "eightbit", "envelope", "planned", "refusal")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.planned: list[Planned] = []
+        self.destinations = Destinations()
+        self.draft: Draft | None = None
+        self.eightbit = False
+        self.began = 0.0
+        self.refusal: tuple[Reply, str] | None = None
+        """Why the content cannot be kept, found while it was still coming."""
+
+    def add(self, recipient: Recipient, plan: Plan) -> None:
+        """Takes one more recipient."""
+        self.envelope.recipients.append(recipient)
+        self.planned.append(Planned(recipient, plan))
+        self.destinations.add(recipient, plan)
+
+    def remove(self, addresses: Iterable[Address]) -> None:
+        """Takes recipients out again, by the addresses they were given as."""
+        keys = {address.key for address in addresses}
+        kept = [one for one in self.planned if one.recipient.address.key not in keys]
+        self.envelope.recipients = []
+        self.planned = []
+        self.destinations = Destinations()
+        for recipient, plan in kept:
+            self.add(recipient, plan)
+
+    def discard(self) -> None:
+        """Drops the draft, if there is one."""
+        if self.draft is not None:
+            self.draft.discard()
