@@ -85,7 +85,7 @@ class Milter(Section, frozen=True):
     on_failure: str = "tempfail"
     """What becomes of a message about which a milter could not be asked: "tempfail", "accept" or "reject"."""
     timeout_connect_s: Seconds = 10.0
-    timeout_command_s: Seconds = 30.0
+    timeout_command_s: Seconds = 20.0
     timeout_content_s: Seconds = 25.0
 
 

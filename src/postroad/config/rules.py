@@ -41,8 +41,8 @@ _USUAL_PORTS: Final = SERVICES | {"metrics": 9925, "http": 80, "alpn": 443}
 
 LOG_FORMATS: Final = ("auto", "text", "json")
 MILTER_FAILURES: Final = ("tempfail", "accept", "reject")
-FINAL_DOT_S: Final = 30.0
-"""Final dot to reply takes at most this (RFC 1047): a milter that answers later answers nobody."""
+MILTER_PATIENCE_S: Final = 25.0
+"""A command is answered within 30 s, for the reason of RFC 1047: nobody hears of a milter that takes longer."""
 DELIMITERS: Final = "+-_=.#~"
 DAY_S: Final = 86400.0
 SOCKET_PATH_MAX: Final = 107
@@ -248,9 +248,11 @@ def _milter(config: Config) -> Iterator[Complaint]:
         meant = closest(milter.on_failure, MILTER_FAILURES)
         fix = f'Did you mean "{meant}"?' if meant else 'Write "tempfail", "accept" or "reject"'
         yield Complaint(("milter", "on_failure"), f'"{milter.on_failure}" is no way to go on', fix)
-    if milter.timeout_content_s > FINAL_DOT_S:
-        what = f"{milter.timeout_content_s:g} s is longer than a client waits for the answer to its message"
-        yield Complaint(("milter", "timeout_content_s"), what, "Write 25 or less")
+    for name in ("timeout_connect_s", "timeout_command_s", "timeout_content_s"):
+        seconds = getattr(milter, name)
+        if seconds > MILTER_PATIENCE_S:
+            what = f"{seconds:g} s is longer than a client is kept waiting for the answer to one command"
+            yield Complaint(("milter", name), what, f"Write {MILTER_PATIENCE_S:g} or less")
 
 
 def _who_may_relay(config: Config) -> Iterator[Complaint]:

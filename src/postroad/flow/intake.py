@@ -55,6 +55,8 @@ class Arrival:
     """Why nobody gets it although it is acknowledged."""
     quarantine: str = ""
     """Why it is held instead of delivered."""
+    above: bytes = b""
+    """Fields that go above our Received line, each with its CRLF."""
 
 
 @dataclass(slots=True)
@@ -174,7 +176,7 @@ class Intake:
             return refusal
         now_us = self._clock.wall_us()
         ident = ident or self._ids.make(now_us)
-        received = self._received(ident, now_us, envelope, arrival)
+        received = arrival.above + self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
         content = (received + header, body, body_file, size)
         accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit)

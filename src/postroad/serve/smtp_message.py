@@ -99,6 +99,8 @@ class _Keeping:
         if changes.header is not None:
             assert transaction.draft is not None
             transaction.draft.replace_header(changes.header)
+        if changes.above:
+            self._arrival = replace(self._arrival, above=changes.above)
         if changes.sender is not None or changes.null_sender:
             envelope.sender = changes.sender
         if changes.recipients_removed:

@@ -19,15 +19,12 @@ from postroad.wire.milter.machine import MilterMachine
 from postroad.wire.milter.packets import CONTINUE, Answer, MilterError
 from postroad.wire.milter.words import MAX_CHUNK, OLDEST, VERSION, Command, Word
 
-STEP_MAX_S: Final = 120.0
-"""Seconds that one step may take however often the milter says that it goes on (PROGRESS)."""
-
 UNSENT_MAX: Final = 65_536
 """Octets of unanswered steps that are sent together."""
 
 
 class MilterFailed(Exception):
-    """A milter could not be asked: it is not there, said nothing, hung up or broke the protocol. The text says which."""
+    """A milter could not be asked: it is not there, is silent, hung up or broke the protocol. The text says which."""
 
 
 class _HungUp(MilterFailed):
@@ -77,63 +74,61 @@ class MilterSession:
     @property
     def open(self) -> bool:
         """Whether there is a milter at the other end, as far as we know."""
-        return self._link is not None
+        return self._link is not None and not self._link.ended
 
     @property
     def machine(self) -> MilterMachine:
         """The state of the dialogue: what the milter wants to hear, and what it asked for."""
         return self._machine
 
-    # -- the steps, each until its answer; all raise MilterFailed ----------------------------------------------------
+    # -- the steps, each until its answer or the loop's time `deadline`; all raise MilterFailed ------------------------
 
-    async def connect(self, client: Client) -> Answer:
+    async def connect(self, client: Client, deadline: float) -> Answer:
         """Dials, agrees on version and steps, and tells who has connected."""
         try:
-            await self._negotiate(VERSION)
+            await self._negotiate(VERSION, deadline)
         except _HungUp:
             # A libmilter before 8.14 hangs up when it is offered more than it knows.
-            await self._negotiate(OLDEST)
+            await self._negotiate(OLDEST, deadline)
         with self._failing():
             machine = self._ready()
             octets = machine.connect(client.name.encode(), client.family, client.port, client.address.encode())
-            return await self._step(octets, "connect", self._patience.command_s)
+            return await self._command(octets, Command.CONNECT, deadline)
 
-    async def hello(self, name: str) -> Answer:
+    async def hello(self, name: str, deadline: float) -> Answer:
         """Tells what the client calls itself; a message that was open is over."""
         with self._failing():
-            return await self._step(self._ready().hello(_octets(name)), "HELO", self._patience.command_s)
+            return await self._command(self._ready().hello(_octets(name)), Command.HELO, deadline)
 
-    async def mail(self, sender: str, *parameters: str) -> Answer:
+    async def mail(self, sender: str, parameters: Iterable[str], deadline: float) -> Answer:
         """Begins a message; one that was open is over. `sender` comes without brackets."""
         with self._failing():
             machine = self._ready()
             octets = machine.abort() + machine.mail(_octets(f"<{sender}>"), *map(_octets, parameters))
-            return await self._step(octets, "MAIL", self._patience.command_s)
+            return await self._command(octets, Command.MAIL, deadline)
 
-    async def rcpt(self, recipient: str, *, refused: bool = False) -> Answer:
+    async def rcpt(self, recipient: str, deadline: float, *, refused: bool = False) -> Answer:
         """Tells a recipient, accepted so far or `refused` already."""
         with self._failing():
             octets = self._ready().rcpt(_octets(f"<{recipient}>"), refused=refused)
-            return await self._step(octets, "RCPT", self._patience.command_s)
+            return await self._command(octets, Command.RCPT, deadline)
 
-    async def unknown(self, line: bytes) -> Answer:
+    async def unknown(self, line: bytes, deadline: float) -> Answer:
         """Tells a command that SMTP does not know."""
         with self._failing():
-            return await self._step(
-                self._ready().unknown(line.replace(b"\0", b" ")), "command", self._patience.command_s
-            )
+            octets = self._ready().unknown(line.replace(b"\0", b"?"))
+            return await self._command(octets, Command.UNKNOWN, deadline)
 
     async def message(
         self, fields: Iterable[tuple[bytes, bytes]], body: AsyncIterator[bytes], deadline: float
     ) -> Answer:
         """Tells the whole message and returns the answer to its end, or an earlier one that ends it.
 
-        What the milter wants changed is then in `machine.changes`. `deadline` is the loop's time at which all is over.
-        What reading the body raises is passed on.
+        What the milter wants changed is then in `machine.changes`. What reading the body raises is passed on.
         """
         with self._failing():
             machine = self._ready()
-            answer = await self._content(machine.data(), Command.DATA, deadline)
+            answer = await self._command(machine.data(), Command.DATA, deadline)
             if machine.wants(Command.HEADER) and answer.word is Word.CONTINUE:
                 answer = await self._header(fields, deadline)
             if answer.word is Word.CONTINUE:
@@ -197,8 +192,11 @@ class MilterSession:
                 rest = rest[MAX_CHUNK:]
         return CONTINUE
 
+    async def _command(self, octets: bytes, command: Command, deadline: float) -> Answer:
+        return await self._step(octets, command, self._patience.command_s, deadline)
+
     async def _content(self, octets: bytes, command: Command, deadline: float) -> Answer:
-        return await self._step(octets, command.name.lower().replace("_", " "), self._patience.content_s, deadline)
+        return await self._step(octets, command, self._patience.content_s, deadline)
 
     # -- the connection ----------------------------------------------------------------------------------------------
 
@@ -220,12 +218,12 @@ class MilterSession:
         self._machine.macros = self.macros
         return self._machine
 
-    async def _negotiate(self, version: int) -> None:
+    async def _negotiate(self, version: int, deadline: float) -> None:
         self.drop()
         with self._failing():
             self._link = await self._dial()
             self._machine = MilterMachine(body_max=self._body_max, version=version)
-            await self._step(self._machine.negotiate(), "the negotiation", self._patience.command_s)
+            await self._command(self._machine.negotiate(), Command.NEGOTIATE, deadline)
 
     async def _dial(self) -> Link:
         place, patience = self.place, self._patience.connect_s
@@ -256,36 +254,34 @@ class MilterSession:
             return ("127.0.0.1", "::1")
         return (await self._lookup.addresses(host)).records
 
-    async def _step(self, octets: bytes, step: str, patience: float, deadline: float | None = None) -> Answer:
+    async def _step(self, octets: bytes, command: Command, patience: float, deadline: float) -> Answer:
         """Sends a step and waits for its answer, when it has one; PROGRESS gives it its patience anew."""
-        now = asyncio.get_running_loop().time
-        over = now() + STEP_MAX_S if deadline is None else deadline
+        machine, link, now = self._machine, self._link, asyncio.get_running_loop().time
+        assert link is not None
         if octets:
             self._unsent.append(octets)
             self._unsent_size += len(octets)
-        machine, link = self._machine, self._link
-        assert link is not None
         if machine.waiting is None and self._unsent_size < UNSENT_MAX:
             return CONTINUE
         self._send()
         try:
-            await link.room(min(patience, over - now()))
-            end = min(now() + patience, over)
+            await link.room(min(patience, deadline - now()))
+            until = min(now() + patience, deadline)
             while machine.waiting is not None:
-                for answer in machine.receive(await self._received(link, end - now(), step)):
+                for answer in machine.receive(await self._received(link, until - now(), command)):
                     if answer.word is not Word.PROGRESS:
                         return answer
-                    end = min(now() + patience, over)
+                    until = min(now() + patience, deadline)
         except TimeoutError:
-            raise MilterFailed(f"did not answer to {step} in time") from None
+            raise MilterFailed(f"no answer to {command.name} in time") from None
         return CONTINUE
 
-    async def _received(self, link: Link, patience: float, step: str) -> bytes:
-        if patience <= 0 and not link.unread:
+    async def _received(self, link: Link, patience: float, command: Command) -> bytes:
+        if patience <= 0:
             raise TimeoutError
         octets = await link.receive(patience)
         if not octets:
-            raise _HungUp(f"hung up at {step}" + (f" ({link.why})" if link.why else ""))
+            raise _HungUp(f"hung up at {command.name}" + (f": {link.why}" if link.why else ""))
         return octets
 
     def _send(self) -> None:

@@ -149,7 +149,7 @@ class MilterMachine:
 
     def header(self, name: bytes, value: bytes) -> bytes:
         """One header field: its name, and what stands behind the colon, folded with LF and without its line end."""
-        if not self._steps & Steps.LEADING_SPACE:
+        if not self.leading_space:
             # xxfi_header: one blank behind the colon is the server's, unless SMFIP_HDR_LEADSPC was agreed on.
             value = value.removeprefix(b" ")
         return self._say(Command.HEADER, texts(name, value))
@@ -200,6 +200,16 @@ class MilterMachine:
         if left_out is not None and negotiated.steps & left_out:
             return False
         return negotiated.version >= SINCE.get(command, OLDEST)
+
+    @property
+    def over(self) -> bool:
+        """Whether the milter has had its last word about the whole session."""
+        return self._session_over
+
+    @property
+    def leading_space(self) -> bool:
+        """Whether header values come and go with the blank behind the colon."""
+        return bool(self._steps & Steps.LEADING_SPACE)
 
     @property
     def _steps(self) -> Steps:
