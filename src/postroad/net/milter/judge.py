@@ -323,7 +323,7 @@ class MilterRun:
             "j": self._hostname,
             "v": "Postroad",
             "_": f"{name} [{client.address}]",
-            "{daemon_name}": facts.door,
+            "{daemon_name}": self._hostname,
             "{client_addr}": client.address,
             "{client_name}": name,
             "{client_ptr}": name,

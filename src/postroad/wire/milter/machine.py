@@ -244,9 +244,13 @@ class MilterMachine:
 
         The end of the negotiation is CONTINUE.
         """
-        answers = [answer for one in self._unpacketer.feed(octets) if (answer := self._hear(read_packet(one)))]
-        if self.waiting is None and not self._unpacketer.empty:
-            raise MilterError("octets that nothing asked for")
+        try:
+            answers = [answer for one in self._unpacketer.feed(octets) if (answer := self._hear(read_packet(one)))]
+            if self.waiting is None and not self._unpacketer.empty:
+                raise MilterError("octets that nothing asked for")
+        except MilterError:
+            self._forget()
+            raise
         return answers
 
     def _hear(self, said: Said) -> Answer | None:
@@ -266,7 +270,7 @@ class MilterMachine:
         actions, _ = OFFERED[self._version]
         if not OLDEST <= said.version <= self._version:
             raise MilterError(f"protocol version {said.version}")
-        if said.actions & ~actions:
+        if int(said.actions) & ~int(actions):
             raise MilterError(f"wants to make changes that are not offered: {int(said.actions):#x}")
         steps = said.steps & OFFERED[said.version][1]
         self.negotiated = Negotiated(said.version, said.actions, steps, said.macros)
