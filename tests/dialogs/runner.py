@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from postroad.values.reply import Reply
 from postroad.wire.sasl import SaslError, decode_login, decode_plain
 from postroad.wire.smtp import events
-from postroad.wire.smtp.extensions import MX, SUBMISSION, SUBMISSIONS, Door
+from postroad.wire.smtp.extensions import LMTP, MX, SUBMISSION, SUBMISSIONS, Door
 from postroad.wire.smtp.limits import MachineLimits
 from postroad.wire.smtp.server import ServerMachine
 
 FOLDER = Path(__file__).parent / "server"
-DOORS = {door.name: door for door in (MX, SUBMISSION, SUBMISSIONS)}
+DOORS = {door.name: door for door in (MX, SUBMISSION, SUBMISSIONS, LMTP)}
+NOW_US = 1_795_760_285_000_000
+"""When every dialog takes place: 2026-11-27T06:18:05Z."""
 
 
 @dataclass
@@ -71,12 +74,20 @@ def parse(path: Path) -> Dialog:
 def _setting(dialog: Dialog, word: str, text: str) -> None:
     if word == "door":
         dialog.door = DOORS[text]
+    elif word == "offers":
+        dialog.door = replace(dialog.door, **dict(map(_offer, text.split(" "))))
     elif word == "limits":
         dialog.limits = MachineLimits(**{name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", text)})
     elif word == "splits" and text == "none":
         dialog.cut = False
     else:
         raise ValueError(f"{dialog.name}: {word} {text} is no line of a dialog")
+
+
+def _offer(word: str) -> tuple[str, Any]:
+    """A field of `Door`: `xclient`, `future_release_s=3600` or `auth=PLAIN,LOGIN`."""
+    name, _, value = word.partition("=")
+    return name, True if not value else int(value) if value.isdigit() else tuple(value.split(","))
 
 
 _escape = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([rnt0\\]))|\{([0-9]+)\*(.)\}")
@@ -102,6 +113,7 @@ class FakeSession:
         self.stored: list[bytes] = []
         self.ends: list[events.EndOfStream] = []
         self.recipients = 0
+        self._accepted: list[str] = []
         self._draft = b""
         self._login_user: bytes | None = None
         self._mechanism = ""
@@ -117,6 +129,8 @@ class FakeSession:
                 case events.EndOfStream():
                     self.ends.append(event)
                     self._draft = b""
+                case events.ContentEnd() if self.machine.lmtp:
+                    self.machine.answer_all(self._each_content())
                 case _:
                     self.machine.answer(self._answer(event))
 
@@ -126,6 +140,7 @@ class FakeSession:
                 return Reply(250, "", "hello")
             case events.Mail() | events.Rset():
                 self._draft = b""
+                self._accepted = []
                 return Reply(250, "2.1.0", "Ok")
             case events.Rcpt():
                 return self._recipient(command.address.local)
@@ -145,6 +160,9 @@ class FakeSession:
                 return self._login(command.octets)
             case events.AuthCancel():
                 return command.reply
+            case events.XClient():
+                refused = command.address == "192.0.2.66"
+                return Reply(554, "5.7.1", "Go away") if refused else Reply(220, "", "mx.test ESMTP")
             case events.Quit():
                 return Reply(221, "2.0.0", "Bye")
             case events.Verify():
@@ -158,6 +176,7 @@ class FakeSession:
         if local == "later":
             return Reply(450, "4.7.1", "Later")
         self.recipients += 1
+        self._accepted.append(local)
         return Reply(250, "2.1.5", "Ok")
 
     def _content(self) -> Reply:
@@ -167,7 +186,13 @@ class FakeSession:
         self.stored.append(draft)
         return Reply(250, "2.0.0", "Ok")
 
+    def _each_content(self) -> list[Reply]:
+        reply = self._content()
+        return [Reply(452, "4.2.2", "Full") if local == "full" else reply for local in self._accepted]
+
     def _login(self, response: bytes | None) -> Reply:
+        if self._mechanism.startswith("SCRAM-"):
+            return self._login_by_scram(response)
         if response is None:
             return Reply(334, "", "" if self._mechanism == "PLAIN" else "VXNlcm5hbWU6")
         try:
@@ -184,6 +209,21 @@ class FakeSession:
             return Reply(535, "5.7.8", "Wrong")
         self.machine.authenticated(claim.user)
         return Reply(235, "2.7.0", "Ok")
+
+    def _login_by_scram(self, response: bytes | None) -> Reply:
+        """The steps of an exchange, not its mathematics: a challenge for "first", the proof of us for "final"."""
+        match response:
+            case None:
+                return Reply(334, "", "")
+            case b"first":
+                return Reply(334, "", "c2VydmVyLWZpcnN0")
+            case b"final":
+                return Reply(334, "", "c2VydmVyLWZpbmFs")
+            case b"":
+                self.machine.authenticated("user")
+                return Reply(235, "2.7.0", "Ok")
+            case _:
+                return Reply(535, "5.7.8", "Wrong")
 
 
 Cutter = Callable[[int, bytes], list[bytes]]
@@ -215,7 +255,7 @@ _reply = re.compile(r"(?:(\d\d\d)-[^\r]*\r\n(?:\1-[^\r]*\r\n)*\1 [^\r]*|(\d\d\d)
 
 def replay(dialog: Dialog, cutter: Cutter = whole) -> FakeSession:
     """Play a dialog against a machine; an AssertionError names the line of the file that did not come true."""
-    machine = ServerMachine(hostname="mx.test", door=dialog.door, limits=dialog.limits)
+    machine = ServerMachine(hostname="mx.test", door=dialog.door, limits=dialog.limits, wall_us=lambda: NOW_US)
     session = FakeSession(machine)
     if isinstance(dialog.steps[0], Expect):
         machine.greet(Reply(220, "", "mx.test ESMTP"))

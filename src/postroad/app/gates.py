@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from postroad.config import Config
+from postroad.net.dns import DnsLookup
+from postroad.net.milter.judge import Milters
 from postroad.rules.gate import Gate
 from postroad.rules.inbound import INBOUND
-from postroad.rules.ports import Ports
+from postroad.rules.ports import NOBODY, Judge, Ports
 from postroad.rules.submission import SUBMISSION
 from postroad.serve.logs import log_bug
 from postroad.serve.smtp import Gates
+from postroad.values.ports import Clock
 
 
 def make_gates(ports: Ports) -> Gates:
@@ -17,3 +21,9 @@ def make_gates(ports: Ports) -> Gates:
         log_bug(bug, where=where)
 
     return Gates(Gate(INBOUND, ports, told), Gate(SUBMISSION, ports, told), ports.ended)
+
+
+def make_milters(config: Config, clock: Clock) -> Judge:
+    """The milters that are configured; nobody where there are none."""
+    lookup = DnsLookup(config.dns.nameservers, timeout_s=config.dns.timeout_s, clock=clock)
+    return Milters.from_config(config, lookup) or NOBODY

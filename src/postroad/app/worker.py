@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from postroad.app.gates import make_gates
+from postroad.app.gates import make_gates, make_milters
 from postroad.flow.intake import Intake
 from postroad.flow.local import Planner
 from postroad.flow.local_users import SenderRules
@@ -167,7 +167,7 @@ async def build_worker(errand: Errand) -> Parts:
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
         full=fullness,
-        gates=make_gates(Ports()),
+        gates=make_gates(Ports(milters=make_milters(config, clock))),
     )
     limits = MachineLimits(
         size=config.limits.message_size,

@@ -34,12 +34,10 @@ def completed(header: bytes, *, author: str, hostname: str, ident: int, now_us: 
     hidden = not names.isdisjoint((b"bcc", b"resent-bcc"))
     if not added and not hidden:
         return None
-    fields = header.removesuffix(b"\r\n\r\n") + b"\r\n" if header.endswith(b"\r\n\r\n") else header
-    if header == b"\r\n":
-        fields = b""
-    if hidden:
-        fields = without_bcc(fields)
-    return fields + added + b"\r\n"
+    fields = header.removesuffix(b"\r\n") if header == b"\r\n" or header.endswith(b"\r\n\r\n") else header
+    if fields and not fields.endswith(b"\r\n"):
+        fields += b"\r\n"  # a last chunk may end anywhere
+    return (without_bcc(fields) if hidden else fields) + added + b"\r\n"
 
 
 def _added(names: frozenset[bytes], author: str, hostname: str, ident: int, now_us: int) -> bytes:

@@ -19,6 +19,7 @@ from postroad.net.unix_listen import peer_uid
 from postroad.serve.conversation import Conversation, Session
 from postroad.serve.logs import log_line
 from postroad.serve.smtp import Service, SmtpSession
+from postroad.serve.smtp_transaction import Transaction
 from postroad.wire.smtp import events as on
 from postroad.wire.smtp.extensions import Door
 from postroad.wire.smtp.limits import MachineLimits
@@ -51,8 +52,14 @@ class LocalSession(SmtpSession):
             return
         await super().handle(event)
 
-    def arrival(self, smtputf8: bool) -> Arrival:
-        return Arrival(protocol=PROTOCOL, door=SERVICE, user=str(self._user), login=self.login)
+    def arrival(self, transaction: Transaction) -> Arrival:
+        return Arrival(
+            protocol=PROTOCOL,
+            door=SERVICE,
+            user=str(self._user),
+            login=self.login,
+            doubts=tuple(transaction.doubts),
+        )
 
 
 def local_sessions(service: Service, *, limits: MachineLimits, rules: SenderRules) -> dict[str, Any]:

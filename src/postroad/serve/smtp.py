@@ -165,7 +165,7 @@ class SmtpSession:
         self._account = 0
         self._mechanism = ""
         self._number = next(service.numbers)
-        self._doubts: list[Verdict] = []
+        self._doubts: list[tuple[str, str]] = []
         self._transaction: Transaction | None = None
         self._auth: tuple[str, list[bytes]] | None = None
         self._opened = service.clock.monotonic()
@@ -457,17 +457,17 @@ class SmtpSession:
         if self._draining:
             self.machine.close_with(GOING_DOWN)
 
-    def arrival(self, smtputf8: bool) -> Arrival:
+    def arrival(self, transaction: Transaction) -> Arrival:
         """How this message came, for its Received line and its story."""
         return Arrival(
-            protocol=self._protocol(smtputf8),
+            protocol=self._protocol(transaction.envelope.smtputf8),
             door=self.door,
             peer=self._wire.peer,
             helo=self._helo.name,
             tls=self._wire.tls_text(),
             login=self.login,
             hidden=self.service.hide_clients and self.completes,
-            doubts=tuple((doubt.why, doubt.evidence) for doubt in self._doubts),
+            doubts=(*self._doubts, *transaction.doubts),
         )
 
     def _protocol(self, utf8: bool) -> str:
@@ -480,7 +480,6 @@ class SmtpSession:
 
     def _drop_transaction(self) -> None:
         transaction, self._transaction = self._transaction, None
-        self._doubts.clear()
         if transaction is not None:
             transaction.discard()
 
@@ -512,7 +511,8 @@ class SmtpSession:
         if verdict.ruling is Ruling.COULD_NOT_TELL:
             log_line("warning", "policy could not tell", why=verdict.why, found=verdict.evidence, door=self.door)
             if verdict.passes:
-                self._doubts.append(verdict)
+                doubts = self._doubts if transaction is None else transaction.doubts
+                doubts.append((verdict.why, verdict.evidence))
         return verdict
 
     async def _passes(self, stage: Stage, command: str, recipient: Address | None = None) -> bool:

@@ -19,7 +19,7 @@ from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.facts import Content, Stage
 from postroad.values.ids import id_text
 from postroad.values.reply import Reply
-from postroad.values.verdict import Changes
+from postroad.values.verdict import NO_CHANGES, Changes
 
 if TYPE_CHECKING:
     from postroad.serve.smtp import SmtpSession
@@ -50,13 +50,13 @@ async def keep(session: SmtpSession, transaction: Transaction) -> Reply:
 class _Keeping:
     """One message on its way from draft to store."""
 
-    __slots__ = ("_arrival", "_ident", "_service", "_session", "_transaction")
+    __slots__ = ("_changes", "_ident", "_service", "_session", "_transaction")
 
     def __init__(self, session: SmtpSession, transaction: Transaction) -> None:
         self._session = session
         self._service = session.service
         self._transaction = transaction
-        self._arrival: Arrival = session.arrival(transaction.envelope.smtputf8)
+        self._changes = NO_CHANGES
         self._ident = 0
 
     def refused(self, reply: Reply, why: str, evidence: str = "") -> Reply:
@@ -94,6 +94,7 @@ class _Keeping:
     async def _change(self, changes: Changes) -> Reply | None:
         """Do to draft and envelope what policy wants; a reply where that leaves nothing to keep."""
         transaction, envelope = self._transaction, self._transaction.envelope
+        self._changes = changes
         if changes.body is not None:
             await self._replace_body(changes.body)
         if changes.header is not None:
@@ -112,11 +113,8 @@ class _Keeping:
                 transaction.add(Recipient(address, "NEVER"), plan)
         if changes.discard:
             transaction.remove([one.address for one in envelope.recipients])
-            self._arrival = replace(self._arrival, discarded="discarded by policy")
         elif not envelope.recipients:
             return self.refused(NOBODY_LEFT, "nobody left")
-        if changes.quarantine:
-            self._arrival = replace(self._arrival, quarantine=changes.quarantine)
         return None
 
     async def _replace_body(self, body: bytes) -> None:
@@ -152,6 +150,13 @@ class _Keeping:
         if header is not None:
             draft.replace_header(header)
 
+    def _arrival(self) -> Arrival:
+        arrival, changes = self._session.arrival(self._transaction), self._changes
+        if not (changes.discard or changes.quarantine):
+            return arrival
+        discarded = "policy said so" if changes.discard else ""
+        return replace(arrival, discarded=discarded, quarantine=changes.quarantine)
+
     async def _accept(self) -> Reply:
         transaction, service, session = self._transaction, self._service, self._session
         draft = transaction.draft
@@ -161,7 +166,7 @@ class _Keeping:
                 draft,
                 transaction.envelope,
                 transaction.destinations,
-                self._arrival,
+                self._arrival(),
                 eightbit=transaction.eightbit,
                 ident=self._ident,
             )

@@ -23,7 +23,7 @@ class Planned(NamedTuple):
 class Transaction:
     """From MAIL to its end. Invariant: `destinations` is what the plans of `planned` come to together."""
 
-    __slots__ = ("began", "destinations", "draft", "eightbit", "envelope", "planned", "refusal")
+    __slots__ = ("began", "destinations", "doubts", "draft", "eightbit", "envelope", "planned", "refusal")
 
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
@@ -32,6 +32,8 @@ class Transaction:
         self.draft: Draft | None = None
         self.eightbit = False
         self.began = 0.0
+        self.doubts: list[tuple[str, str]] = []
+        """Checks that could not tell and held nothing up: stable word, and what was found."""
         self.refusal: tuple[Reply, str] | None = None
         """Why the content cannot be kept, found while it was still coming."""
 

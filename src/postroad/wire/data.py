@@ -87,6 +87,25 @@ class ContentCheck:
         return False
 
 
+class BinaryCheck(ContentCheck):
+    """The check of a message declared BODY=BINARYMIME: any octets, only so many of them.
+
+    RFC 3030 section 3 lets such content hold CR, LF and NUL anywhere; it comes by BDAT, which counts, so none of them
+    can end it early.
+    """
+
+    __slots__ = ()
+
+    def raw(self, octets: bytes) -> None:
+        """Nothing to judge: there are no lines."""
+
+    def finish(self) -> None:
+        """The content may end anywhere."""
+
+    def _line_is_too_long(self, content: bytes) -> bool:
+        return False
+
+
 _CLEAN: Final = (None, "\r\n")
 
 _END: Final = b"\r\n.\r\n"

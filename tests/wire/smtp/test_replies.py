@@ -6,7 +6,16 @@ import pytest
 
 from postroad.values.reply import Reply
 from postroad.wire.lines import LineBuffer
-from postroad.wire.smtp.extensions import MX, SUBMISSION, Door, Extensions, ehlo_lines, read_extensions
+from postroad.wire.smtp.extensions import (
+    LMTP,
+    MX,
+    SUBMISSION,
+    SUBMISSIONS,
+    Door,
+    Extensions,
+    ehlo_lines,
+    read_extensions,
+)
 from postroad.wire.smtp.replies import MAX_LINE, MAX_LINES, BadReply, ReplyReader
 
 
@@ -70,8 +79,26 @@ def _fields(extensions: Extensions) -> dict[str, object]:
 
 
 def test_doors_announce_what_they_offer() -> None:
-    assert not any(line.startswith(("AUTH", "DSN")) for line in ehlo_lines(MX, size=1, tls=True))
+    assert not any(line.startswith("AUTH") for line in ehlo_lines(MX, size=1, tls=True))
     assert "AUTH PLAIN LOGIN" not in ehlo_lines(SUBMISSION, size=1, tls=False)
+    for door in (MX, SUBMISSION, SUBMISSIONS, LMTP):
+        lines = ehlo_lines(door, size=1, tls=True)
+        assert "DSN" in lines
+        assert not any(line.startswith(("BINARYMIME", "FUTURERELEASE", "XCLIENT", "LIMITS")) for line in lines)
+
+
+def test_what_a_door_switches_on_is_announced() -> None:
+    door = Door("x", binarymime=True, future_release_s=3_600, xclient=True)
+    lines = ehlo_lines(door, size=1, tls=True, recipients=1_000, now_s=1_795_760_285)
+    assert lines[-4:] == (
+        "BINARYMIME",
+        "FUTURERELEASE 3600 2026-11-27T07:18:05Z",
+        "LIMITS RCPTMAX=1000",
+        "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT",
+    )
+    assert read_extensions(lines).max_recipients == 1_000
+    # RFC 9422 has no seventh digit.
+    assert not any(line.startswith("LIMITS") for line in ehlo_lines(door, size=1, tls=True, recipients=1_000_000))
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Final
 
 from postroad.values.address import Address, AddressError
 from postroad.wire.sasl import decode_base64
 from postroad.wire.smtp import grammar
 from postroad.wire.smtp.events import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, Rcpt, RcptParams
+from postroad.wire.smtp.extensions import Door
 from postroad.wire.smtp.grammar import CommandError
+from postroad.wire.smtp.release import take_release
 
 _mail_line = re.compile(
     r"(?:MAIL FROM|mail FROM):<([^<>\"\s,:]*+)>(?: (?:SIZE|size)=([0-9]{1,20}))?+(?: BODY=(8BITMIME|7BIT))?+"
@@ -18,9 +22,15 @@ _http_line = re.compile(
     rb"(?:GET|POST|PUT|HEAD|DELETE|OPTIONS|CONNECT|TRACE|PATCH|PRI) \S|.* HTTP/[0-9.]+\Z|Host:", re.IGNORECASE
 ).match
 
+_BODIES: Final = ("7BIT", "8BITMIME")
+_BODIES_WITH_BINARY: Final = ("7BIT", "8BITMIME", "BINARYMIME")
 
-def read_mail(line: bytes) -> tuple[Address | None, MailParams]:
-    """Sender and parameters of a MAIL line; raises `CommandError`."""
+
+def read_mail(line: bytes, door: Door, wall_us: Callable[[], int]) -> tuple[Address | None, MailParams]:
+    """Sender and parameters of a MAIL line, as far as `door` offers them; raises `CommandError`.
+
+    `wall_us` gives microseconds since 1970; it is asked only where a message may be held.
+    """
     found = _mail_line(line.decode("latin-1"))
     if found is not None:
         text, size, body = found.groups()
@@ -32,14 +42,15 @@ def read_mail(line: bytes) -> tuple[Address | None, MailParams]:
         except AddressError:
             pass  # the full grammar below knows which reply this deserves
     mailbox, given = grammar.read_path(grammar.read_text(line[5:]), "FROM:")
-    auth = grammar.take_xtext(given, "AUTH", grammar.MAX_ORCPT)
     params = MailParams(
         size=grammar.take_number(given, "SIZE"),
-        body=grammar.take_word(given, "BODY", ("7BIT", "8BITMIME")),
+        body=grammar.take_word(given, "BODY", _BODIES_WITH_BINARY if door.binarymime else _BODIES),
         smtputf8=grammar.take_flag(given, "SMTPUTF8"),
-        auth=None if auth is None else grammar.decode_xtext(auth),
+        auth=grammar.take_sender(given),
         ret=grammar.take_word(given, "RET", ("FULL", "HDRS")),
-        envid=grammar.take_xtext(given, "ENVID", grammar.MAX_ENVID) or "",
+        envid=grammar.take_envid(given),
+        # Where holding is not offered its parameters are left to be refused as unknown.
+        hold_until_us=take_release(given, door.future_release_s, wall_us()) if door.future_release_s else 0,
     )
     grammar.refuse_unknown(given)
     return grammar.read_address(mailbox, utf8=params.smtputf8, sender=True) if mailbox else None, params
@@ -55,7 +66,7 @@ def read_rcpt(line: bytes, utf8: bool, hostname: str) -> Rcpt:
             pass  # the full grammar below knows which reply this deserves
     mailbox, given = grammar.read_path(grammar.read_text(line[5:]), "TO:")
     notify = grammar.take_notify(given)
-    orcpt = grammar.take_orcpt(given)
+    orcpt = grammar.take_orcpt(given, utf8)
     grammar.refuse_unknown(given)
     params = RcptParams(notify, orcpt) if notify or orcpt else NO_RCPT_PARAMS
     # RFC 5321 section 4.5.1: "Any system that includes an SMTP server supporting mail relaying or delivery MUST

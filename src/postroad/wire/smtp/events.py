@@ -18,10 +18,10 @@ from postroad.wire.smtp.extensions import Extensions
 
 @dataclass(slots=True)
 class Hello:
-    """EHLO or HELO. A 250 puts the driver's text behind our own name; the machine adds the extensions."""
+    """EHLO, HELO or LHLO. A 250 puts the driver's text behind our own name; the machine adds the extensions."""
 
     verb: str
-    """"EHLO" or "HELO"."""
+    """"EHLO", "HELO" or, at an LMTP door, "LHLO"."""
     name: str
     """What the client calls itself: printable text, checked for nothing else."""
 
@@ -33,7 +33,7 @@ class MailParams:
     size: int = 0
     """Octets the client expects to send (RFC 1870); 0 when it did not say."""
     body: str = ""
-    """"7BIT", "8BITMIME" or empty (RFC 6152)."""
+    """"7BIT", "8BITMIME" (RFC 6152), "BINARYMIME" (RFC 3030 section 3) or empty."""
     smtputf8: bool = False
     auth: str | None = None
     """AUTH= decoded from xtext (RFC 4954 section 5); "<>" for a sender unknown, None when absent."""
@@ -41,6 +41,10 @@ class MailParams:
     """"FULL", "HDRS" or empty (RFC 3461 section 4.3)."""
     envid: str = ""
     """ENVID as sent, still in xtext (RFC 3461 section 4.4)."""
+    hold_until_us: int = 0
+    """When the message shall leave (RFC 4865), in microseconds since 1970; 0 for at once.
+
+    HOLDFOR and HOLDUNTIL both end up here, HOLDFOR counted from the MAIL command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,10 @@ class ChunkEnd:
 
 @dataclass(slots=True)
 class ContentEnd:
-    """The content has come whole; whatever is answered, the transaction ends with it."""
+    """The content has come whole; whatever is answered, the transaction ends with it.
+
+    At an LMTP door `answer` says the same for every recipient, and `answer_all` something for each.
+    """
 
     size: int
     """Octets of content, without dots of transparency."""
@@ -153,6 +160,31 @@ class Verify:
 
 
 @dataclass(slots=True)
+class XClient:
+    """XCLIENT: a 220 answer begins the session anew, for the client that the peer speaks for.
+
+    What is None was not given and stays as it was; what is empty or 0 is said to be unavailable.
+    """
+
+    name: str | None = None
+    """Host name of the client."""
+    name_later: bool = False
+    """The name could not be looked up for the moment; `name` is empty."""
+    address: str | None = None
+    """IP address of the client, in canonical form."""
+    port: int | None = None
+    protocol: str | None = None
+    """"SMTP" or "ESMTP"."""
+    helo: str | None = None
+    """What the client called itself: it stays so whatever the peer says behind EHLO."""
+    login: str | None = None
+    """Whom the peer has authenticated."""
+    local_address: str | None = None
+    """IP address that the client connected to."""
+    local_port: int | None = None
+
+
+@dataclass(slots=True)
 class Quit:
     """QUIT: the connection ends with the answer."""
 
@@ -205,6 +237,7 @@ Command = (
     | Noop
     | Help
     | Verify
+    | XClient
     | Quit
 )
 Event = Command | Content | ContentRefused | EndOfStream

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from postroad.wire.smtp.grammar import decimal
+from postroad.wire.smtp.release import utc_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +15,21 @@ class Door:
     """One kind of listener and what it offers."""
 
     name: str
-    """"mx", "submission" or "submissions"."""
+    """"mx", "submission", "submissions" or "lmtp"."""
     starttls: bool = False
     """STARTTLS is announced until TLS is on."""
     auth: tuple[str, ...] = ()
-    """SASL mechanisms announced under TLS, upper case: ("PLAIN", "LOGIN")."""
+    """SASL mechanisms announced under TLS, upper case, the best first: ("SCRAM-SHA-256", "PLAIN", "LOGIN")."""
     dsn: bool = False
     """DSN (RFC 3461) is announced; its parameters are understood in any case."""
+    binarymime: bool = False
+    """BODY=BINARYMIME (RFC 3030 section 3): content of any octets, by BDAT only."""
+    future_release_s: int = 0
+    """Seconds for which a client may ask us to hold a message (RFC 4865), at most 999,999,999; 0: not offered."""
+    xclient: bool = False
+    """XCLIENT: the peer is listed as one that may speak for others."""
+    lmtp: bool = False
+    """LMTP (RFC 2033) instead of SMTP: LHLO, and a reply for each accepted recipient behind the content."""
     must_tls: bool = False
     """MAIL without TLS is answered 530 5.7.0 (RFC 3207 section 4)."""
     must_auth: bool = False
@@ -29,16 +38,22 @@ class Door:
     """A client that sends more behind its first EHLO without waiting for the answer is turned away (521)."""
 
 
-MX: Final = Door("mx", starttls=True, strict_hello=True)
+MX: Final = Door("mx", starttls=True, dsn=True, strict_hello=True)
 """Mail from the world, port 25."""
-SUBMISSION: Final = Door("submission", starttls=True, auth=("PLAIN", "LOGIN"))
+SUBMISSION: Final = Door("submission", starttls=True, auth=("PLAIN", "LOGIN"), dsn=True)
 """Mail from users, port 587: TLS by STARTTLS."""
-SUBMISSIONS: Final = Door("submissions", auth=("PLAIN", "LOGIN"))
+SUBMISSIONS: Final = Door("submissions", auth=("PLAIN", "LOGIN"), dsn=True)
 """Mail from users, port 465: TLS from the first octet (RFC 8314)."""
+LMTP: Final = Door("lmtp", dsn=True, lmtp=True)
+"""Mail from our own neighbours, by unix socket or a port that the world does not reach (RFC 2033 section 5)."""
 
 
-def ehlo_lines(door: Door, *, size: int, tls: bool) -> tuple[str, ...]:
-    """The keywords to announce, one a line; `size` in octets is the largest message."""
+def ehlo_lines(door: Door, *, size: int, tls: bool, recipients: int = 0, now_s: int = 0) -> tuple[str, ...]:
+    """The keywords to announce, one a line.
+
+    `size` in octets is the largest message, `recipients` the limit of one transaction (0: not told), `now_s` the time
+    in seconds since 1970, which only FUTURERELEASE looks at.
+    """
     lines = [*_ALWAYS, f"SIZE {size}"]
     # RFC 3207 section 4.2: "A server MUST NOT return the STARTTLS extension in response to an EHLO command received
     # after a TLS handshake has completed."
@@ -48,13 +63,23 @@ def ehlo_lines(door: Door, *, size: int, tls: bool) -> tuple[str, ...]:
         lines.append("AUTH " + " ".join(door.auth))
     if door.dsn:
         lines.append("DSN")
+    if door.binarymime:
+        lines.append("BINARYMIME")
+    if door.future_release_s:
+        # RFC 4865 section 3: the longest interval in seconds and the latest date-time
+        lines.append(f"FUTURERELEASE {door.future_release_s} {utc_text(now_s + door.future_release_s)}")
+    # RFC 9422 section 4.2: RCPTMAX has six digits at most
+    if 0 < recipients < 1_000_000:
+        lines.append(f"LIMITS RCPTMAX={recipients}")
+    if door.xclient:
+        lines.append("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
     return tuple(lines)
 
 
 @lru_cache(maxsize=64)
-def ehlo_wire(door: Door, size: int, tls: bool) -> bytes:
-    """The lines of `ehlo_lines` as they stand behind the first line of the reply."""
-    *earlier, last = ehlo_lines(door, size=size, tls=tls)
+def ehlo_wire(door: Door, size: int, tls: bool, recipients: int, minute: int) -> bytes:
+    """The lines of `ehlo_lines` as they stand behind the first line of the reply, `minute` being minutes since 1970."""
+    *earlier, last = ehlo_lines(door, size=size, tls=tls, recipients=recipients, now_s=minute * 60)
     return "".join([*(f"250-{line}\r\n" for line in earlier), f"250 {last}\r\n"]).encode()
 
 

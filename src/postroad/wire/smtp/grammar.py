@@ -16,13 +16,15 @@ MAX_LONG_COMMAND: Final = 2_048
 """Octets of a MAIL or RCPT line.
 
 512, and by extension: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), ORCPT 500
-and NOTIFY 28 (RFC 3461), ENVID 107 and RET 9; doubled for addresses in UTF-8 or xtext.
+and NOTIFY 28 (RFC 3461), ENVID 107 and RET 9, HOLDUNTIL 34 (RFC 4865); doubled for addresses in UTF-8 or xtext.
 """
 
 MAX_ENVID: Final = 100
 """Characters of ENVID (RFC 3461 section 4.4)."""
 MAX_ORCPT: Final = 500
 """Characters of ORCPT (RFC 3461 section 5)."""
+MAX_AUTH_PARAMETER: Final = 500
+"""Characters of the AUTH parameter of MAIL (RFC 4954 section 3)."""
 MAX_DIGITS: Final = 20
 """Digits of a number: RFC 1870 section 6 allows as many to SIZE, RFC 3030 sets no limit to BDAT."""
 
@@ -41,8 +43,16 @@ _path = re.compile(r'<((?:"(?:[^"\\]|\\.)*+"|[^">])*+)>(?: (.*))?').fullmatch
 _source_route = re.compile(r"@[A-Za-z0-9.-]++(?:,@[A-Za-z0-9.-]++)*+:").match
 _parameter = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([^\x00-\x20=\x7f]++))?").fullmatch
 _xtext = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})++").fullmatch
+# RFC 3461 sections 4.2 and 4.4: before its encoding the value of ORCPT and of ENVID "MUST consist entirely of
+# printable (graphic and white space) characters from the US-ASCII repertoire"; of white space only SP is let in, for
+# these values end up in the header of a notification.
+_printable_xtext = re.compile(r"(?:[!-*,-<>-~]|\+(?:[2-6][0-9A-F]|7[0-9A-E]))++").fullmatch
+# RFC 6533 section 3: utf-8-addr-xtext, and utf-8-addr-unitext where characters may stand as they are
+_utf8_xtext = re.compile(r"(?:[!-*,-<>-\[\]-~]|\\x\{[0-9A-F]{2,6}\})++").fullmatch
+_utf8_unitext = re.compile(r"(?:[!-*,-<>-\[\]-~\xa0-\U0010ffff]|\\x\{[0-9A-F]{2,6}\})++").fullmatch
+_utf8_point = re.compile(r"\\x\{([0-9A-F]+)\}")
 _xtext_hex = re.compile(r"\+([0-9A-F]{2})")
-_orcpt = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*+;(.+)").fullmatch
+_orcpt = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*+);(.+)").fullmatch
 _bdat = re.compile(rb"BDAT ([0-9]{1,20})(?: (LAST))?", re.IGNORECASE).fullmatch
 
 
@@ -155,13 +165,30 @@ def take_word(given: dict[str, str], keyword: str, allowed: tuple[str, ...]) -> 
     return value.upper()
 
 
-def take_xtext(given: dict[str, str], keyword: str, longest: int) -> str | None:
-    """An xtext value as sent (RFC 3461 section 4), None when absent; raises `CommandError`."""
-    value = given.pop(keyword, None)
+def check_xtext(value: str, keyword: str) -> str:
+    """The same value when it is xtext (RFC 3461 section 4); raises `CommandError`."""
+    if not _xtext(value):
+        raise CommandError(bad_parameter(f"{keyword} is not valid xtext"))
+    return value
+
+
+def take_sender(given: dict[str, str]) -> str | None:
+    """AUTH of MAIL, decoded (RFC 4954 section 5), None when absent; raises `CommandError`."""
+    value = given.pop("AUTH", None)
     if value is None:
         return None
-    if len(value) > longest or not _xtext(value):
-        raise CommandError(bad_parameter(f"{keyword} is not valid xtext of at most {longest} characters"))
+    if len(value) > MAX_AUTH_PARAMETER:
+        raise CommandError(bad_parameter(f"AUTH has more than {MAX_AUTH_PARAMETER} characters"))
+    return read_text(decode_xtext(check_xtext(value, "AUTH")).encode("latin-1"))
+
+
+def take_envid(given: dict[str, str]) -> str:
+    """ENVID as sent (RFC 3461 section 4.4), empty when absent; raises `CommandError`."""
+    value = given.pop("ENVID", None)
+    if value is None:
+        return ""
+    if len(value) > MAX_ENVID or not _printable_xtext(value):
+        raise CommandError(bad_parameter(f"ENVID must be printable ASCII as xtext of at most {MAX_ENVID} characters"))
     return value
 
 
@@ -189,17 +216,31 @@ def take_notify(given: dict[str, str]) -> str:
     return ",".join(words)
 
 
-def take_orcpt(given: dict[str, str]) -> str:
-    """ORCPT as sent (RFC 3461 section 4.2), empty when absent; raises `CommandError`."""
+def take_orcpt(given: dict[str, str], utf8: bool) -> str:
+    """ORCPT as sent (RFC 3461 section 4.2), empty when absent; `utf8` where MAIL asked for SMTPUTF8.
+
+    Raises `CommandError`.
+    """
     value = given.pop("ORCPT", None)
     if value is None:
         return ""
     found = _orcpt(value)
-    # RFC 6533 section 3: type utf-8 may have characters beyond ASCII as they are
-    plain = found is not None and (_xtext(found[1]) or (value[:6].lower() == "utf-8;" and not value.isascii()))
-    if not plain or len(value) > MAX_ORCPT:
+    if found is None or len(value) > MAX_ORCPT or not _is_original_recipient(found[1], found[2], utf8):
         raise CommandError(bad_parameter("ORCPT is not valid"))
     return value
+
+
+def _is_original_recipient(kind: str, address: str, utf8: bool) -> bool:
+    if kind.lower() != "utf-8":
+        return _printable_xtext(address) is not None
+    # RFC 6533 section 3: characters beyond ASCII as they are need SMTPUTF8, in the form "\x{E4}" they do not
+    well_formed = (_utf8_unitext if utf8 else _utf8_xtext)(address) is not None
+    return well_formed and all(_is_character(int(point, 16)) for point in _utf8_point.findall(address))
+
+
+def _is_character(point: int) -> bool:
+    """Whether a number is a character that can stand in an address: no control character, no surrogate."""
+    return 0x20 <= point < 0x7F or 0xA0 <= point < 0xD800 or 0xE000 <= point <= 0x10FFFF
 
 
 def read_bdat(line: bytes) -> tuple[int, bool] | None:

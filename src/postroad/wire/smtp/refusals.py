@@ -21,6 +21,9 @@ NOT_WELCOME: Final = Reply(503, "5.5.1", "No service for you here; only QUIT is 
 NO_HELLO: Final = Reply(503, "5.5.1", "Say EHLO first")
 NO_MAIL: Final = Reply(503, "5.5.1", "Say MAIL first")
 NO_RECIPIENT: Final = Reply(554, "5.5.1", "No recipient was accepted")
+# RFC 2033 section 4.2: without an accepted recipient the DATA command "MUST fail with a 503 reply code"
+NO_RECIPIENT_LMTP: Final = Reply(503, "5.5.1", "No recipient was accepted")
+BINARY_BY_BDAT: Final = Reply(503, "5.5.1", "A message of BODY=BINARYMIME comes by BDAT")
 MAIL_IS_OPEN: Final = Reply(503, "5.5.1", "A transaction is open already")
 CHUNKS_ARE_OPEN: Final = Reply(503, "5.5.1", "Only BDAT or RSET can follow BDAT")
 NEEDS_TLS: Final = Reply(530, "5.7.0", "Must issue a STARTTLS command first")

@@ -7,13 +7,13 @@ Invariant: at most one command is open. While it is open no octet behind it is l
 answered in order, a slow driver slows the peer, and nothing sent in the clear is read after STARTTLS.
 Every end of a transaction, accepted or refused, throws the one object away that holds all of it.
 
-All commands stand in one file, a little longer than most, because they share that invariant and one state.
+All commands stand in one file, of more lines than most, because they share that invariant and one state.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from postroad.values.errors import PeerError
@@ -44,12 +44,14 @@ from postroad.wire.smtp.events import (
     Rset,
     StartTls,
     Verify,
+    XClient,
 )
 from postroad.wire.smtp.extensions import Door, ehlo_wire
 from postroad.wire.smtp.grammar import MAX_COMMAND, MAX_LONG_COMMAND, CommandError
 from postroad.wire.smtp.limits import DEFAULT_LIMITS, MAX_AUTH_COMMAND, MAX_HELLO_NAME, MachineLimits
 from postroad.wire.smtp.mode import Mode
 from postroad.wire.smtp.transaction import Transaction
+from postroad.wire.smtp.xclient import read_xclient
 
 _COMMAND = Mode.COMMAND
 _DATA = Mode.DATA
@@ -64,7 +66,8 @@ class ServerMachine:
     """One connection. The driver's part:
 
     `greet`; then `receive` what comes and pull `next_event` until it is None, answering each command with `answer`;
-    write `take_output` after that; stop when `closed`.
+    write `take_output` after that; stop when `closed`. `wall_us` tells microseconds since 1970; a door that offers
+    FUTURERELEASE needs it.
     """
 
     __slots__ = (
@@ -88,14 +91,25 @@ class ServerMachine:
         "_reader",
         "_swallowed",
         "_transaction",
+        "_wall_us",
         "authenticated_as",
         "refusals",
         "tls",
     )
 
-    def __init__(self, *, hostname: str, door: Door, limits: MachineLimits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        hostname: str,
+        door: Door,
+        limits: MachineLimits | None = None,
+        wall_us: Callable[[], int] | None = None,
+    ) -> None:
+        if door.future_release_s and wall_us is None:
+            raise ValueError("FUTURERELEASE needs a clock")
         self._hostname = hostname
         self._door = door
+        self._wall_us = wall_us or _no_clock
         self._limits = limits or DEFAULT_LIMITS
         self._lines = LineBuffer()
         self._output: list[bytes] = []
@@ -169,6 +183,26 @@ class ServerMachine:
         if reply.code in _CLOSING and self._mode is not _OVER:
             self._finish("closed by us", reply)
 
+    def answer_all(self, replies: Sequence[Reply]) -> None:
+        """Answer the end of the content at an LMTP door: one reply for each accepted recipient, in the order of RCPT.
+
+        RFC 2033 section 4.2: "Even if there were multiple successful RCPT commands giving the same forward-path, there
+        must be one reply for each successful RCPT command."
+        """
+        if not self._door.lmtp or type(self._open) is not ContentEnd or len(replies) != self.accepted_recipients:
+            raise RuntimeError("a reply for each accepted recipient belongs behind the content of LMTP")
+        self._open = None
+        self._output += [reply.wire() for reply in replies]
+        self._transaction = None
+        codes = [reply.code for reply in replies]
+        # One command is one error, whatever the number of its recipients.
+        self._errors += max(codes) >= 500
+        if min(codes) < 300:
+            self._junk = 0
+        last_word = next((reply for reply in replies if reply.code in _CLOSING), None)
+        if last_word is not None:
+            self._finish("closed by us", last_word)
+
     def take_output(self) -> bytes:
         """Octets to write to the peer; empty when there are none."""
         output = self._output
@@ -193,6 +227,11 @@ class ServerMachine:
         """Seconds the driver may wait for the peer now."""
         limits = self._limits
         return limits.handshake_patience if self._mode is Mode.HANDSHAKE else limits.command_patience
+
+    @property
+    def lmtp(self) -> bool:
+        """Whether the content is answered for each recipient, by `answer_all`."""
+        return self._door.lmtp
 
     @property
     def mode(self) -> Mode:
@@ -279,9 +318,11 @@ class ServerMachine:
             self._end("HTTP", refusals.HTTP, line)
         elif self._deaf:
             self._refuse(line, refusals.NOT_WELCOME)
-        elif line[:8].upper() == b"STARTTLS" and line[8:9] in (b"", b" "):
+        elif (verb := line.partition(b" ")[0].upper()) == b"STARTTLS":
             self._starttls(line)
-        elif line.partition(b" ")[0].upper() in _NOT_IMPLEMENTED:
+        elif verb == b"XCLIENT" and self._door.xclient:
+            self._xclient(line)
+        elif verb in _NOT_IMPLEMENTED:
             self._refuse(line, refusals.NOT_IMPLEMENTED)
         else:
             self._refuse(line, refusals.UNKNOWN)
@@ -318,15 +359,19 @@ class ServerMachine:
     # --- commands ------------------------------------------------------------------------------------------------
 
     def _hello(self, line: bytes) -> None:
+        verb = line[:4].upper().decode("ascii")
+        # RFC 2033 section 4.1: LHLO takes the place of EHLO and HELO, which an LMTP server does not know
+        if (verb == "LHLO") is not self._door.lmtp:
+            raise CommandError(refusals.UNKNOWN)
         name = grammar.read_text(line[5:]).strip(" ")
         if not name or len(name) > MAX_HELLO_NAME:
-            raise CommandError(Reply(501, "5.5.2", "Syntax: EHLO your-name"))
+            raise CommandError(Reply(501, "5.5.2", f"Syntax: {verb} your-name"))
         if self._greeted and self._is_junk():
             return
         if self._door.strict_hello and not self._greeted and self._lines.unread:
             self._end("pipelined behind EHLO", refusals.EARLY_HELLO, line)
             return
-        self._ask(Hello(line[:4].upper().decode("ascii"), name))
+        self._ask(Hello(verb, name))
 
     def _mail(self, line: bytes) -> None:
         if not self._greeted:
@@ -337,7 +382,7 @@ class ServerMachine:
             raise CommandError(refusals.NEEDS_TLS)
         if self._door.must_auth and not self.authenticated_as:
             raise CommandError(refusals.NEEDS_LOGIN)
-        sender, params = read_mail(line)
+        sender, params = read_mail(line, self._door, self._wall_us)
         if params.size > self._limits.size:
             raise CommandError(TOO_BIG)
         self._ask(Mail(sender, params))
@@ -346,17 +391,24 @@ class ServerMachine:
         transaction = self._without_content()
         if transaction.accepted >= self._limits.recipients:
             raise CommandError(refusals.TOO_MANY_RECIPIENTS)
-        self._ask(read_rcpt(line, transaction.utf8, self._hostname))
+        self._ask(read_rcpt(line, transaction.params.smtputf8, self._hostname))
 
     def _data(self, line: bytes) -> None:
         refuse_argument(line)
-        if not self._without_content().accepted:
-            raise CommandError(refusals.NO_RECIPIENT)
+        transaction = self._without_content()
+        # RFC 3030 section 3: BINARYMIME "can only be used with the "CHUNKING" service extension"
+        if transaction.binary:
+            raise CommandError(refusals.BINARY_BY_BDAT)
+        if not transaction.accepted:
+            raise CommandError(self._no_recipient())
         # RFC 2920 section 3.1: DATA "can only appear as the last command in a group"
         if self._lines.unread:
             self._end("pipelined behind DATA", refusals.EARLY_DATA, line)
         else:
             self._ask(DataStart())
+
+    def _no_recipient(self) -> Reply:
+        return refusals.NO_RECIPIENT_LMTP if self._door.lmtp else refusals.NO_RECIPIENT
 
     def _without_content(self) -> Transaction:
         """The open transaction before any of its content; raises `CommandError`."""
@@ -386,7 +438,7 @@ class ServerMachine:
             self._read_chunk(ChunkReader(size, transaction.begin_chunk(self._limits)), last)
         else:
             # RFC 3030 section 2: with a 5yz to BDAT the octets of the chunk are still on their way
-            self._swallowed = refusals.NO_MAIL if transaction is None else refusals.NO_RECIPIENT
+            self._swallowed = refusals.NO_MAIL if transaction is None else self._no_recipient()
             self._read_chunk(ChunkReader(size, None), last)
 
     def _read_chunk(self, reader: ChunkReader, last: bool) -> None:
@@ -436,6 +488,18 @@ class ServerMachine:
             self._end("pipelined behind STARTTLS", refusals.EARLY_TLS, line)
         else:
             self._ask(StartTls())
+
+    def _xclient(self, line: bytes) -> None:
+        if self._transaction is not None:
+            self._refuse(line, refusals.MAIL_IS_OPEN)
+            return
+        try:
+            said = read_xclient(line)
+        except CommandError as error:
+            self._refuse(line, error.reply)
+        else:
+            if not self._is_junk():
+                self._ask(said)
 
     # --- AUTH ----------------------------------------------------------------------------------------------------
 
@@ -518,19 +582,31 @@ class ServerMachine:
         self._mode = _COMMAND
         self._reader = None
         if self._swallowed is not None:
-            self._refuse(b"BDAT", self._swallowed)
-            self._swallowed = None
+            self._swallowed_whole(self._swallowed)
             return
+        assert transaction is not None
         assert check is not None
         if check.refusal is not None:
             self._events.append(ContentRefused(check.refusal, check.size))
-            self._refuse(b"", check.refusal)
+            self._refuse(b"", check.refusal, transaction.accepted if self._door.lmtp and self._last_chunk else 1)
             self._transaction = None
         elif self._last_chunk:
             self._ask(ContentEnd(check.size))
         else:
             assert isinstance(reader, ChunkReader)
             self._ask(ChunkEnd(reader.size, check.size))
+
+    def _swallowed_whole(self, reply: Reply) -> None:
+        """A chunk that belonged to nothing has come whole."""
+        self._swallowed = None
+        # RFC 2033 section 4.3: "If there were no previously successful RCPT commands in the mail transaction, then the
+        # BDAT LAST command returns zero replies."
+        if self._door.lmtp and self._last_chunk and self._transaction is not None:
+            self._events.append(ContentRefused(reply, 0))
+            self._refuse(b"BDAT", reply, 0)
+            self._transaction = None
+        else:
+            self._refuse(b"BDAT", reply)
 
     # --- answers -------------------------------------------------------------------------------------------------
 
@@ -548,15 +624,17 @@ class ServerMachine:
         assert isinstance(command, Hello)
         # RFC 2034 section 4: no enhanced codes in the greeting and in replies to EHLO and HELO
         first = Reply(250, "", f"{self._hostname} {reply.text}" if reply.text else self._hostname).wire()
-        if command.verb == "EHLO":
-            first = b"250-" + first[4:] + ehlo_wire(self._door, self._limits.size, self.tls)
+        if command.verb != "HELO":
+            door, limits = self._door, self._limits
+            minute = self._wall_us() // 60_000_000 if door.future_release_s else 0
+            first = b"250-" + first[4:] + ehlo_wire(door, limits.size, self.tls, limits.recipients, minute)
         self._output.append(first)
 
     def _answer_mail(self, command: Command, reply: Reply) -> None:
         self._output.append(reply.wire())
         if reply.code < 300:
             assert isinstance(command, Mail)
-            self._transaction = Transaction(command.params.smtputf8)
+            self._transaction = Transaction(command.params)
 
     def _answer_rcpt(self, _command: Command, reply: Reply) -> None:
         self._output.append(reply.wire())
@@ -578,7 +656,7 @@ class ServerMachine:
             self._transaction = None
 
     def _answer_content(self, _command: Command, reply: Reply) -> None:
-        self._output.append(reply.wire())
+        self._output.append(reply.wire() * (self.accepted_recipients if self._door.lmtp else 1))
         self._transaction = None
         if reply.code < 300:
             self._junk = 0
@@ -609,6 +687,15 @@ class ServerMachine:
             self.authenticated_as = ""
             self._failed_logins += 1
 
+    def _answer_xclient(self, command: Command, reply: Reply) -> None:
+        self._output.append(reply.wire())
+        # As behind the greeting: all that was said before is forgotten, and 554 leaves only QUIT.
+        if reply.code in (220, 554):
+            assert isinstance(command, XClient)
+            self._greeted = False
+            self.authenticated_as = command.login or ""
+            self._deaf = reply.code == 554
+
     def _answer_quit(self, _command: Command, reply: Reply) -> None:
         self._output.append(reply.wire())
         self._finish("quit", reply)
@@ -619,8 +706,8 @@ class ServerMachine:
         self._open = command
         self._events.append(command)
 
-    def _refuse(self, line: bytes, reply: Reply) -> None:
-        self._output.append(reply.wire())
+    def _refuse(self, line: bytes, reply: Reply, times: int = 1) -> None:
+        self._output.append(reply.wire() * times)
         if reply.code >= 500:
             self._errors += 1
         self._keep_refusal(line, reply)
@@ -658,6 +745,10 @@ class ServerMachine:
         return True
 
 
+def _no_clock() -> int:
+    raise RuntimeError("this door was made without a clock")
+
+
 _MAX_REFUSALS: Final = 64
 _MAX_KEPT_LINE: Final = 200
 _NOT_IMPLEMENTED: Final = frozenset((b"SEND", b"SOML", b"SAML", b"TURN", b"ETRN", b"ATRN", b"XCLIENT", b"XFORWARD"))
@@ -665,6 +756,7 @@ _NOT_IMPLEMENTED: Final = frozenset((b"SEND", b"SOML", b"SAML", b"TURN", b"ETRN"
 _TAKERS: Final[dict[bytes, Callable[[ServerMachine, bytes], None]]] = {
     b"EHLO": ServerMachine._hello,
     b"HELO": ServerMachine._hello,
+    b"LHLO": ServerMachine._hello,
     b"MAIL": ServerMachine._mail,
     b"RCPT": ServerMachine._rcpt,
     b"DATA": ServerMachine._data,
@@ -691,6 +783,7 @@ _ANSWERS: Final[dict[type[Command], Callable[[ServerMachine, Command, Reply], No
     Auth: ServerMachine._answer_auth,
     AuthResponse: ServerMachine._answer_auth,
     AuthCancel: ServerMachine._answer_auth,
+    XClient: ServerMachine._answer_xclient,
     Quit: ServerMachine._answer_quit,
 }
 
