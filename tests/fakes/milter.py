@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from postroad.config.endpoints import MilterPlace
@@ -73,6 +75,7 @@ class Slowly:
 
 
 Step = bytes | Silent | Drop | Slowly
+Script = Step | Sequence[Step]
 
 
 class FakeMilter:
@@ -80,10 +83,19 @@ class FakeMilter:
     up when it is offered a version newer than `knows`."""
 
     def __init__(
-        self, *, version: int = 6, actions: int = 0x1FF, steps: int = 0, lists: bytes = b"", knows: int = 6,
-        **script: Step | list[Step],
-    ) -> None:  # fmt: skip
-        self.script, self.version, self.actions, self.steps = script, version, actions, steps
+        self,
+        script: Mapping[str, Script] | None = None,
+        *,
+        version: int = 6,
+        actions: int = 0x1FF,
+        steps: int = 0,
+        lists: bytes = b"",
+        knows: int = 6,
+        **more: Script,
+    ) -> None:
+        self.script = {**(script or {}), **more}
+        self._turns: Counter[str] = Counter()
+        self.version, self.actions, self.steps = version, actions, steps
         self.lists, self.knows = lists, knows
         self.heard: list[tuple[str, bytes]] = []
         self.macros: list[tuple[str, dict[str, str]]] = []
@@ -151,10 +163,12 @@ class FakeMilter:
         return not isinstance(step, Drop)
 
     def _step(self, name: str, arguments: bytes) -> Step:
-        found = self.script.get(name)
+        found: Script | None = self.script.get(name)
         if isinstance(found, list):
-            return found.pop(0) if len(found) > 1 else found[0]
-        if found is not None:
+            self._turns[name] += 1
+            step: Step = found[min(self._turns[name], len(found)) - 1]
+            return step
+        if isinstance(found, bytes | Silent | Drop | Slowly):
             return found
         if name != "NEGOTIATE":
             return CONTINUE

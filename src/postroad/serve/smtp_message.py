@@ -100,8 +100,6 @@ class _Keeping:
         if changes.header is not None:
             assert transaction.draft is not None
             transaction.draft.replace_header(changes.header)
-        if changes.above:
-            self._arrival = replace(self._arrival, above=changes.above)
         if changes.sender is not None or changes.null_sender:
             envelope.sender = changes.sender
         if changes.recipients_removed:
@@ -152,10 +150,10 @@ class _Keeping:
 
     def _arrival(self) -> Arrival:
         arrival, changes = self._session.arrival(self._transaction), self._changes
-        if not (changes.discard or changes.quarantine):
+        if not (changes.discard or changes.quarantine or changes.above):
             return arrival
         discarded = "policy said so" if changes.discard else ""
-        return replace(arrival, discarded=discarded, quarantine=changes.quarantine)
+        return replace(arrival, discarded=discarded, quarantine=changes.quarantine, above=changes.above)
 
     async def _accept(self) -> Reply:
         transaction, service, session = self._transaction, self._service, self._session

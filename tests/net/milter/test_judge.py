@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from postroad.config.endpoints import MilterPlace
 from postroad.net.milter import judge
 from postroad.net.milter.judge import Milters
 from postroad.net.milter.session import Patience
+from postroad.serve.eager import run_eagerly
 from postroad.values.address import Address
 from postroad.values.errors import StoreBroken
 from postroad.values.facts import Content, Facts, Stage
@@ -90,9 +91,9 @@ async def go(asked: Milters, stages: Sequence[Stage] = STAGES) -> Verdict:
     for stage in stages:
         verdict = await asked.ask(facts(stage))
         assert verdict is not None
-        if not verdict.passes:
-            break
-    return verdict
+        if stage is stages[-1] or not verdict.passes:
+            return verdict
+    raise AssertionError("no stage was asked about")
 
 
 # -- what is said ------------------------------------------------------------------------------------------------------
@@ -131,6 +132,24 @@ async def test_whole_dialogue() -> None:
     }  # fmt: skip
 
 
+async def test_asked_outside_of_a_task_as_sessions_do() -> None:
+    async with FakeMilter() as milter:
+        asked = milters(milter)
+        seen: list[Verdict | None] = []
+
+        async def ask() -> None:
+            seen.append(await asked.ask(facts(Stage.CONNECT)))
+
+        loop = asyncio.get_running_loop()
+        begun: asyncio.Future[Awaitable[None] | None] = loop.create_future()
+        loop.call_soon(lambda: begun.set_result(run_eagerly(ask())))
+        rest = await begun
+        assert rest is not None
+        await rest
+        asked.ended(7)
+    assert seen == [Verdict(Ruling.ACCEPT, "accepted")]
+
+
 async def test_login_and_utf8_are_told() -> None:
     async with FakeMilter() as milter:
         asked = milters(milter)
@@ -162,7 +181,7 @@ async def test_client_is_told_by_name_and_address(peer: str, told: bytes) -> Non
 
 async def test_unanswered_steps_are_sent_together() -> None:
     every = sum(step for step in Steps if step.name and step.name.startswith("UNANSWERED"))
-    async with FakeMilter(steps=every, EOM=add("A", "1") + CONTINUE, **dict.fromkeys(COMMANDS[1:9], b"")) as milter:
+    async with FakeMilter(dict.fromkeys(COMMANDS[1:9], b""), steps=every, EOM=add("A", "1") + CONTINUE) as milter:
         verdict = await go(asked := milters(milter))
         asked.ended(7)
     assert verdict.changes.header == HEADER[:-2] + b"A: 1\r\n\r\n"
@@ -194,7 +213,7 @@ async def test_body_that_nobody_wants_is_not_read(script: dict[str, Step], steps
             read += 1
             yield b"x" * 1000
 
-    async with FakeMilter(steps=int(steps), **script) as milter:
+    async with FakeMilter(script, steps=int(steps)) as milter:
         asked = milters(milter)
         await go(asked, STAGES[:4])
         known = facts(Stage.MESSAGE)
@@ -245,7 +264,7 @@ async def test_old_milter_that_hangs_up_is_offered_version_2() -> None:
     ],
 )
 async def test_refusals_are_passed_on(command: str, stage: Stage, octets: bytes, why: str, said: str) -> None:
-    async with FakeMilter(**{command: octets}) as milter, FakeMilter() as second:
+    async with FakeMilter({command: octets}) as milter, FakeMilter() as second:
         asked = milters(milter, second)
         for before in STAGES[: STAGES.index(stage)]:
             verdict = await asked.ask(facts(before))
@@ -262,7 +281,7 @@ async def test_refusals_are_passed_on(command: str, stage: Stage, octets: bytes,
 @pytest.mark.parametrize("command, lasts", [("CONNECT", True), ("HELO", True), ("MAIL", False), ("EOM", False)])
 async def test_refusal_of_the_session_stands_for_all_that_follows(command: str, lasts: bool) -> None:
     """A client that goes on after a refused HELO does not get past the filter."""
-    async with FakeMilter(**{command: [REJECT, CONTINUE]}) as milter:
+    async with FakeMilter({command: [REJECT, CONTINUE]}) as milter:
         asked = milters(milter)
         refused = await go(asked)
         assert not refused.passes
@@ -287,7 +306,7 @@ async def test_refused_recipient_leaves_the_others() -> None:
     [("CONNECT", 2), ("HELO", 3), ("MAIL", 4), ("RCPT", 5), ("DATA", 6), ("HEADER", 7), ("EOH", 9), ("BODY", 10)],
 )
 async def test_accept_ends_the_asking(command: str, heard: int) -> None:
-    async with FakeMilter(**{command: ACCEPT}) as milter:
+    async with FakeMilter({command: ACCEPT}) as milter:
         asked = milters(milter)
         assert await go(asked) == Verdict(Ruling.ACCEPT, "accepted")
         asked.ended(7)
@@ -296,7 +315,7 @@ async def test_accept_ends_the_asking(command: str, heard: int) -> None:
 
 @pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA", "HEADER", "EOH", "BODY", "EOM"])
 async def test_discarded_message_is_acknowledged_and_shown_to_nobody_else(command: str) -> None:
-    async with FakeMilter(**{command: [DISCARD, CONTINUE]}) as milter, FakeMilter() as second:
+    async with FakeMilter({command: [DISCARD, CONTINUE]}) as milter, FakeMilter() as second:
         asked = milters(milter, second)
         verdict = await go(asked)
         assert verdict.passes
@@ -378,7 +397,7 @@ async def test_milter_that_fails_at_any_step_decides_nothing(
     caplog.set_level(logging.WARNING)
     waits = how in ("silent", "half a packet")
     patience = Patience(5.0, 0.02, 0.02) if waits else QUICK
-    async with FakeMilter(**{command: FAILURES[how]}) as milter:
+    async with FakeMilter({command: FAILURES[how]}) as milter:
         asked = milters(milter, on_failure=on_failure, patience=patience)
         verdict = await go(asked)
         asked.ended(7)

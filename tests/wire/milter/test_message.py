@@ -28,7 +28,7 @@ def fresh() -> EditedMessage:
 
 
 def test_header_values_get_the_blank_that_the_milter_leaves_to_us() -> None:
-    changes = [AddHeader(b"A", b"1"), InsertHeader(0, b"B", b"2"), ChangeHeader(1, b"Subject", b"bye")]
+    changes: list[Change] = [AddHeader(b"A", b"1"), InsertHeader(0, b"B", b"2"), ChangeHeader(1, b"Subject", b"bye")]
     message = fresh().changed(changes, leading_space=False)
     assert (message.header.above, message.header.block) == (b"B: 2\r\n", b"Subject: bye\r\nA: 1\r\n\r\n")
     message = fresh().changed(changes, leading_space=True)

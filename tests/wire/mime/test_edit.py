@@ -83,7 +83,9 @@ def test_changes_count_the_fields_of_one_name(index: int, name: bytes, value: by
 
 
 def test_changes_count_fields_above_our_received_line_first() -> None:
-    insert = lambda header: header.insert(0, b"X-A", b" 0")  # noqa: E731
+    def insert(header: EditedHeader) -> None:
+        header.insert(0, b"X-A", b" 0")
+
     assert edited(insert, lambda header: header.change(1, b"X-A", b" new")) == (b"X-A: new\r\n", BLOCK)
     assert edited(insert, lambda header: header.change(1, b"X-A", b"")) == (b"", BLOCK)
     assert edited(insert, lambda header: header.change(2, b"X-A", b""))[1] == BLOCK.replace(b"X-A: 1\r\n", b"")
@@ -125,12 +127,13 @@ def test_no_value_becomes_another_field_or_the_body(name: bytes, value: bytes) -
     with pytest.raises(UnsafeEdit):
         field_octets(name, value)
     header = EditedHeader(BLOCK)
-    for change in (
+    changes: list[Callable[[], None]] = [
         lambda: header.add(name, value),
         lambda: header.insert(0, name, value),
         lambda: header.insert(1, name, value),
         lambda: header.change(1, name, value),
-    ):
+    ]
+    for change in changes:
         with pytest.raises(UnsafeEdit):
             change()
     assert (header.above, header.block) == (b"", BLOCK)

@@ -102,7 +102,8 @@ class Milters:
             if not places:
                 return None
             run = self._runs[facts.session] = self._begin(places)
-        return await run.ask(facts)
+        # A session's coroutine may run outside of any task, in which asyncio has no timeouts.
+        return await asyncio.get_running_loop().create_task(run.ask(facts))
 
     def _begin(self, places: Sequence[MilterPlace]) -> MilterRun:
         sessions = [MilterSession(place, self._patience, self._lookup, body_max=self._body_max) for place in places]
