@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,67 @@ def test_catch_all_and_postmaster(dev_test: CommandLine) -> None:
     dev_test("domain", "set", "dev.test", "--catch-all", "")
     assert dev_test.json("domain", "list")["rows"][0]["catch_all"] == ""
     dev_test("domain", "set", "dev.test", status=2)
+
+
+def test_a_domain_is_passed_to_a_host_and_kept_again(dev_test: CommandLine) -> None:
+    said = dev_test("domain", "gateway", "dev.test", "--to", "inner.test").stdout
+    assert "Mail for dev.test is passed to inner.test from now on" in said
+    (row,) = dev_test.json("domain", "list")["rows"]
+    assert row["gateway"] == {"to": "inner.test:25", "check": "callout", "in_doubt": "known"}
+    assert "inner.test:25 by callout" in dev_test("domain", "list").stdout
+    words = ("--to", "lmtp:/run/lmtp", "--check", "list", "--in-doubt", "defer")
+    assert "domain recipients" in dev_test("domain", "gateway", "dev.test", *words).stdout
+    (row,) = dev_test.json("domain", "list")["rows"]
+    assert row["gateway"] == {"to": "lmtp:/run/lmtp", "check": "list", "in_doubt": "defer"}
+    dev_test("domain", "gateway", "dev.test", "--off")
+    assert dev_test.json("domain", "list")["rows"][0]["gateway"] is None
+
+
+@pytest.mark.parametrize(
+    "words, status, said",
+    [
+        (("dev.test",), 2, "--to"),
+        (("dev.test", "--to", "a.test", "--off"), 2, "--to"),
+        (("dev.test", "--off", "--check", "all"), 2, "--to"),
+        (("dev.test", "--to", "a.test:x"), 2, "That is no host"),
+        (("dev.test", "--to", "a.test", "--check", "guess"), 2, "guess"),
+        (("else.test", "--to", "a.test"), 1, "not served here"),
+    ],
+)
+def test_a_gateway_that_cannot_be_says_why(
+    dev_test: CommandLine, words: tuple[str, ...], status: int, said: str
+) -> None:
+    assert said in dev_test("domain", "gateway", *words, status=status).stderr
+
+
+def test_the_list_of_a_gateway_domain(dev_test: CommandLine, tmp_path: Path) -> None:
+    people = tmp_path / "people.txt"
+    people.write_text("# staff\n" + "".join(f"u{number}@Dev.Test\n\n" for number in range(1100)))
+    assert "1,100 recipients added" in dev_test("domain", "recipients", "dev.test", "--add-from", str(people)).stdout
+    rows = dev_test.json("domain", "recipients", "dev.test")["rows"]
+    assert len(rows) == 1100
+    assert {"address": "u1099@dev.test"} in rows
+    changes = ("--add", "eva@dev.test", "--remove", "u1@dev.test", "--remove", "u2@dev.test")
+    assert "1 recipient added and 2 recipients removed" in dev_test("domain", "recipients", "dev.test", *changes).stdout
+    assert len(dev_test.json("domain", "recipients", "dev.test")["rows"]) == 1099
+    assert "eva@dev.test" in dev_test("domain", "recipients", "dev.test").stdout
+
+
+@pytest.mark.parametrize(
+    "words, status, said",
+    [
+        (("dev.test", "--add", "ok@dev.test", "--add", "no address"), 2, "no address"),
+        (("dev.test", "--add", "ok@dev.test", "--add", "b@else.test"), 2, "is no address of dev.test"),
+        (("else.test", "--add", "b@else.test"), 1, "not served here"),
+        (("else.test",), 1, "not served here"),
+        (("no domain",), 2, "no domain"),
+    ],
+)
+def test_a_list_that_is_wrong_changes_nothing(
+    dev_test: CommandLine, words: tuple[str, ...], status: int, said: str
+) -> None:
+    assert said in dev_test("domain", "recipients", *words, status=status).stderr
+    assert dev_test.json("domain", "recipients", "dev.test")["rows"] == []
 
 
 async def test_password_from_standard_input(dev_test: CommandLine) -> None:
@@ -111,6 +173,30 @@ def test_quota_and_state_change(dev_test: CommandLine) -> None:
     assert "is not a size. Write it as 5GB" in dev_test("user", "quota", "anna@dev.test", "lots", status=2).output
 
 
+def test_limits_are_shown_and_set_one_by_one(dev_test: CommandLine) -> None:
+    lines = dev_test("user", "limits", "anna@dev.test").output.splitlines()
+    assert lines[0] == "messages per hour\t200\t0\tconfiguration"
+    assert lines[3] == "recipients per message\t200\t-\tconfiguration"
+    dev_test("user", "limits", "anna@dev.test", "--messages-per-hour", "1000", "--recipients-per-day", "none")
+    rows = dev_test.json("user", "limits", "anna@dev.test", "--messages-per-hour", "7")["rows"]
+    assert rows[:2] == [
+        {"limit": "messages_per_hour", "value": 7, "own": True, "used": 0},
+        {"limit": "recipients_per_day", "value": 0, "own": True, "used": 0},
+    ]
+    assert [row["own"] for row in rows[2:]] == [False, False]
+    lines = dev_test("user", "limits", "anna@dev.test", "--messages-per-hour", "default").output.splitlines()
+    assert lines[:2] == ["messages per hour\t200\t0\tconfiguration", "recipients per day\tnone\t0\taccount"]
+    wrong = dev_test("user", "limits", "anna@dev.test", "--messages-per-hour", "-3", status=2)
+    assert "Write a number, none or default" in wrong.output
+
+
+def test_limits_know_every_field() -> None:
+    from postroad.console.cli.user import LIMITS
+    from postroad.store.records import Allowed
+
+    assert tuple(LIMITS) == Allowed.__struct_fields__
+
+
 @pytest.mark.parametrize(
     "words, status, said",
     [
@@ -119,6 +205,8 @@ def test_quota_and_state_change(dev_test: CommandLine) -> None:
         (("user", "add", "anna"), 2, "not a mail address"),
         (("user", "passwd", "nobody@dev.test"), 67, "no such account"),
         (("user", "quota", "nobody@dev.test", "1GB"), 67, "no such account"),
+        (("user", "limits", "nobody@dev.test"), 67, "no such account"),
+        (("user", "limits", "nobody@dev.test", "--messages-per-hour", "1"), 67, "no such account"),
         (("user", "remove", "nobody@dev.test", "--yes"), 67, "no such account"),
         (("alias", "remove", "nobody@dev.test"), 67, "no such alias"),
         (("alias", "add", "anna@dev.test", "x@y.test"), 1, "already is an account or an alias"),

@@ -69,10 +69,13 @@ class FakeSmtp:
         self,
         extensions: tuple[str, ...] = ("PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "SIZE 10000000"),
         tls: ssl.SSLContext | None = None,
+        lmtp: bool = False,
         **script: Script,
     ) -> None:
         self.extensions = (*extensions, "STARTTLS") if tls or "STARTTLS" in script else extensions
         self.tls = tls
+        self.lmtp = lmtp
+        """LHLO instead of EHLO, and the content is answered once for each recipient (RFC 2033)."""
         self.script = dict(script)
         self.messages: list[Got] = []
         self.commands: list[str] = []
@@ -91,6 +94,9 @@ class FakeSmtp:
         return [recipient for got in self.messages for recipient in got.recipients]
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> FakeSmtp:
+        if host.startswith("/"):
+            self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Session(self), host)
+            return self
         self._server = await asyncio.get_running_loop().create_server(lambda: _Session(self), host, port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -200,7 +206,7 @@ class _Session(asyncio.Protocol):
     def command(self, line: str) -> None:
         verb = line.partition(" ")[0].upper()
         server = self.server
-        if verb == "EHLO":
+        if verb == ("LHLO" if server.lmtp else "EHLO"):
             lines = ["fake.test", *(e for e in server.extensions if not (self.secure and e == "STARTTLS"))]
             text = "\r\n".join(f"250{'-' if i < len(lines) - 1 else ' '}{one}" for i, one in enumerate(lines))
             self.act(server.step("EHLO", line, text))
@@ -257,6 +263,9 @@ class _Session(asyncio.Protocol):
 
     def finish(self, command: str, content: bytes) -> None:
         server = self.server
+        if server.lmtp:
+            self.finish_each(content)
+            return
         step = server.step("DOT", command, OK)
         if (self.rcpts and isinstance(step, str) and step.startswith("2")) or isinstance(step, Drop | Silent):
             got = Got(self.sender or "", self.rcpts, content, self.secure, self.number, self.mail_line, self.rcpt_lines)
@@ -268,6 +277,17 @@ class _Session(asyncio.Protocol):
             self.deaf = True
             self.task = asyncio.ensure_future(self.answer_later(server.hold, step))
         else:
+            self.act(step)
+
+    def finish_each(self, content: bytes) -> None:
+        """LMTP: the step is asked with each recipient, and those that get a yes have the message."""
+        server = self.server
+        steps = [(recipient, server.step("DOT", recipient, OK)) for recipient in self.rcpts]
+        taken = [recipient for recipient, step in steps if isinstance(step, str) and step.startswith("2")]
+        if taken:
+            server.messages.append(Got(self.sender or "", taken, content, self.secure, self.number, self.mail_line))
+        self.reset()
+        for _, step in steps:
             self.act(step)
 
     async def answer_later(self, hold: asyncio.Event, step: Step) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from postroad.flow.gateway import Callouts, Heard, Standing
 from postroad.flow.local import DEPTH_MAX, Plan, Planner, delivered_before
-from postroad.store.account_records import Alias, Empty, Local, NotOurs, Resolved, Unknown
+from postroad.store.account_records import Alias, Empty, Gateway, Local, NotOurs, Resolved, Unknown
 from postroad.values.address import Address
 
 OURS = "example.com"
@@ -21,6 +23,9 @@ class Directory:
         self.postmaster: list[str] = ["anna@example.com"]
         self.somebody = "bob"
         self.questions = 0
+        self.gateways: dict[str, Gateway] = {}
+        """By domain: what an address of it means; its address is filled in."""
+        self.known: set[str] = set()
 
     def local(self, user: str, tag: str = "", *, unfailing: bool = False) -> Local:
         quota, used = self.accounts[user]
@@ -30,6 +35,8 @@ class Directory:
 
     async def recipient(self, address: Address, delimiter: str = "+") -> Resolved:
         self.questions += 1
+        if address.domain in self.gateways:
+            return msgspec.structs.replace(self.gateways[address.domain], address=str(address), key=address.key)
         if address.domain != OURS:
             return NotOurs(address.domain)
         user, _, tag = address.local.lower().partition(delimiter)
@@ -49,15 +56,20 @@ class Directory:
     async def anybody(self, domain: str) -> Local | None:
         return self.local(self.somebody, unfailing=True) if self.somebody else None
 
+    async def was_taken(self, gateway: Gateway) -> bool:
+        return gateway.key in self.known
+
 
 @pytest.fixture
 def directory() -> Directory:
     return Directory()
 
 
-async def plan(directory: Directory, user: str, *, size: int = 0, may_relay: bool = False) -> Plan:
+async def plan(
+    directory: Directory, user: str, *, size: int = 0, may_relay: bool = False, callouts: Callouts | None = None
+) -> Plan:
     address = Address.parse(user if "@" in user else f"{user}@{OURS}")
-    planner = Planner(directory, hostname="mx.example.org")
+    planner = Planner(directory, hostname="mx.example.org", callouts=callouts)
     return await planner.plan(address, size=size, may_relay=may_relay, peer="198.51.100.7")
 
 
@@ -236,3 +248,97 @@ async def test_postmaster_of_an_empty_server_is_refused_only_for_now(directory: 
 )
 def test_a_message_that_comes_back_is_recognised(header: bytes, found: str) -> None:
     assert delivered_before(header, ["bob@example.com", "anna@example.com"]) == found
+
+
+# -- gateway domains -------------------------------------------------------------------------------------------------
+
+BEHIND = "behind.example"
+
+
+def gateway(
+    check: str = "callout", in_doubt: str = "known", *, listed: bool = False, unfailing: bool = False
+) -> Gateway:
+    return Gateway("", "", BEHIND, "inner.example:25", check, in_doubt, listed, unfailing)
+
+
+class Host:
+    """Answers every callout alike, and counts them."""
+
+    def __init__(self, standing: Standing) -> None:
+        self.standing = standing
+        self.asked: list[str] = []
+
+    async def ask(self, gateway: Gateway, address: Address) -> Heard:
+        self.asked.append(str(address))
+        return Heard(self.standing, "inner.example said so")
+
+
+@pytest.mark.parametrize(
+    "meant, standing, may_relay, known, fate",
+    [
+        (gateway("all"), Standing.REFUSED, False, False, "passed"),
+        (gateway("list", listed=True), Standing.REFUSED, False, False, "passed"),
+        (gateway("list"), Standing.TAKEN, False, False, "no such mailbox"),
+        (gateway("list"), Standing.TAKEN, True, True, "no such mailbox"),
+        (gateway("list", unfailing=True), Standing.REFUSED, False, False, "passed"),
+        (gateway(), Standing.TAKEN, False, False, "passed"),
+        (gateway(), Standing.REFUSED, False, True, "no such mailbox"),
+        (gateway(), Standing.REFUSED, True, True, "no such mailbox"),
+        (gateway(unfailing=True), Standing.REFUSED, False, False, "passed"),
+        (gateway(), Standing.DOUBT, False, False, "recipient in doubt"),
+        (gateway(), Standing.DOUBT, False, True, "passed"),
+        (gateway(), Standing.DOUBT, True, False, "passed"),
+        (gateway(in_doubt="accept"), Standing.DOUBT, False, False, "passed"),
+        (gateway(in_doubt="defer"), Standing.DOUBT, False, True, "recipient in doubt"),
+    ],
+)
+async def test_a_gateway_recipient_is_passed_on_or_not(
+    directory: Directory, meant: Gateway, standing: Standing, may_relay: bool, known: bool, fate: str
+) -> None:
+    directory.gateways[BEHIND] = meant
+    directory.known = {f"carl@{BEHIND}"} if known else set()
+    host = Host(standing)
+    found = await plan(directory, f"carl@{BEHIND}", may_relay=may_relay, callouts=host)
+    if fate == "passed":
+        assert (remotes(found), found.refusal) == ([f"carl@{BEHIND}"], None)
+        assert found.expansions[0] == (f"carl@{BEHIND}", "gateway: inner.example:25")
+    else:
+        assert (found.why, remotes(found)) == (fate, [])
+        assert found.refusal is not None
+        assert found.refusal.permanent is (fate == "no such mailbox")
+        assert found.evidence
+    assert len(host.asked) == (meant.check == "callout" and not meant.unfailing)
+
+
+async def test_what_is_said_of_a_refused_gateway_recipient_names_no_inner_host(directory: Directory) -> None:
+    directory.gateways[BEHIND] = gateway()
+    refused = await plan(directory, f"carl@{BEHIND}", callouts=Host(Standing.REFUSED))
+    assert said(refused) == "550 5.1.1 No mailbox carl@behind.example here. Check the spelling."
+    doubt = await plan(directory, f"carl@{BEHIND}", callouts=Host(Standing.DOUBT))
+    assert said(doubt).startswith("451 4.4.3 Whether carl@behind.example exists could not be found out.")
+    assert doubt.evidence == "inner.example said so"
+
+
+async def test_an_alias_into_a_gateway_domain_is_vouched_for_by_who_made_it(directory: Directory) -> None:
+    directory.gateways[BEHIND] = gateway()
+    directory.aliases["team"] = ["anna@example.com", f"carl@{BEHIND}"]
+    host = Host(Standing.REFUSED)
+    found = await plan(directory, "team", callouts=host)
+    assert remotes(found) == [f"carl@{BEHIND}"]
+    assert len(found.copies) == 1
+    assert not host.asked
+    directory.gateways[BEHIND] = gateway("list")
+    found = await plan(directory, "team", callouts=host)
+    assert (remotes(found), len(found.copies)) == ([], 1)
+    assert (f"carl@{BEHIND}", "passed over: it is not in the list of this gateway domain") in found.expansions
+
+
+async def test_our_own_postmaster_may_live_behind_a_gateway(directory: Directory) -> None:
+    directory.postmaster = [f"postmaster@{BEHIND}"]
+    directory.gateways[BEHIND] = gateway(unfailing=True)
+    assert remotes(await plan(directory, "postmaster@mx.example.org")) == [f"postmaster@{BEHIND}"]
+
+
+async def test_without_anybody_who_asks_every_callout_is_a_doubt(directory: Directory) -> None:
+    directory.gateways[BEHIND] = gateway()
+    assert (await plan(directory, f"carl@{BEHIND}")).why == "recipient in doubt"

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from postroad.flow.route import MAX_TRIES, Plan, Signposts, is_allowed, parse_hop, plan, read_signposts
+from postroad.flow.route import MAX_TRIES, Plan, Signposts, is_allowed, plan, plan_gateway, read_signposts
+from postroad.values.next_hop import NextHop
 from postroad.values.outcome import Fate, Outcome
 from postroad.values.ports import Answer
 from tests.fakes.lookup import FAILED, NODATA, NXDOMAIN, FakeLookup
@@ -206,12 +207,40 @@ async def test_a_configured_hop_that_is_not_found_never_bounces_mail(answer: Ans
 
 async def test_localhost_as_next_hop_asks_nobody() -> None:
     lookup = FakeLookup()
-    found = await plan("x.test", Signposts(next_hop=("localhost", 2525)), lookup)
+    found = await plan("x.test", Signposts(next_hop=NextHop("localhost", 2525)), lookup)
     assert hops(found) == ["localhost ::1 2525", "localhost 127.0.0.1 2525"]
     assert not lookup.asked
 
 
-@pytest.mark.parametrize("text", ["", ":25", "host:0", "host:x", "host:65536", "[::1]:x"])
-def test_next_hops_that_are_none(text: str) -> None:
-    with pytest.raises(ValueError, match="next hop"):
-        parse_hop(text, 25)
+async def test_the_host_of_a_gateway_domain_is_never_looked_for_by_mx() -> None:
+    lookup = FakeLookup({"gate.test": [(1, "mail.ours.test")]}, {"inner.test": ["10.0.0.5"]})
+    found = await plan_gateway("gate.test", NextHop("inner.test", 2525), PLAIN, lookup)
+    assert hops(found) == ["inner.test 10.0.0.5 2525"]
+    assert lookup.asked == ["inner.test/A"]
+
+
+@pytest.mark.parametrize(
+    "hop, ourselves",
+    [
+        (NextHop("mail.ours.test", 25), True),
+        (NextHop("inner.test", 25), True),
+        (NextHop("11.0.0.25", 25), True),
+        (NextHop("2a00::25", 25), True),
+        (NextHop("11.0.0.25", 2525), False),
+        (NextHop("mail.ours.test", 24, lmtp=True), False),
+    ],
+)
+async def test_mail_of_a_gateway_domain_waits_when_its_host_is_ourselves(hop: NextHop, ourselves: bool) -> None:
+    lookup = FakeLookup({}, {"inner.test": ["11.0.0.25"], "mail.ours.test": ["11.0.0.25"]})
+    found = await plan_gateway("gate.test", hop, PLAIN, lookup)
+    if ourselves:
+        assert status(found) == (Fate.DEFERRED, "4.4.6")
+    else:
+        assert isinstance(found, Plan)
+
+
+async def test_a_unix_socket_as_next_hop() -> None:
+    found = await plan("x.test", Signposts(next_hop=NextHop("/run/lmtp", 0, lmtp=True)), FakeLookup())
+    assert isinstance(found, Plan)
+    [hop] = found.hops(Random(1))
+    assert (hop.address, hop.lmtp, str(hop), found.site) == ("/run/lmtp", True, "unix:/run/lmtp", "lmtp:/run/lmtp")

@@ -17,10 +17,10 @@ from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
 from postroad.flow.outbound import Manner
+from postroad.flow.outside import Outside
 from postroad.flow.route import read_signposts
 from postroad.flow.runner import WINDOW_DELIVERIES, WINDOW_OCTETS, Runner, _Window
 from postroad.net.tls import ClientTls, ServerTls, make_authority
-from postroad.store.directory import Directory
 from postroad.store.queue import accept
 from postroad.values.address import Address
 from postroad.values.envelope import Recipient
@@ -732,7 +732,9 @@ async def test_the_runner_a_configuration_describes(make_yard: MakeYard, host: F
         ids=yard.ids,
         clock=yard.clock,
         meters=Meters.private(),
-        planner=Planner(Directory(yard.store), hostname="mail.ours.test"),  # type: ignore[arg-type]
+        planner=Planner(yard.directory, hostname="mail.ours.test"),
+        outside=Outside.from_config(config, yard.clock),
+        next_hop_of=yard.directory.next_hop,
     )
     message = yard.compose("b@anywhere.test")
     yard.store.run(accept, message)

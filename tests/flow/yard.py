@@ -14,6 +14,8 @@ from postroad.flow.meters import Meters
 from postroad.flow.outbound import Manner
 from postroad.flow.route import read_signposts
 from postroad.flow.runner import Runner
+from postroad.store.directory import Directory
+from postroad.store.engine import Params, Row
 from postroad.store.migrate import migrate
 from postroad.store.queue import accept
 from postroad.store.reader import StoredMessage
@@ -82,6 +84,17 @@ class DirectStore:
         return StoredMessage(*rows[0]) if rows else None
 
 
+class Reads:
+    """The port of a worker's reads, on the store's own connection between its transactions."""
+
+    def __init__(self, store: DirectStore) -> None:
+        self.connection = store.connection
+
+    async def rows(self, sql: str, params: Params = ()) -> list[Row]:
+        """The rows of one SELECT."""
+        return self.connection.execute(sql, params)
+
+
 class FileBodies:
     """Body files of a folder, read in small pieces."""
 
@@ -104,6 +117,7 @@ class Yard:
         self.clock = FakeClock()
         self.store = DirectStore(folder / "postroad.db", self.clock)
         self.bodies = FileBodies(folder)
+        self.directory = Directory(Reads(self.store))
         # Where reports go cannot be looked up for now, so they stay where a test can see them.
         self.dns = FakeLookup({"ours.test": FAILED})
         self.ids = IdMaker(ME)
@@ -124,6 +138,7 @@ class Yard:
             clock=self.clock,
             plan_for=self.plan_for,
             lookup=self.dns,
+            next_hop_of=self.directory.next_hop,
             hostname="mail.ours.test",
             lifetime_s=5 * 86_400.0,
             rng=Random(1),
@@ -135,7 +150,7 @@ class Yard:
 
     def host(self, domain: str, server: FakeSmtp) -> None:
         """Makes a server the fixed next hop of a domain; hosts of one domain by MX share a port and need no route."""
-        routes = {name: f"{hop[0]}:{hop[1]}" for name, hop in self.runner._signposts.routes.items() if hop}
+        routes = {name: str(hop) for name, hop in self.runner._signposts.routes.items() if hop}
         routes[domain] = f"127.0.0.1:{server.port}"
         self.runner._signposts = read_signposts(allow_private=["127.0.0.0/8"], routes=routes)
 

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postroad.app.gates import make_gates, make_milters
+from postroad.flow.allowance import Allowances, allowed
+from postroad.flow.callout import Callout
 from postroad.flow.intake import Intake
 from postroad.flow.local import Planner
 from postroad.flow.local_users import SenderRules
 from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
+from postroad.flow.outside import Outside
 from postroad.flow.runner import Runner
+from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
 from postroad.rules.ports import Ports
 from postroad.serve.admission import Admission
@@ -37,6 +41,7 @@ from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.supervisor import GRACE_S
 from postroad.serve.worker import Errand, adopt, main
+from postroad.store.allowances import Spendings
 from postroad.store.client import StoreClient
 from postroad.store.directory import Directory
 from postroad.store.figures import count_deliveries
@@ -64,6 +69,8 @@ class Parts:
     lifecycle: Lifecycle
     fullness: Fullness
     mailbox_watch: MailboxWatch
+    callouts: Callout
+    outside: Outside
     maildrop: Maildrop | None = None
     grace: float = GRACE_S
 
@@ -89,6 +96,8 @@ class Parts:
         self.watch.stop()
         self.fullness.stop()
         self.mailbox_watch.stop()
+        await self.callouts.close()
+        await self.outside.lookup.close()
         self.passwords.close()
         self.store.close()
         self.spool.close()
@@ -98,6 +107,8 @@ class Parts:
         """The store is gone and our lease with it: nothing more may be promised or attempted."""
         self.doors.close()
         await self.runner.drain(0.0)
+        await self.callouts.close()
+        await self.outside.lookup.close()
 
 
 async def build_worker(errand: Errand) -> Parts:
@@ -127,14 +138,23 @@ async def build_worker(errand: Errand) -> Parts:
     )
     directory = Directory(reader, clock)
     hints.add("directory", lambda _: directory.forget())
-    planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter)
+    outside = Outside.from_config(config, clock)
+    callouts = Callout(
+        signposts=outside.signposts,
+        lookup=outside.lookup,
+        manner=outside.manner,
+        clock=clock,
+        learned=lambda known: store.post("gateway_known", known),
+    )
+    planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter, callouts=callouts)
     passwords = Passwords(directory, clock)
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
-        planner=planner,
+        planner=planner, outside=outside, next_hop_of=directory.next_hop,
     )  # fmt: skip
     hints.add("queue", lambda _: runner.wake())
+    hints.add("gateway", lambda _: runner.reroute())
     intake = Intake(
         hostname=config.hostname,
         store=store,
@@ -151,6 +171,7 @@ async def build_worker(errand: Errand) -> Parts:
     counters = SessionCounters(meters)
     share = max(1, config.limits.connections // errand.workers)
     admission = Admission(share, config.limits.connections_per_address)
+    everybody = allowed(config.sending)
     smtp = SmtpService(
         hostname=config.hostname,
         intake=intake,
@@ -166,8 +187,11 @@ async def build_worker(errand: Errand) -> Parts:
         data_timeout_s=config.limits.data_timeout_s,
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
+        submissions=Submissions(everybody),
         full=fullness,
-        gates=make_gates(Ports(milters=make_milters(config, clock))),
+        gates=make_gates(
+            Ports(allowances=Allowances(Spendings(reader), everybody, clock), milters=make_milters(config, clock))
+        ),
     )
     limits = MachineLimits(
         size=config.limits.message_size,
@@ -239,8 +263,8 @@ async def build_worker(errand: Errand) -> Parts:
         )
         maildrop.start()
     return Parts(
-        store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch,
-        maildrop=maildrop,
+        store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch, callouts,
+        outside, maildrop=maildrop,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from postroad.config.endpoints import (
 )
 from postroad.config.problems import Complaint, closest
 from postroad.values.address import Address, AddressError, domain_to_ascii
+from postroad.values.next_hop import parse_next_hop
 
 SERVICES: Final = {
     "mx": 25,
@@ -45,6 +46,8 @@ MILTER_PATIENCE_S: Final = 25.0
 """A command is answered within 30 s, for the reason of RFC 1047: nobody hears of a milter that takes longer."""
 DELIMITERS: Final = "+-_=.#~"
 DAY_S: Final = 86400.0
+RECIPIENTS_LEAST: Final = 100
+"""RFC 5321 section 4.5.3.1.8: "The minimum total number of recipients that MUST be buffered is 100 recipients"."""
 SOCKET_PATH_MAX: Final = 107
 """Octets that unix(7) has room for."""
 
@@ -285,7 +288,10 @@ def _next_hops(config: Config) -> Iterator[Complaint]:
 
 def _hop(path: tuple[str, ...], text: str) -> Iterator[Complaint]:
     try:
-        parse_endpoint(text)
+        if text.startswith("lmtp:"):
+            parse_next_hop(text)
+        else:
+            parse_endpoint(text)
     except ValueError as error:
         yield _said(path, error)
 
@@ -357,6 +363,14 @@ def _limits(config: Config) -> Iterator[Complaint]:
         yield Complaint(("limits", "free_space_share"), what, "Write a share such as 0.05", fatal=False)
 
 
+def _sending(config: Config) -> Iterator[Complaint]:
+    most = config.sending.recipients_per_message
+    if 0 < most < RECIPIENTS_LEAST:
+        what = f"{most} is less than the {RECIPIENTS_LEAST} that RFC 5321 section 4.5.3.1.8 asks for"
+        fix = f"Write {RECIPIENTS_LEAST} or more unless you mean it"
+        yield Complaint(("sending", "recipients_per_message"), what, fix, fatal=False)
+
+
 _ASKED: Final = (
     ("message_size", 65_536, "RFC 5321 section 4.5.3.1.7"),
     ("command_timeout_s", 300, "RFC 5321 section 4.5.3.2.7"),
@@ -395,6 +409,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _next_hops,
     _private,
     _bind,
+    _sending,
     _retry,
     _dns,
     _limits,

@@ -105,7 +105,8 @@ def judge_transaction(result: TransactionResult, index: int, where: str, tls: st
         return Outcome(Fate.DELIVERED, About.HOST, "", reply, where, tls), Step.GO_ON
     if result.mail is None or not result.mail.positive:
         stage = "mail"
-    elif result.final is not None and reply == result.final:
+    elif (result.final is not None and reply == result.final) or any(reply is final for final in result.finals):
+        # RFC 2033 section 4.2: LMTP answers the content once for each recipient, and not alike for all.
         stage = "final"
     else:
         stage = "rcpt"

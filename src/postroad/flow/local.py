@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from postroad.store.account_records import Alias, Empty, Local, NotOurs, Resolved, Unknown
+from postroad.flow.gateway import Callouts, Heard, Standing, by_list, could_not_ask
+from postroad.store.account_records import Alias, Empty, Gateway, Local, NotOurs, Resolved, Unknown
 from postroad.values.address import Address, AddressError
 from postroad.values.reply import Reply
 
@@ -41,6 +42,8 @@ class Plan:
     refusal: Reply | None = None
     why: str = ""
     """Stable word of the refusal."""
+    evidence: str = ""
+    """Who said what to make it so, where it was not we."""
 
 
 class Resolver(Protocol):
@@ -49,6 +52,7 @@ class Resolver(Protocol):
     async def recipient(self, address: Address, delimiter: str = "+") -> Resolved: ...
     async def bare_postmaster(self) -> Resolved: ...
     async def anybody(self, domain: str) -> Local | None: ...
+    async def was_taken(self, gateway: Gateway) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +67,16 @@ class Planner:
     """Makes plans with the directory of one worker.
 
     `hostname` is our own name: postmaster@ of it is always somebody, even when it is no mail domain (RFC 5321 4.5.1).
+    Without `callouts` the hosts of gateway domains are not asked, and every answer of theirs is a doubt.
     """
 
-    __slots__ = ("_delimiter", "_directory", "_hostname")
+    __slots__ = ("_callouts", "_delimiter", "_directory", "_hostname")
 
-    def __init__(self, directory: Resolver, *, hostname: str = "", delimiter: str = "+") -> None:
+    def __init__(
+        self, directory: Resolver, *, hostname: str = "", delimiter: str = "+", callouts: Callouts | None = None
+    ) -> None:
         self._directory = directory
+        self._callouts = callouts
         self._hostname = hostname.lower()
         self._delimiter = delimiter
 
@@ -85,7 +93,37 @@ class Planner:
                 return Plan(remotes=[address])
             else:
                 return _refusal(relay_refused(address, peer), "relay refused")
+        if type(meaning) is Gateway:
+            return await self._pass_on(meaning, may_relay)
         return await _Walk(self._directory, self._delimiter, address, size).run(meaning)
+
+    async def _pass_on(self, gateway: Gateway, may_relay: bool) -> Plan:
+        """The plan of a recipient that another host serves behind us.
+
+        Of somebody who may send through us a doubt refuses nothing: a report reaches its sender for sure.
+        """
+        address = Address.parse(gateway.address, utf8=True)
+        heard = by_list(gateway)
+        if gateway.check == "callout" and not gateway.unfailing:
+            heard = await self._call_out(gateway, address)
+        passed = Plan(remotes=[address], expansions=[(gateway.address, f"gateway: {gateway.next_hop}")])
+        if heard.standing is Standing.TAKEN:
+            return passed
+        if heard.standing is Standing.REFUSED:
+            return Plan(refusal=no_mailbox(address), why="no such mailbox", evidence=heard.words)
+        if may_relay or gateway.in_doubt == "accept":
+            because = "nobody knows whether it exists there"
+        elif gateway.in_doubt == "known" and await self._directory.was_taken(gateway):
+            because = "it existed there before"
+        else:
+            return Plan(refusal=could_not_ask(address), why="recipient in doubt", evidence=heard.words)
+        passed.expansions.append((gateway.address, f"{because}: {heard.words}"))
+        return passed
+
+    async def _call_out(self, gateway: Gateway, address: Address) -> Heard:
+        if self._callouts is None:
+            return Heard(Standing.DOUBT, "hosts are not asked here")
+        return await self._callouts.ask(gateway, address)
 
 
 class _Walk:
@@ -105,7 +143,7 @@ class _Walk:
 
     async def run(self, meaning: Resolved) -> Plan:
         """The plan from what the root address means."""
-        self._unfailing = isinstance(meaning, Alias | Local) and meaning.unfailing
+        self._unfailing = isinstance(meaning, Alias | Local | Gateway) and meaning.unfailing
         level = self._take(self._root, meaning)
         depth = 0
         while level and depth < DEPTH_MAX:
@@ -127,6 +165,8 @@ class _Walk:
                 self._take_local(address, meaning)
             case Alias():
                 return self._expand(address, meaning)
+            case Gateway():
+                self._take_gateway(meaning)
             case NotOurs():
                 self._plan.remotes.append(address)
             case Unknown():
@@ -147,6 +187,17 @@ class _Walk:
                 return
             # One full mailbox among several targets waits in the queue; the others get their mail now.
         self._plan.copies.append((local.account, INBOX, str(address)))
+
+    def _take_gateway(self, gateway: Gateway) -> None:
+        """A recipient behind us that an alias leads to: whoever made the alias vouches for it, so no host is asked."""
+        address = Address.parse(gateway.address, utf8=True)
+        heard = by_list(gateway)
+        if heard.standing is Standing.REFUSED:
+            self._plan.expansions.append((gateway.address, f"passed over: {heard.words}"))
+            self._refuse(no_mailbox(address), "no such mailbox")
+            return
+        self._plan.expansions.append((gateway.address, f"gateway: {gateway.next_hop}"))
+        self._plan.remotes.append(address)
 
     def _expand(self, address: Address, alias: Alias) -> list[Address]:
         self._plan.expansions.append((str(address), f"{alias.why}: {', '.join(alias.targets)}"))

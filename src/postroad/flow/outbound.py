@@ -123,7 +123,7 @@ class Courier:
         self._link = link
         self._manner = manner
         self._bodies = bodies
-        self._machine = ClientMachine(ehlo_name=manner.ehlo_name)
+        self._machine = ClientMachine(ehlo_name=manner.ehlo_name, lmtp=hop.lmtp)
         self._why = ""
 
     # -- opening -----------------------------------------------------------------------------------------------------
@@ -138,7 +138,8 @@ class Courier:
             return NoCourier(judge_connect(str(error), where))
         courier = cls(hop, link, manner, bodies)
         try:
-            refusal = await courier._open("never" if plain or manner.tls is None else "may")
+            # Nobody listens on a unix socket but the machine itself.
+            refusal = await courier._open("never" if plain or manner.tls is None or not hop.port else "may")
         except BaseException:
             link.abort()
             raise
@@ -156,7 +157,7 @@ class Courier:
             match event:
                 case Ready(extensions):
                     self._learn(extensions)
-                    return None
+                    return self._ourselves()
                 case TlsWanted():
                     handshake = True
                     why = await self._start_tls()
@@ -188,6 +189,13 @@ class Courier:
         self.tls = tls.describe(session, name)
         self._machine.tls_started()
         return ""
+
+    def _ourselves(self) -> NoCourier | None:
+        """A configured host that bears our own name is ourselves: mail would come back until its hops are used up."""
+        if not self.hop.fixed or self._machine.peer != self._manner.ehlo_name.lower():
+            return None
+        cause = "the configured host is this server itself"
+        return NoCourier(Outcome(Fate.DEFERRED, About.HOST, cause, Reply(451, "4.4.6", cause), self.where, self.tls))
 
     def _learn(self, extensions: Extensions) -> None:
         self.extensions = extensions
@@ -239,6 +247,28 @@ class Courier:
             raise AssertionError(f"{event} in a transaction")
         self._conclude(trip, deliveries, event.result, fresh)
         return trip
+
+    async def ask(self, recipients: Sequence[Address]) -> list[Reply] | Outcome:
+        """Whether the host would take mail for these, from the null sender: its reply to each, without sending any.
+
+        An outcome instead when it judged none of them: it refused the sender, or the connection was lost.
+        """
+        if any(recipient.needs_utf8 for recipient in recipients) and not self.extensions.smtputf8:
+            return unsendable("5.6.7", "the host cannot take this address (no SMTPUTF8)", self.where, self.tls)
+        machine = self._machine
+        self.carried += 1
+        machine.ask(recipients, smtputf8=any(recipient.needs_utf8 for recipient in recipients))
+        event = await self._next()
+        if type(event) is not TransactionDone:
+            raise AssertionError(f"{event} in a transaction")
+        result = event.result
+        if result.mail is not None and not result.mail.positive:
+            return self._refusal("mail", result.mail)
+        if machine.closed and result.recipients[0].code == 421:
+            lost = machine.next_event()
+            if isinstance(lost, Lost):
+                return judge_loss(lost.stage, self._why or lost.why, lost.reply, self.where, self.tls)
+        return result.recipients
 
     def _sendable(self, parcel: Parcel, trip: Trip) -> list[Delivery]:
         """The deliveries this host's extensions can carry; the others end here."""

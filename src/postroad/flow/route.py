@@ -1,6 +1,7 @@
 """Which hosts to try for a domain, and in which order: a pure plan from configuration and DNS.
 
-    fixed next hop of the domain -> fixed next hop of all -> address literal -> MX -> implicit MX (A, AAAA)
+    host of a gateway domain -> fixed next hop of the domain -> fixed next hop of all -> address literal
+        -> MX -> implicit MX (A, AAAA)
 
 Only a fact ends mail here (no such domain, null MX, a loop to ourselves, only addresses mail never goes to); a doubt of
 the resolver defers it.
@@ -15,6 +16,7 @@ from itertools import groupby, zip_longest
 from random import Random
 from typing import Final
 
+from postroad.values.next_hop import NextHop, parse_next_hop
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Answer, Lookup, LookupStatus, MxRecord, Target
 from postroad.values.reply import Reply
@@ -39,9 +41,15 @@ class Hop:
 
     host: str
     address: str
+    """An IP address, or the path of a unix socket."""
     port: int
+    lmtp: bool = False
+    fixed: bool = False
+    """Somebody configured it."""
 
     def __str__(self) -> str:
+        if self.address.startswith("/"):
+            return f"unix:{self.address}"
         return f"{self.host} [{self.address}]:{self.port}"
 
 
@@ -63,7 +71,9 @@ class Plan:
         for group in self.groups:
             # RFC 5321 section 5.1: "the sender-SMTP MUST randomize them to spread the load"
             for target in rng.sample(group, len(group)) if len(group) > 1 else group:
-                hops += [Hop(target.host, address, target.port) for address in target.addresses]
+                hops += [
+                    Hop(target.host, address, target.port, target.lmtp, self.fixed) for address in target.addresses
+                ]
         return hops[:MAX_TRIES]
 
 
@@ -72,8 +82,8 @@ class Signposts:
     """What configuration says about ways out, read once."""
 
     port: int = 25
-    next_hop: tuple[str, int] | None = None
-    routes: Mapping[str, tuple[str, int] | None] = field(default_factory=dict)
+    next_hop: NextHop | None = None
+    routes: Mapping[str, NextHop | None] = field(default_factory=dict)
     """By domain, or by ".domain" for all below it; None sends the domain by MX though there is a `next_hop`."""
     own_names: frozenset[str] = frozenset()
     own_addresses: frozenset[str] = frozenset()
@@ -93,9 +103,10 @@ def read_signposts(
     """The configuration of the relay as the planner needs it; raises ValueError with words for the administrator."""
     return Signposts(
         port=port,
-        next_hop=parse_hop(next_hop, port) if next_hop else None,
+        next_hop=parse_next_hop(next_hop, port) if next_hop else None,
         routes={
-            domain.lower().rstrip("."): parse_hop(hop, port) if hop else None for domain, hop in (routes or {}).items()
+            domain.lower().rstrip("."): parse_next_hop(hop, port) if hop else None
+            for domain, hop in (routes or {}).items()
         },
         own_names=frozenset(name.lower().rstrip(".") for name in own_names),
         own_addresses=frozenset(str(ipaddress.ip_address(text)) for text in own_addresses),
@@ -103,24 +114,11 @@ def read_signposts(
     )
 
 
-def parse_hop(text: str, port: int) -> tuple[str, int]:
-    """Reads "host", "host:port", "[v6]" or "[v6]:port"; `port` is the default. Raises ValueError."""
-    host, digits = text, ""
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        digits = rest.removeprefix(":")
-    elif text.count(":") == 1:
-        host, _, digits = text.partition(":")
-    if not host or (digits and not (digits.isdecimal() and 0 < int(digits) < 65536)):
-        raise ValueError(f"next hop {text!r} is not host:port")
-    return host.lower().rstrip("."), int(digits) if digits else port
-
-
 async def plan(domain: str, signposts: Signposts, lookup: Lookup) -> Plan | Outcome:
     """The way to a domain (A-labels in lower case, or an address literal), or the outcome for all its mail."""
     hop = _fixed(domain, signposts)
     if hop is not None:
-        return await _plan_fixed(*hop, lookup)
+        return await _plan_fixed(hop, lookup)
     if domain.startswith("["):
         return _plan_literal(domain, signposts)
     answer = await lookup.mx(domain)
@@ -135,7 +133,20 @@ async def plan(domain: str, signposts: Signposts, lookup: Lookup) -> Plan | Outc
     return _deferred("4.4.3", f"could not look up {domain}: {answer.why or 'no answer'}")
 
 
-def _fixed(domain: str, signposts: Signposts) -> tuple[str, int] | None:
+async def plan_gateway(domain: str, hop: NextHop, signposts: Signposts, lookup: Lookup) -> Plan | Outcome:
+    """The way to a gateway domain: its host, and never by MX, which is ourselves."""
+    found = await _plan_fixed(hop, lookup)
+    if isinstance(found, Plan) and hop.port == signposts.port and not hop.lmtp:
+        for group in found.groups:
+            for target in group:
+                names = {target.host} & signposts.own_names
+                if names or not signposts.own_addresses.isdisjoint(target.addresses):
+                    # Whoever wrote it can mend it: the mail waits.
+                    return _deferred("4.4.6", f"the host of {domain}, {hop}, is this server itself")
+    return found
+
+
+def _fixed(domain: str, signposts: Signposts) -> NextHop | None:
     """The configured next hop of a domain; a nearer name wins over a farther one."""
     routes = signposts.routes
     if routes:
@@ -149,11 +160,11 @@ def _fixed(domain: str, signposts: Signposts) -> tuple[str, int] | None:
     return signposts.next_hop
 
 
-async def _plan_fixed(host: str, port: int, lookup: Lookup) -> Plan | Outcome:
+async def _plan_fixed(hop: NextHop, lookup: Lookup) -> Plan | Outcome:
     """A way somebody configured: its faults are ours, so they never end mail."""
-    site = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    host = hop.host
     addresses: Sequence[str]
-    if _ip(host) is not None:
+    if hop.is_socket or _ip(host) is not None:
         addresses = (host,)
     elif host == "localhost":
         # RFC 6761 section 6.3: names of localhost resolve to loopback without asking anybody.
@@ -164,7 +175,7 @@ async def _plan_fixed(host: str, port: int, lookup: Lookup) -> Plan | Outcome:
             why = answer.why or answer.status.value
             return _deferred("4.4.3", f"could not find the configured next hop {host}: {why}")
         addresses = _alternate(answer.records)
-    return Plan(site, ((Target(host, addresses, port),),), fixed=True)
+    return Plan(str(hop), ((Target(host, addresses, hop.port, hop.lmtp),),), fixed=True)
 
 
 def _plan_literal(domain: str, signposts: Signposts) -> Plan | Outcome:

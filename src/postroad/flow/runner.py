@@ -26,13 +26,11 @@ from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_address
+from postroad.flow.outside import Outside
 from postroad.flow.pool import BUG, Pool, Results
 from postroad.flow.recorder import Recorder, Result, Store
-from postroad.flow.route import Plan, Signposts, plan, read_signposts
+from postroad.flow.route import Plan, Signposts, plan, plan_gateway
 from postroad.flow.schedule import count_hops
-from postroad.net.dns import DnsLookup
-from postroad.net.interfaces import own_addresses
-from postroad.net.tls import ClientTls
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
 from postroad.store.reader import StoredMessage
@@ -41,6 +39,7 @@ from postroad.values.address import Address
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.event import Event, pack
 from postroad.values.ids import IdMaker, id_text
+from postroad.values.next_hop import parse_next_hop
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock, Lookup
 from postroad.values.reply import Reply
@@ -84,6 +83,14 @@ class Letters(Protocol):
         ...
 
 
+NextHopOf = Callable[[str], Awaitable[str]]
+"""Where a gateway domain's mail is passed to, empty for other domains (`store.directory.Directory.next_hop`)."""
+
+
+async def _no_gateway(domain: str) -> str:
+    return ""
+
+
 class Runner:
     """Sends the mail of one worker. `from_config` makes one, `start` sets it going, `drain` brings it to an end."""
 
@@ -109,7 +116,7 @@ class Runner:
         idle_s: float = 5.0,
         meters: Meters | None = None,
         rng: Random | None = None,
-        on_drained: Callable[[], Awaitable[None]] | None = None,
+        next_hop_of: NextHopOf = _no_gateway,
     ) -> None:
         self._store = store
         self._letters = letters
@@ -118,6 +125,7 @@ class Runner:
         self._now = clock.monotonic
         self._lookup = lookup
         self._signposts = signposts
+        self._next_hop_of = next_hop_of
         self._delays_s = delays_s
         self._max_hops = max_hops
         self._rng = rng or Random()
@@ -141,6 +149,8 @@ class Runner:
         self._fresh = _Window()
         self._claimed = _Window()
         self._ways: dict[str, tuple[float, Lane]] = {}
+        self._change = 0
+        """How often gateway domains have changed."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
@@ -149,7 +159,6 @@ class Runner:
         self._crowded: list[Lane] = []
         """Lanes that had enough at the last claim: their mail was left in the queue."""
         self._draining = False
-        self._on_drained = on_drained
 
     @classmethod
     def from_config(
@@ -164,14 +173,15 @@ class Runner:
         clock: Clock,
         meters: Meters,
         planner: Planner,
+        outside: Outside,
+        next_hop_of: NextHopOf,
     ) -> Runner:
-        """The runner that a configuration describes; raises ValueError for routes or networks that are none."""
+        """The runner that a configuration describes."""
         relay = config.relay
 
         async def plan_for(address: Address) -> LocalPlan:
             return await planner.plan(address, size=ANY_QUOTA, may_relay=True)
 
-        lookup = DnsLookup(config.dns.nameservers, timeout_s=config.dns.timeout_s, clock=clock)
         return cls(
             store=store,
             letters=reader,
@@ -180,22 +190,10 @@ class Runner:
             ids=ids,
             clock=clock,
             plan_for=plan_for,
-            lookup=lookup,
-            on_drained=lookup.close,
-            signposts=read_signposts(
-                port=relay.port,
-                next_hop=relay.next_hop,
-                routes=relay.routes,
-                own_names=[config.hostname],
-                own_addresses=own_addresses(config.listen.mx, relay.port),
-                allow_private=relay.allow_private,
-            ),
-            manner=Manner(
-                ehlo_name=config.hostname,
-                tls=ClientTls(relay.ca_file) if relay.tls else None,
-                connect_timeout_s=relay.connect_timeout_s,
-                bind=relay.bind,
-            ),
+            lookup=outside.lookup,
+            signposts=outside.signposts,
+            manner=outside.manner,
+            next_hop_of=next_hop_of,
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
             lifetime_s=config.retry.lifetime_s,
@@ -345,7 +343,7 @@ class Runner:
         for delivery in deliveries:
             by_domain.setdefault(delivery.domain, []).append(delivery)
         try:
-            found = await asyncio.gather(*(plan(domain, self._signposts, self._lookup) for domain in by_domain))
+            found = await self._plans(by_domain)
         except asyncio.CancelledError:
             self._give_back(Parcel(letter, deliveries))
             raise
@@ -364,6 +362,34 @@ class Runner:
             else:
                 self.on_result(Parcel(letter, members), [(delivery, way) for delivery in members])
         self._submit(letter, by_lane)
+
+    async def _plans(self, domains: Iterable[str]) -> list[Plan | Outcome]:
+        """The ways to all of them, none of them from before a gateway domain's host changed."""
+        while True:
+            change = self._change
+            found = await asyncio.gather(*(self._plan(domain) for domain in domains))
+            if change == self._change:
+                return found
+
+    async def _plan(self, domain: str) -> Plan | Outcome:
+        """The way to one domain; that of a gateway domain stands in the directory and nowhere else."""
+        next_hop = await self._next_hop_of(domain)
+        if next_hop:
+            return await plan_gateway(domain, parse_next_hop(next_hop), self._signposts, self._lookup)
+        return await plan(domain, self._signposts, self._lookup)
+
+    def reroute(self) -> None:
+        """A gateway domain has another host: what waits here and every way are planned again.
+
+        What a connection has in its hands goes where it was going, as if it had left just before.
+        """
+        self._change += 1
+        self._ways.clear()
+        for lane in self._lanes.all():
+            waiting = list(lane.queue)
+            lane.queue.clear()
+            for parcel in waiting:
+                self._dispatch(parcel.letter, parcel.deliveries)
 
     # -- what the pool asks and tells (flow.pool.Sink) ---------------------------------------------------------------
 
@@ -569,8 +595,6 @@ class Runner:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(1.0, until - self._now())):
                 await self._recorder.flush()
-        if self._on_drained is not None:
-            await self._on_drained()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Final, cast
 
 WRITE_HIGH: Final = 256 * 1024
@@ -196,18 +196,24 @@ class Link(asyncio.Protocol):
 
 
 async def dial(address: str, port: int, *, patience: float, bind: Iterable[str] = ()) -> Link:
-    """Connects to an IP address; `bind` are our source addresses, the first of the same family is used.
+    """Connects to an IP address, or to a unix socket when `address` is a path; raises Unreachable.
 
-    Raises Unreachable.
+    `bind` are our source addresses, the first of the same family is used.
     """
     loop = asyncio.get_running_loop()
+    if address.startswith("/"):
+        return await _connected(loop.create_unix_connection(lambda: Link(loop), address), patience)
     six = ":" in address
     source = next((own for own in bind if (":" in own) is six), None)
+    return await _connected(
+        loop.create_connection(lambda: Link(loop), address, port, local_addr=(source, 0) if source else None), patience
+    )
+
+
+async def _connected(connecting: Awaitable[tuple[asyncio.Transport, Link]], patience: float) -> Link:
     try:
         async with asyncio.timeout(patience):
-            _, link = await loop.create_connection(
-                lambda: Link(loop), address, port, local_addr=(source, 0) if source else None
-            )
+            _, link = await connecting
     except TimeoutError:
         raise Unreachable(f"timeout after {patience:g} s") from None
     except OSError as error:

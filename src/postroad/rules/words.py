@@ -26,6 +26,7 @@ WORDS: Final = {
     # recipients
     "relay refused": "the recipient is elsewhere and the client may not send there through us",
     "no such mailbox": "nobody has this address here",
+    "recipient in doubt": "the host behind a gateway domain could not be asked whether the recipient exists",
     "mailbox disabled": "the account was switched off",
     "mailbox full": "the mailbox has used up its quota",
     "nobody yet": "no account exists yet to take mail for postmaster@ or abuse@",
@@ -36,6 +37,13 @@ WORDS: Final = {
     "from not granted": "the From or Sender field names somebody else",
     "from missing": "the message names no author, or not in a way that can be read",
     "from twice": "the message has more than one From field, so readers would show different authors",
+    "bad key": "the client's key for a submission stands twice or has letters that none may have",
+    "key taken": "the client's key for a submission belongs to another message of the last 24 hours",
+    "too many messages": "the account has sent what it may in an hour",
+    "too many recipients": "the account has reached its recipients of a day",
+    "too many new recipients": "the account has reached its recipients of a day that it never wrote to before",
+    "too many recipients at once": "the message is for more recipients than one message of the account may have",
+    "account removed": "the account was removed while it was logged in",
     # form
     "no header": "the message has no header field at all",
     # milters

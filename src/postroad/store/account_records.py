@@ -21,6 +21,11 @@ NO_ALIAS: Final = "no such alias"
 NO_TARGET: Final = "no such target"
 TOO_MANY: Final = "too many targets"
 NOT_A_QUOTA: Final = "not a quota"
+NOT_A_LIMIT: Final = "not a limit"
+NOT_A_HOP: Final = "not a next hop"
+NOT_A_CHECK: Final = "not a check"
+OTHER_DOMAIN: Final = "other domain"
+TOO_MANY_AT_ONCE: Final = "too many at once"
 
 WORDS: Final = {
     DONE: "It is done.",
@@ -35,6 +40,11 @@ WORDS: Final = {
     NO_TARGET: "The alias does not lead to that address.",
     TOO_MANY: "One alias cannot lead to so many addresses.",
     NOT_A_QUOTA: "A quota is a number of octets, or 0 for none.",
+    NOT_A_LIMIT: "A limit is a whole number up to 1,000,000,000, or 0 for none.",
+    NOT_A_HOP: 'That is no host. Write "mail.example.org:25", "lmtp:host:port" or "lmtp:/run/lmtp.sock".',
+    NOT_A_CHECK: "Recipients are checked by callout, by list, or all are taken; in doubt: known, accept or defer.",
+    OTHER_DOMAIN: "One of these addresses belongs to another domain.",
+    TOO_MANY_AT_ONCE: "That is more than one call may change.",
 }
 """Every word a unit of this module may answer, with the sentence people see."""
 
@@ -121,6 +131,34 @@ class Postmaster(Record, frozen=True):
     target: str
 
 
+class DomainGateway(Record, frozen=True):
+    """Pass a domain's mail to a host; an empty `next_hop` ends it."""
+
+    domain: str
+    next_hop: str = ""
+    """A text of `values.next_hop`."""
+    check: str = "callout"
+    """A word of `gateways.CHECKS`."""
+    in_doubt: str = "known"
+    """A word of `gateways.IN_DOUBT`."""
+
+
+class GatewayRecipients(Record, frozen=True):
+    """Recipients of a gateway domain to add to its list or to take from it, at most `ROWS_PER_UNIT`."""
+
+    domain: str
+    addresses: list[str]
+
+
+class GatewayKnown(Record, frozen=True):
+    """What a gateway domain's host has said about recipients, by the keys of their addresses."""
+
+    domain: str
+    next_hop: str
+    taken: list[str]
+    refused: list[str]
+
+
 # -- accounts --------------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +182,16 @@ class UserQuota(Record, frozen=True):
 
     address: str
     quota_bytes: int
+
+
+class UserLimits(Record, frozen=True):
+    """Set some of the limits of what an account may send, by the names of `Allowed`.
+
+    0 is no limit, None goes back to what the configuration says.
+    """
+
+    address: str
+    limits: dict[str, int | None]
 
 
 class UserDisable(Record, frozen=True):
@@ -189,6 +237,10 @@ class Domain(Record, frozen=True):
     postmaster: str
     catch_all: str
     created_us: int
+    next_hop: str = ""
+    """Where its mail is passed to; empty: it lives here."""
+    check: str = ""
+    in_doubt: str = ""
 
 
 class Account(Record, frozen=True):
@@ -251,6 +303,23 @@ class Alias(Record, frozen=True):
     unfailing: bool = False
 
 
+class Gateway(Record, frozen=True):
+    """A recipient whose domain is passed to another host, and who is no account or alias here."""
+
+    address: str
+    """As it is written there."""
+    key: str
+    domain: str
+    next_hop: str
+    check: str
+    """A word of `gateways.CHECKS`."""
+    in_doubt: str
+    """A word of `gateways.IN_DOUBT`."""
+    listed: bool = False
+    """It stands in the domain's list; only looked up where that decides."""
+    unfailing: bool = False
+
+
 class Unknown(Record, frozen=True):
     """An address of a domain of ours that leads nowhere."""
 
@@ -269,5 +338,5 @@ class Empty(Record, frozen=True):
     address: str
 
 
-Resolved = Local | Alias | Unknown | NotOurs | Empty
+Resolved = Local | Alias | Gateway | Unknown | NotOurs | Empty
 """What an address of an envelope means here."""

@@ -18,6 +18,7 @@ from postroad.store.account_records import (
     Credential,
     Domain,
     Empty,
+    Gateway,
     Local,
     NotOurs,
     Resolved,
@@ -50,7 +51,9 @@ LIST_PAGE: Final = 1000
 
 # One statement for all an envelope address can mean; the address with and without its tag are asked for together.
 _MEANING: Final = (
-    "SELECT 0, name, id, postmaster, catch_all, 0, 0, 0 FROM domains WHERE name = ?"
+    "SELECT 0, CASE next_hop WHEN '' THEN '' ELSE recipient_check || ' ' || in_doubt || ' ' || next_hop END,"
+    " id, postmaster, catch_all, 0, 0, CASE recipient_check WHEN 'list' THEN"
+    " (SELECT count(*) FROM gateway_recipients WHERE address_key IN (?, ?)) ELSE 0 END FROM domains WHERE name = ?"
     " UNION ALL SELECT 1, address_key, id, address, '', quota_bytes, used_bytes, state FROM accounts"
     " WHERE address_key IN (?, ?)"
     " UNION ALL SELECT 2, address_key, 0, target, '', 0, 0, 0 FROM aliases WHERE address_key IN (?, ?)"
@@ -60,7 +63,7 @@ _ANYBODY: Final = (
     "SELECT id, address, address_key, quota_bytes, used_bytes FROM accounts WHERE state = 0"
     " ORDER BY CASE WHEN domain = (SELECT id FROM domains WHERE name = ?) THEN 0 ELSE 1 END, id LIMIT 1"
 )
-_DOMAIN: Final = "SELECT id, name, postmaster, catch_all, created_us FROM domains"
+_DOMAIN: Final = "SELECT id, name, postmaster, catch_all, created_us, next_hop, recipient_check, in_doubt FROM domains"
 _ACCOUNT: Final = "SELECT id, address, address_key, quota_bytes, used_bytes, messages, state, created_us FROM accounts"
 _CREDENTIAL: Final = (
     "SELECT a.id, a.address, a.address_key, a.quota_bytes, a.used_bytes, a.messages, a.state, a.created_us, c.argon2,"
@@ -109,7 +112,8 @@ class Directory:
 
     async def recipient(self, address: Address, delimiter: str = "+") -> Resolved:
         """What a recipient address means, in this order: account, alias, the same without its tag, postmaster and
-        abuse, the domain's catch-all; one step only, so an `Alias` has its targets as they are written.
+        abuse, the domain's catch-all; one step only, so an `Alias` has its targets as they are written. In a gateway
+        domain whoever is no account or alias is a `Gateway`, postmaster too unless somebody here was named for it.
 
         A catch-all that leads to an address nobody has is not followed here: expanding is `flow.local`'s part.
         """
@@ -119,17 +123,31 @@ class Directory:
         key = address.key
         user, tag = _untagged(key[: -len(domain) - 1], delimiter)
         plain = f"{user}@{domain}" if tag else key
-        rows = await self._rows(_MEANING, (domain, key, plain, key, plain))
+        rows = await self._rows(_MEANING, (key, plain, domain, key, plain, key, plain))
         if not rows or rows[0][0]:
             return self._not_ours(domain)
         if len(rows) > 1:
             found = _named(rows, key, "") or _named(rows, plain, tag)
             if found is not None:
                 return found
-        _, _, _, postmaster, catch_all, _, _, _ = rows[0]
-        if user in REQUIRED:
+        _, gateway, _, postmaster, catch_all, _, _, listed = rows[0]
+        required = user in REQUIRED
+        if gateway and not (required and postmaster):
+            check, in_doubt, next_hop = gateway.split(" ", 2)
+            return Gateway(str(address), key, domain, next_hop, check, in_doubt, listed > 0, required)
+        if required:
             return await self._required(user, key, domain, postmaster)
         return Alias(key, [catch_all], "catch-all") if catch_all else Unknown(str(address))
+
+    async def next_hop(self, domain: str) -> str:
+        """Where a gateway domain's mail is passed to, as a text of `values.next_hop`; empty for every other domain."""
+        rows = await self._rows("SELECT next_hop FROM domains WHERE name = ?", (domain,))
+        return rows[0][0] if rows else ""
+
+    async def was_taken(self, gateway: Gateway) -> bool:
+        """Whether the host of a gateway domain has ever taken this recipient."""
+        sql = "SELECT 1 FROM gateway_known WHERE address_key = ? AND next_hop = ?"
+        return bool(await self._rows(sql, (gateway.key, gateway.next_hop)))
 
     async def bare_postmaster(self) -> Resolved:
         """Whom `<Postmaster>` without a domain means: the postmaster of the domain that was added first."""
@@ -189,6 +207,15 @@ class Directory:
             params.append(domain)
         rows = await self._rows(f"{_ACCOUNT}{where} ORDER BY address_key LIMIT {LIST_PAGE}", params)
         return [_account(row) for row in rows]
+
+    async def gateway_recipients(self, domain: str, after: str = "") -> list[str]:
+        """A page of a gateway domain's list, ordered; `after` is the last key of the page before."""
+        rows = await self._rows(
+            "SELECT address_key FROM gateway_recipients WHERE domain = (SELECT id FROM domains WHERE name = ?)"
+            f" AND address_key > ? ORDER BY address_key LIMIT {LIST_PAGE}",
+            (domain, after),
+        )
+        return [key for (key,) in rows]
 
     async def aliases(self, domain: str = "", after: str = "") -> list[AliasEntry]:
         """A page of aliases (of one domain, or all) ordered by key, each with all its targets."""

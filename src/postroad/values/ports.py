@@ -77,3 +77,5 @@ class Target:
     host: str
     addresses: Sequence[str]
     port: int
+    lmtp: bool = False
+    """It speaks LMTP (RFC 2033)."""

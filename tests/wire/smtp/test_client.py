@@ -541,3 +541,44 @@ def test_a_server_that_talks_without_end_during_the_content_is_lost() -> None:
     played = Played([*FULL, begin(BOB), b"250 Ok\r\n250 Ok\r\n354 Go\r\n", b"250 Ok\r\n" * 9_000])
     assert played.lost.stage == "content"
     assert played.codes == [421]
+
+
+# -- asking without sending ------------------------------------------------------------------------------------------
+
+QUESTION = b"MAIL FROM:<>\r\nRCPT TO:<bob@b.test>\r\nRCPT TO:<carol@b.test>\r\n"
+
+
+def ask(*recipients: Address) -> Step:
+    return lambda machine: machine.ask(recipients)
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_a_question_ends_with_its_last_recipient_and_leaves_nothing_behind(lmtp: bool) -> None:
+    played = play(
+        *FULL,
+        ask(BOB, CAROL),
+        b"250 Ok\r\n550 5.1.1 Nobody\r\n250 Ok\r\n",
+        begin(BOB),
+        lmtp=lmtp,
+    )
+    result = played.result
+    assert [reply.code for reply in result.recipients] == [550, 250]
+    assert result.final is None
+    said = played.said.partition(b"\r\n")[2]
+    assert said.startswith(QUESTION + b"RSET\r\nMAIL FROM:")
+    assert b"DATA" not in said[: len(QUESTION)]
+
+
+def test_without_pipelining_a_question_is_asked_word_by_word() -> None:
+    played = play(*PLAIN, ask(BOB, CAROL), b"250 Ok\r\n", b"550 Nobody\r\n", b"450 Later\r\n", ask(BOB))
+    result = played.result
+    assert [reply.code for reply in result.recipients] == [550, 450]
+    assert played.said.endswith(QUESTION + b"RSET\r\n")
+
+
+def test_a_refused_null_sender_answers_no_recipient() -> None:
+    for opening in (PLAIN, FULL):
+        replies = b"550 No\r\n" + (b"503 First MAIL\r\n" * 2 if opening is FULL else b"")
+        result = play(*opening, ask(BOB, CAROL), replies).result
+        assert result.mail is not None
+        assert result.mail.code == 550

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,11 +15,11 @@ from postroad.values.address import Address
 from postroad.values.reply import Reply
 from postroad.wire.data import stuff
 from postroad.wire.smtp import events
-from postroad.wire.smtp.extensions import MX, SUBMISSION, SUBMISSIONS, Door
+from postroad.wire.smtp.extensions import LMTP, MX, SUBMISSION, SUBMISSIONS, Door
 from postroad.wire.smtp.limits import MachineLimits
 from postroad.wire.smtp.mode import Mode
 from postroad.wire.smtp.server import ServerMachine
-from tests.dialogs.runner import FakeSession
+from tests.dialogs.runner import NOW_US, FakeSession
 from tests.testdata import testdata
 
 OK = Reply(250, "2.0.0", "Ok")
@@ -392,7 +393,11 @@ lines = st.sampled_from(
         b"EHLO x\r\n",
         b"HELO x\r\n",
         b"MAIL FROM:<a@x.test>\r\n",
+        b"LHLO x\r\n",
         b"MAIL FROM:<> SIZE=3 BODY=8BITMIME\r\n",
+        b"MAIL FROM:<> BODY=BINARYMIME HOLDFOR=5\r\n",
+        b"XCLIENT ADDR=192.0.2.1 LOGIN=x\r\n",
+        b"XCLIENT ADDR=192.0.2.66\r\n",
         b"RCPT TO:<b@x.test>\r\n",
         b"RCPT TO:<nobody@x.test>\r\n",
         b"DATA\r\n",
@@ -418,7 +423,8 @@ lines = st.sampled_from(
         b"x" * 600,
     ]
 )
-doors = st.sampled_from([MX, SUBMISSION, SUBMISSIONS])
+EVERYTHING = replace(SUBMISSIONS, binarymime=True, future_release_s=60, xclient=True)
+doors = st.sampled_from([MX, SUBMISSION, SUBMISSIONS, LMTP, EVERYTHING])
 
 
 class WatchingSession(FakeSession):
@@ -452,7 +458,7 @@ class WatchingSession(FakeSession):
 @given(st.lists(st.one_of(lines, st.binary(max_size=12)), max_size=30), doors)
 def test_any_octets_lead_to_replies_and_never_to_an_exception(pieces: list[bytes], door: Door) -> None:
     """And RCPT, DATA and content only ever reach the session inside a transaction."""
-    machine = ServerMachine(hostname="mx.test", door=door)
+    machine = ServerMachine(hostname="mx.test", door=door, wall_us=lambda: NOW_US)
     machine.greet(Reply(220, "", "mx.test"))
     session = WatchingSession(machine)
     for piece in pieces:

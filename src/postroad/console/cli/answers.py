@@ -13,7 +13,9 @@ from postroad.store.account_records import (
     NO_ALIAS,
     NO_DOMAIN,
     NO_TARGET,
+    NOT_A_CHECK,
     NOT_A_DOMAIN,
+    NOT_A_HOP,
     NOT_A_QUOTA,
     NOT_AN_ADDRESS,
     WORDS,
@@ -30,6 +32,8 @@ _FIXES: Final = {
     NO_ACCOUNT: ("Look: postroad user list", NO_USER),
     NO_ALIAS: ("Look: postroad alias list", NO_USER),
     NO_TARGET: ("Look: postroad alias list", NOTHING),
+    NOT_A_HOP: ("LMTP needs a port that is not 25, or the path of a socket.", USAGE),
+    NOT_A_CHECK: ("See: postroad domain gateway --help", USAGE),
     NOT_A_QUOTA: ("Write it as 5GB, or none.", USAGE),
 }
 """What to do about each word, and the exit status."""

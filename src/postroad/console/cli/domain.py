@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, Final, TextIO, cast
 
 import click
 
-from postroad.console.cli.answers import demand
+from postroad.console.cli.answers import USAGE, demand
 from postroad.console.cli.exits import Trouble
 from postroad.console.cli.place import Place, place_options
 from postroad.console.cli.show import confirm, count, json_option, print_json, print_rows, wall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from postroad.store.account_records import Domain, GatewayRecipients
 
 
 @click.group()
@@ -21,6 +26,7 @@ def domain() -> None:
       postroad domain add example.org
       postroad domain list
       postroad domain set example.org --catch-all anna@example.org
+      postroad domain gateway example.net --to mail.inside.example:25
       postroad domain remove example.org
     """
 
@@ -66,16 +72,35 @@ def list_(as_json: bool, place: Place) -> None:
         domains = cast(list[Domain], now(found.domains()))
     if as_json:
         rows = [
-            {"name": d.name, "postmaster": d.postmaster, "catch_all": d.catch_all, "created_us": d.created_us}
+            {
+                "name": d.name,
+                "postmaster": d.postmaster,
+                "catch_all": d.catch_all,
+                "created_us": d.created_us,
+                "gateway": {"to": d.next_hop, "check": d.check, "in_doubt": d.in_doubt} if d.next_hop else None,
+            }
             for d in domains
         ]
         print_json("domains/1", rows=rows)
         return
     print_rows(
-        ("domain", "postmaster", "catch-all", "since"),
-        [(d.name, d.postmaster or "first account", d.catch_all or "-", wall(d.created_us)) for d in domains],
+        ("domain", "postmaster", "catch-all", "passed to", "since"),
+        [
+            (
+                d.name,
+                _postmaster(d),
+                d.catch_all or "-",
+                f"{d.next_hop} by {d.check}" if d.next_hop else "-",
+                wall(d.created_us),
+            )
+            for d in domains
+        ],
         "No domain yet. Add one: postroad domain add example.org",
     )
+
+
+def _postmaster(found: Domain) -> str:
+    return found.postmaster or ("the host" if found.next_hop else "first account")
 
 
 @domain.command("set")
@@ -105,6 +130,136 @@ def set_(name: str, catch_all: str | None, postmaster: str | None, place: Place)
         if postmaster is not None:
             demand(call(domain_postmaster, Postmaster(name, postmaster)), f"{name} {postmaster}".strip())
             click.echo(f"Mail to postmaster@{name} and abuse@{name} goes to {postmaster or 'its first account'}.")
+
+
+@domain.command()
+@click.argument("name")
+@click.option("--to", "next_hop", metavar="HOST", help='"host:port", "lmtp:host:port" or "lmtp:/path".')
+@click.option("--check", type=click.Choice(["callout", "list", "all"]), help="How its recipients are checked.")
+@click.option("--in-doubt", type=click.Choice(["known", "accept", "defer"]), help="When the host cannot be asked.")
+@click.option("--off", is_flag=True, help="Keep the domain's mail here again.")
+@place_options
+def gateway(name: str, next_hop: str | None, check: str | None, in_doubt: str | None, off: bool, place: Place) -> None:
+    """Pass the mail of a domain to another host.
+
+    The recipients are asked of that host (callout), stand in a list
+    (postroad domain recipients), or are all taken. When the host cannot be
+    asked, those it took before are taken (known), all are (accept), or none
+    is (defer): their senders try again. Accounts and aliases of the domain
+    come first.
+
+    \b
+    Examples:
+      postroad domain gateway example.net --to mail.inside.example:25
+      postroad domain gateway example.net --to lmtp:/run/lmtp --check list
+      postroad domain gateway example.net --off
+    """
+    from postroad.console.cli.stores import changing
+    from postroad.store.account_records import DomainGateway
+    from postroad.store.gateways import domain_gateway
+
+    if off == (next_hop is not None) or (off and (check or in_doubt)):
+        raise click.UsageError("Say where its mail goes with --to, or end it with --off.")
+    change = DomainGateway(name, next_hop or "", check or "callout", in_doubt or "known")
+    with changing(place.data_dir()) as call:
+        demand(call(domain_gateway, change), f"{name} {next_hop or ''}".strip())
+    if off:
+        click.echo(f"Mail for {name} is not passed on any more.")
+        return
+    click.echo(f"Mail for {name} is passed to {next_hop} from now on, {_CHECKED[change.check]}.")
+    if change.check == "list":
+        click.echo(f"Next: postroad domain recipients {name} --add-from FILE")
+
+
+_CHECKED: Final = {
+    "callout": "when that host would take the recipient",
+    "list": "when its recipient stands in the list",
+    "all": "whoever its recipient is",
+}
+
+
+@domain.command()
+@click.argument("name")
+@click.option("--add-from", type=click.File("r", encoding="utf-8"), metavar="FILE", help='One a line; "-" reads here.')
+@click.option("--add", multiple=True, metavar="ADDRESS", help="Add one.")
+@click.option("--remove", "removed", multiple=True, metavar="ADDRESS", help="Take one away.")
+@json_option
+@place_options
+def recipients(
+    name: str, add_from: TextIO | None, add: tuple[str, ...], removed: tuple[str, ...], as_json: bool, place: Place
+) -> None:
+    """Show or change the list of a gateway domain's recipients.
+
+    A line of the file is an address; empty lines and those that begin with #
+    are passed over.
+
+    \b
+    Examples:
+      postroad domain recipients example.net
+      postroad domain recipients example.net --add-from people.txt
+      postroad domain recipients example.net --remove carl@example.net
+    """
+    from postroad.console.cli.stores import changing
+    from postroad.store.gateways import gateway_recipient_add, gateway_recipient_remove
+
+    domain_name = _domain_name(name)
+    added = [*add, *(text for line in add_from or () if (text := line.strip()) and not text.startswith("#"))]
+    if add_from is None and not added and not removed:
+        _show_recipients(domain_name, as_json, place)
+        return
+    _demand_addresses(domain_name, [*added, *removed])
+    with changing(place.data_dir()) as call:
+        for part in _slices(domain_name, added):
+            demand(call(gateway_recipient_add, part), name)
+        for part in _slices(domain_name, list(removed)):
+            demand(call(gateway_recipient_remove, part), name)
+    done = [f"{count(len(who), 'recipient')} {how}" for who, how in ((added, "added"), (removed, "removed")) if who]
+    click.echo(f"{' and '.join(done) or 'Nothing to add'}.")
+
+
+def _domain_name(name: str) -> str:
+    from postroad.values.address import AddressError, domain_to_ascii
+
+    try:
+        return domain_to_ascii(name)
+    except AddressError as error:
+        raise Trouble(f"{name}: {error.reason}.", "Write it as example.org.", exit_code=USAGE) from error
+
+
+def _demand_addresses(domain_name: str, texts: Iterable[str]) -> None:
+    """Looked at before the first slice is written: a list is added whole or not at all."""
+    from postroad.values.address import Address, AddressError
+
+    for text in texts:
+        try:
+            address = Address.parse(text, utf8=True)
+        except AddressError as error:
+            raise Trouble(f'"{text}": {error.reason}. Nothing was changed.', exit_code=USAGE) from error
+        if address.domain_ascii != domain_name:
+            raise Trouble(f"{text} is no address of {domain_name}. Nothing was changed.", exit_code=USAGE)
+
+
+def _slices(domain_name: str, addresses: list[str]) -> Iterable[GatewayRecipients]:
+    from postroad.store.account_records import GatewayRecipients
+    from postroad.store.units import ROWS_PER_UNIT
+
+    for start in range(0, len(addresses), ROWS_PER_UNIT):
+        yield GatewayRecipients(domain_name, addresses[start : start + ROWS_PER_UNIT])
+
+
+def _show_recipients(domain_name: str, as_json: bool, place: Place) -> None:
+    from postroad.console.cli.stores import directory, now
+
+    found: list[str] = []
+    with directory(place.data_dir()) as known:
+        if now(known.domain(domain_name)) is None:
+            raise Trouble(f"{domain_name} is not served here.", "Look: postroad domain list")
+        while page := cast("list[str]", now(known.gateway_recipients(domain_name, found[-1] if found else ""))):
+            found += page
+    if as_json:
+        print_json("recipients/1", rows=[{"address": key} for key in found])
+        return
+    print_rows(("recipient",), [(key,) for key in found], "The list is empty.")
 
 
 @domain.command()

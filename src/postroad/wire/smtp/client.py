@@ -92,6 +92,7 @@ class ClientMachine:
 
     __slots__ = (
         "_accepted",
+        "_asking",
         "_chunked",
         "_content_gone",
         "_data_reply",
@@ -118,6 +119,7 @@ class ClientMachine:
         "_sending",
         "_tls_wish",
         "in_transaction",
+        "peer",
         "tls",
     )
 
@@ -144,8 +146,11 @@ class ClientMachine:
         self._handshake = False
         self.tls = False
         """Whether TLS protects the session."""
+        self.peer = ""
+        """What the server calls itself, in lower case."""
         self.in_transaction = False
         """Whether `begin` was called and its `TransactionDone` has not come."""
+        self._asking = False
         self._recipients = 0
         self._accepted = 0
         self._chunked = False
@@ -208,6 +213,26 @@ class ClientMachine:
         if chunked:
             self._sending = True
             self._events.append(SendContent(stuffed=False, size=size))
+
+    def ask(self, recipients: Sequence[Address], *, smtputf8: bool = False) -> None:
+        """Open a transaction that ends with its last RCPT: would these be taken, from the null sender?
+
+        As with `begin`, `TransactionDone` tells, and nothing of the transaction is left for the next one.
+        Raises `ValueError` like `begin`.
+        """
+        if self.in_transaction or self._over or self._expected:
+            raise ValueError("no transaction may begin now")
+        plan: list[tuple[Stage, bytes]] = [("reset", b"RSET\r\n")] if self._dirty else []
+        plan.append(("mail", self._mail_line(None, 0, False, smtputf8, "", "")))
+        plan += [("rcpt", self._rcpt_line(recipient, smtputf8)) for recipient in recipients]
+        self._new_transaction(len(recipients), False)
+        self._asking = True
+        if self._extensions.pipelining:
+            for stage, line in plan:
+                self._send(stage, line)
+        else:
+            self._plan.extend(plan)
+            self._send_next()
 
     def content_sent(self) -> None:
         """The driver has written the whole content that `SendContent` asked for."""
@@ -327,6 +352,7 @@ class ClientMachine:
     def _take_hello(self, reply: Reply) -> None:
         if reply.code == 250:
             texts = (*reply.lines, reply.text)
+            self.peer = texts[0].partition(" ")[0].lower()
             self._extensions = read_extensions(texts[1:]) if self._esmtp else NO_EXTENSIONS
             self._after_hello()
         elif reply.permanent and self._esmtp and not self._lmtp and not self.tls:
@@ -466,7 +492,12 @@ class ClientMachine:
         self._rcpt_replies.append(reply)
         if reply.code < 300:
             self._accepted += 1
-        if len(self._plan) == 1 and not self._has_takers():
+        if self._asking:
+            if len(self._rcpt_replies) == self._recipients:
+                self._end_transaction()
+            else:
+                self._send_next()
+        elif len(self._plan) == 1 and not self._has_takers():
             # RFC 5321 section 4.1.1.4: there is nothing to send when no recipient was accepted
             self._plan.clear()
             self._end_transaction()
@@ -513,7 +544,8 @@ class ClientMachine:
         # RSET behind a failed BDAT: RSET goes in front of the next MAIL.
         self._dirty = not self._finals or (self._chunked and self._finals[0].code >= 300)
         self.in_transaction = False
-        result = TransactionResult(self._mail_reply, self._fates(None), final)
+        finals = self._finals if self._lmtp else []
+        result = TransactionResult(self._mail_reply, self._fates(None), final, finals=finals)
         self._events.append(TransactionDone(result))
 
     def _fates(self, otherwise: Reply | None) -> list[Reply]:
@@ -534,6 +566,7 @@ class ClientMachine:
         return fates + [otherwise or _LOST] * (self._recipients - len(fates))
 
     def _new_transaction(self, recipients: int, chunked: bool) -> None:
+        self._asking = False
         self._recipients = recipients
         self._accepted = 0
         self._chunked = chunked
@@ -567,7 +600,8 @@ class ClientMachine:
             refusal = reply if reply is not None and reply.code >= 400 else None
             fates = self._fates(refusal or _LOST.with_text(f"Connection lost at {stage}: {why}"))
             unsure = self._content_gone and refusal is None and stage == "final"
-            self._events.append(TransactionDone(TransactionResult(self._mail_reply, fates, refusal, unsure)))
+            finals = self._finals if self._lmtp else []
+            self._events.append(TransactionDone(TransactionResult(self._mail_reply, fates, refusal, unsure, finals)))
         self._events.append(Lost(stage, why, reply))
 
 

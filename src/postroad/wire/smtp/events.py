@@ -292,6 +292,8 @@ class TransactionResult:
     """The reply to the content (or the one that refused DATA); None when it did not come to that."""
     unsure: bool = False
     """The content was sent whole and its reply never came: the server may or may not have the message."""
+    finals: list[Reply] = field(default_factory=list)
+    """LMTP: the replies to the content, one for each recipient that was accepted."""
 
 
 @dataclass(slots=True)
