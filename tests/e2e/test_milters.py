@@ -211,7 +211,7 @@ def test_rspamd_adds_its_fields(filtered: LiveServer) -> None:
     mail = message_from_bytes(kept(filtered, "ham"))
     assert re.match(r"(Yes|No), score=", mail["X-Spam-Status"])
     assert mail["X-Spam"] is None
-    assert mail.get_payload().strip() == "Hello."
+    assert str(mail.get_payload()).strip() == "Hello."
 
 
 def test_rspamd_refuses_spam_and_nothing_of_it_is_kept(filtered: LiveServer) -> None:

@@ -138,7 +138,10 @@ class _Keeping:
         draft = self._service.spool.draft()
         self._transaction.draft = draft
         self._transaction.eightbit = not body.isascii()
-        draft.write(old.header)
+        header = old.header
+        draft.write(header)
+        if not header.endswith(b"\r\n\r\n") and header != b"\r\n":
+            draft.write(b"\r\n")  # it had no body, and so no empty line
         old.discard()
         view = memoryview(body)
         for start in range(0, len(body), PIECE):

@@ -19,6 +19,7 @@ from postroad.serve.eager import run_eagerly
 from postroad.values.address import Address
 from postroad.values.errors import StoreBroken
 from postroad.values.facts import Content, Facts, Stage
+from postroad.values.reply import Reply
 from postroad.values.verdict import NO_CHANGES, Changes, Ruling, Verdict
 from postroad.wire.milter.words import Steps
 from tests.fakes.lookup import FakeLookup
@@ -346,6 +347,40 @@ async def test_all_changes_of_a_message() -> None:
         recipients_removed=(BOB,),
         quarantine="odd",
     )
+
+
+async def test_large_new_body_comes_whole() -> None:
+    chunk = b"x" * 998 + b"\r\n"
+    async with FakeMilter(EOM=body(chunk * 60) * 15 + CONTINUE) as milter:
+        asked = milters(milter)
+        verdict = await go(asked)
+        asked.ended(7)
+    assert verdict.changes.body == chunk * 900
+
+
+async def test_refused_recipients_are_told_to_who_wants_to_know() -> None:
+    wants = FakeMilter(RCPT=[CONTINUE, REJECT, CONTINUE], steps=int(Steps.REFUSED_RCPT))
+    async with wants, FakeMilter() as other:
+        asked = milters(wants, other)
+        await go(asked, STAGES[:4])
+        await asked.refused(replace(facts(Stage.RCPT), recipient=CARL), Reply(550, "5.1.1", "No such user"))
+        assert (await go(asked, STAGES[3:])).passes
+        asked.ended(7)
+    assert wants.told("RCPT") == [b"<bob@example.org>\0", b"<carl@example.org>\0", b"<bob@example.org>\0"]
+    assert wants.macros[3][1] == {"{rcpt_addr}": "No such user", "{rcpt_host}": "5.1.1", "{rcpt_mailer}": "error"}
+    assert other.told("RCPT") == [b"<bob@example.org>\0"] * 2
+
+
+async def test_unknown_commands_are_told_and_may_be_answered() -> None:
+    async with FakeMilter(UNKNOWN=[CONTINUE, reply("500 5.5.1 Not here"), Drop()]) as milter:
+        asked = milters(milter)
+        await go(asked, STAGES[:2])
+        said = [await asked.unknown(7, b"XYZZY 1") for _ in range(4)]
+        assert (await go(asked, STAGES[2:])).passes
+        asked.ended(7)
+    assert [str(one.say) for one in said if one is not None] == ["None", "500 5.5.1 Not here", "None", "None"]
+    assert milter.told("UNKNOWN") == [b"XYZZY 1\0"] * 3
+    assert await asked.unknown(7, b"XYZZY") is None
 
 
 async def test_each_milter_sees_what_those_before_it_changed() -> None:

@@ -90,3 +90,9 @@ def test_new_body_with_a_bare_cr_is_refused(octets: bytes) -> None:
     """Class E1: no octet of it can end the message elsewhere."""
     with pytest.raises(MilterError):
         wire_body(octets)
+
+
+@pytest.mark.parametrize("block", [b"A: 1\r\n", b"A: 1"])
+def test_new_body_stands_behind_an_empty_line(block: bytes) -> None:
+    message = EditedMessage(EditedHeader(block), ANNA, [BOB]).changed([ReplaceBody(b"x\r\n")], leading_space=False)
+    assert message.header.block == b"A: 1\r\n\r\n"

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from postroad.config import Config
@@ -109,6 +110,22 @@ class Milters:
         sessions = [MilterSession(place, self._patience, self._lookup, body_max=self._body_max) for place in places]
         return MilterRun(sessions, hostname=self._hostname, lookup=self._lookup, on_failure=self._on_failure)
 
+    async def refused(self, facts: Facts, reply: Reply) -> None:
+        """Tells a recipient that others have refused, to the milters that want to know (SMFIP_RCPT_REJ).
+
+        `facts` are those of RCPT; what the milters answer changes nothing.
+        """
+        run = self._runs.get(facts.session)
+        if run is not None:
+            await asyncio.get_running_loop().create_task(run.refused(facts, reply))
+
+    async def unknown(self, session: int, line: bytes) -> Verdict | None:
+        """What the milters say of a command line that SMTP does not know; None where it is not theirs to say."""
+        run = self._runs.get(session)
+        if run is None:
+            return None
+        return await asyncio.get_running_loop().create_task(run.unknown(line))
+
     def ended(self, session: int) -> None:
         """The SMTP session is over: its milters are told."""
         run = self._runs.pop(session, None)
@@ -151,12 +168,46 @@ class MilterRun:
         """What they say; a refusal or failure of one spares the others."""
         if self._standing is not None:
             return self._standing
-        self._deadline = asyncio.get_running_loop().time() + STAGE_MAX_S
-        try:
+        with self._stage():
             self._client = self._client or await self._introduced(facts)
             if facts.stage is Stage.MESSAGE:
                 return await self._message(facts)
             return await self._command(facts)
+
+    async def refused(self, facts: Facts, reply: Reply) -> None:
+        """Tells a refused recipient; MILTER_README says how: its mailer is "error", the rest is the reply."""
+        told = {"{rcpt_mailer}": "error", "{rcpt_host}": reply.enhanced, "{rcpt_addr}": reply.text}
+        with self._stage():
+            for one in self._listening():
+                one.session.macros |= told
+                try:
+                    await one.session.rcpt(str(facts.recipient), self._deadline, refused=True)
+                except MilterFailed as failure:
+                    self._fail(one, str(failure))
+
+    async def unknown(self, line: bytes) -> Verdict:
+        """The first refusal of an unknown command, which only words the reply to it."""
+        with self._stage():
+            for one in self._listening():
+                try:
+                    answer = await one.session.unknown(line, self._deadline)
+                except MilterFailed as failure:
+                    self._fail(one, str(failure))
+                    continue
+                verdict = self._judged(one, answer, Stage.RCPT)  # about this one command, whatever the stage is
+                if not verdict.passes:
+                    return verdict
+        return ACCEPTED
+
+    def _listening(self) -> list[_Asked]:
+        return [one for one in self._asked if one.session.open and not (one.failed or one.session.machine.over)]
+
+    @contextmanager
+    def _stage(self) -> Iterator[None]:
+        """One stage with its time; whoever was told meanwhile that the session is over leaves nothing open."""
+        self._deadline = asyncio.get_running_loop().time() + STAGE_MAX_S
+        try:
+            yield
         finally:
             if self._closed:
                 self.close()

@@ -66,6 +66,7 @@ class EditedMessage:
         for change in changes:
             if isinstance(change, ReplaceBody):
                 other.body = wire_body(change.chunk)
+                other.header.end()
             elif isinstance(change, AddHeader | InsertHeader | ChangeHeader):
                 other._change_header(change, b"" if leading_space else b" ")
             else:

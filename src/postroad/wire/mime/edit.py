@@ -88,6 +88,13 @@ class EditedHeader:
         names = [*(name for name, _ in self._above), *self._names]
         return [_parted(field) for name, field in zip(names, octets, strict=True) if name]
 
+    def end(self) -> None:
+        """Gives the block its empty line where it has none: a body will follow."""
+        if not self._end:
+            if self._fields and not self._fields[-1].endswith(b"\n"):
+                self._fields[-1] += b"\r\n"
+            self._end = b"\r\n"
+
     # -- changing ----------------------------------------------------------------------------------------------------
 
     def add(self, name: bytes, value: bytes) -> None:
