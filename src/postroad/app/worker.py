@@ -21,7 +21,7 @@ from postroad.flow.outside import Outside
 from postroad.flow.runner import Runner
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
-from postroad.rules.ports import Ports
+from postroad.rules.ports import NOBODY, Ports
 from postroad.serve.admission import Admission
 from postroad.serve.conversation import Watch
 from postroad.serve.counters import SessionCounters
@@ -36,6 +36,7 @@ from postroad.serve.logs import log_line, make_journal
 from postroad.serve.mailstore import Mailstore
 from postroad.serve.metrics import meters_file
 from postroad.serve.passwords import Passwords
+from postroad.serve.policy import UserPolicy
 from postroad.serve.pop3 import Pop3Service
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service as SmtpService
@@ -72,10 +73,13 @@ class Parts:
     callouts: Callout
     outside: Outside
     maildrop: Maildrop | None = None
+    policy: UserPolicy | None = None
     grace: float = GRACE_S
 
     def reload(self) -> None:
-        """Use new certificates for new connections; broken ones leave the old in use."""
+        """Use new certificates and a new policy; broken ones leave the old in use."""
+        if self.policy is not None:
+            self.policy.reload()
         try:
             self.tls.reload()
         except (OSError, ValueError) as error:
@@ -94,6 +98,8 @@ class Parts:
             left = len(self.watch.conversations)
             log_line("warning", "ending although some are still busy", busy=busy, connections=left)
         self.watch.stop()
+        if self.policy is not None:
+            self.policy.stop()
         self.fullness.stop()
         self.mailbox_watch.stop()
         await self.callouts.close()
@@ -171,6 +177,7 @@ async def build_worker(errand: Errand) -> Parts:
     counters = SessionCounters(meters)
     share = max(1, config.limits.connections // errand.workers)
     admission = Admission(share, config.limits.connections_per_address)
+    policy = UserPolicy(config.policy, meters) if config.policy.file else None
     everybody = allowed(config.sending)
     smtp = SmtpService(
         hostname=config.hostname,
@@ -190,7 +197,11 @@ async def build_worker(errand: Errand) -> Parts:
         submissions=Submissions(everybody),
         full=fullness,
         gates=make_gates(
-            Ports(allowances=Allowances(Spendings(reader), everybody, clock), milters=make_milters(config, clock))
+            Ports(
+                allowances=Allowances(Spendings(reader), everybody, clock),
+                milters=make_milters(config, clock),
+                policy=policy or NOBODY,
+            )
         ),
     )
     limits = MachineLimits(
@@ -245,6 +256,8 @@ async def build_worker(errand: Errand) -> Parts:
     mailbox_watch.start()
     runner.start()
     watch.start()
+    if policy is not None:
+        policy.start()
     await doors.open(adopt(errand.listeners))
     maildrop = None
     if config.local.maildrop and errand.number == 0:
@@ -264,7 +277,7 @@ async def build_worker(errand: Errand) -> Parts:
         maildrop.start()
     return Parts(
         store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch, callouts,
-        outside, maildrop=maildrop,
+        outside, maildrop=maildrop, policy=policy,
     )  # fmt: skip
 
 

@@ -87,7 +87,7 @@ class Milter(Section, frozen=True):
     """What becomes of a message about which a milter could not be asked: "tempfail", "accept" or "reject"."""
     timeout_connect_s: Seconds = 10.0
     timeout_command_s: Seconds = 20.0
-    timeout_content_s: Seconds = 25.0
+    timeout_content_s: Seconds = 20.0
 
 
 class Relay(Section, frozen=True):
@@ -142,6 +142,16 @@ class Dns(Section, frozen=True):
     timeout_s: Seconds = 5.0
 
 
+class Policy(Section, frozen=True):
+    """The administrator's own rules in Python: docs/policy.md."""
+
+    file: str = ""
+    """Path of a `policy.py`; empty: there is none."""
+    undecided: str = "defer"
+    """What becomes of mail when it hangs or fails: "defer" (it waits) or "accept" (it is only noted)."""
+    timeout_s: Seconds = 2.0
+
+
 class Limits(Section, frozen=True):
     """Every limit a peer can meet; `docs/limits.md` says the reason of each."""
 
@@ -192,6 +202,7 @@ class Config(Section, frozen=True):
     sending: Sending = Sending()
     retry: Retry = Retry()
     dns: Dns = Dns()
+    policy: Policy = Policy()
     limits: Limits = Limits()
     log: Log = Log()
     recipient_delimiter: str = "+"

@@ -42,8 +42,11 @@ _USUAL_PORTS: Final = SERVICES | {"metrics": 9925, "http": 80, "alpn": 443}
 
 LOG_FORMATS: Final = ("auto", "text", "json")
 MILTER_FAILURES: Final = ("tempfail", "accept", "reject")
-MILTER_PATIENCE_S: Final = 25.0
-"""A command is answered within 30 s, for the reason of RFC 1047: nobody hears of a milter that takes longer."""
+MILTER_PATIENCE_S: Final = 20.0
+"""A command is answered within 30 s, for the reason of RFC 1047, and others need some of them too."""
+UNDECIDED: Final = ("defer", "accept")
+POLICY_MOST_S: Final = 10.0
+"""A policy that may take longer would use up what a final dot may take, which other checks need too."""
 DELIMITERS: Final = "+-_=.#~"
 DAY_S: Final = 86400.0
 RECIPIENTS_LEAST: Final = 100
@@ -381,6 +384,19 @@ _ASKED: Final = (
 )
 
 
+def _policy(config: Config) -> Iterator[Complaint]:
+    policy = config.policy
+    if policy.file and (not policy.file.startswith("/") or "\0" in policy.file):
+        fix = 'Write it as "/etc/postroad/policy.py"'
+        yield Complaint(("policy", "file"), f'"{policy.file}" is not an absolute path', fix)
+    if policy.undecided not in UNDECIDED:
+        fix = 'Write "defer" (mail waits) or "accept" (it is only noted)'
+        yield Complaint(("policy", "undecided"), f'"{policy.undecided}" says nothing about doubts', fix)
+    if policy.timeout_s > POLICY_MOST_S:
+        what = f"{policy.timeout_s:g} seconds are longer than a session can wait"
+        yield Complaint(("policy", "timeout_s"), what, f"Write {POLICY_MOST_S:g} or less")
+
+
 def _log(config: Config) -> Iterator[Complaint]:
     if config.log.format not in LOG_FORMATS:
         meant = closest(config.log.format, LOG_FORMATS)
@@ -412,6 +428,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _sending,
     _retry,
     _dns,
+    _policy,
     _limits,
     _log,
 )

@@ -176,7 +176,7 @@ class Supervisor:
         self._reached.set()
 
     def _reload(self) -> None:
-        log_line("info", "reloading certificates")
+        log_line("info", "reloading certificates and policy")
         for child in self._children.values():
             if child is not self._store:
                 child.tell("reload")

@@ -35,8 +35,8 @@ from postroad.wire.mime.headers import HeaderTooLarge
 
 log = logging.getLogger(__name__)
 
-STAGE_MAX_S: Final = 25.0
-"""Seconds that all milters together have at one stage: a command is answered within 30 s, and the commit needs some."""
+STAGE_MAX_S: Final = 20.0
+"""Seconds that all milters together have at one stage: the rest of the 30 s of a command is for other checks."""
 
 FAILED: Final = Reply(451, "4.7.1", "A mail filter of this server does not answer. Please retry; nothing was kept.")
 FAILED_FOR_GOOD: Final = Reply(550, "5.7.1", "A mail filter of this server does not answer, and none passes without.")
