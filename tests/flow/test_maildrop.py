@@ -15,7 +15,8 @@ import pytest
 
 from postroad.console.sendmail_drop import leave
 from postroad.flow import maildrop as module
-from postroad.flow.intake import Arrival, Destinations, Taken
+from postroad.flow.destinations import Destinations
+from postroad.flow.intake import Arrival, Taken
 from postroad.flow.local import Plan
 from postroad.flow.local_users import SenderRules, local_user
 from postroad.flow.maildrop import Maildrop, prepare_folder
