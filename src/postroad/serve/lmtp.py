@@ -13,26 +13,18 @@ from postroad.serve.smtp_message import Kept
 from postroad.serve.smtp_transaction import Planned, Transaction
 from postroad.store.records import OVER_QUOTA as FULL
 from postroad.values.reply import Reply
-from postroad.wire.smtp import events as on
 
 
 class LmtpSession(SmtpSession):
     """One neighbour delivering."""
 
-    __slots__ = ("_given",)
+    __slots__ = ()
 
-    async def content_end(self, event: on.ContentEnd) -> None:
-        """As at the MX; who was given is kept, because policy may change the envelope before the answer."""
-        assert self._transaction is not None
-        self._given = list(self._transaction.planned)
-        await super().content_end(event)
-
-    def _answer_kept(self, kept: Kept) -> None:
+    def _answer_kept(self, kept: Kept, given: tuple[Planned, ...]) -> None:
         # RFC 2033 section 4.2: one reply for each previously successful RCPT command, in their order
         taken = kept.taken
-        self.machine.answer_all(
-            [kept.reply if taken is None else self._outcome(one, kept.reply, taken) for one in self._given]
-        )
+        replies = [kept.reply if taken is None else self._outcome(one, kept.reply, taken) for one in given]
+        self.machine.answer_all(replies)
 
     def _outcome(self, one: Planned, reply: Reply, taken: Taken) -> Reply:
         """The reply of one recipient: refused when no place that it leads to has taken the message."""

@@ -33,7 +33,7 @@ from postroad.serve.refusals import Refusals
 from postroad.serve.sasl_exchange import Circumstances
 from postroad.serve.smtp_login import CHALLENGE, SmtpLogin
 from postroad.serve.smtp_message import Kept, keep
-from postroad.serve.smtp_transaction import Transaction
+from postroad.serve.smtp_transaction import Planned, Transaction
 from postroad.serve.tarpit import hold_s, pays
 from postroad.store.account_records import Account
 from postroad.store.spool import Spool
@@ -506,10 +506,11 @@ class SmtpSession:
         # From here on the message goes its way, whatever becomes of the client.
         transaction = self._begin_content()
         self._transaction = None
+        given = tuple(transaction.planned) if self.machine.lmtp else ()  # policy may change the envelope
         kept = await keep(self, transaction)
         if self.machine.closed:
             return
-        self._answer_kept(kept)
+        self._answer_kept(kept, given)
         if self._draining:
             self.machine.close_with(GOING_DOWN)
 
@@ -548,8 +549,8 @@ class SmtpSession:
         """Whether what a mail program left out of a message is added: RFC 6409 section 8 lets submission servers."""
         return self.door not in WORLD and self.door != "local"
 
-    def _answer_kept(self, kept: Kept) -> None:
-        """Say what became of the message."""
+    def _answer_kept(self, kept: Kept, given: tuple[Planned, ...]) -> None:
+        """Say what became of the message; `given` are the recipients at a door that answers each of them."""
         self.machine.answer(kept.reply)
 
     # -- policy ------------------------------------------------------------------------------------------------------
