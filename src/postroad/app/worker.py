@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from postroad.app.gates import OwnSenders, make_gates
+from postroad.app.gates import OwnSenders, make_gates, make_milters
 from postroad.flow.allowance import Allowances, allowed
 from postroad.flow.callout import Callout
 from postroad.flow.intake import Intake
@@ -224,6 +224,7 @@ async def build_worker(errand: Errand) -> Parts:
             Ports(
                 senders=OwnSenders(directory, config.recipient_delimiter),
                 allowances=Allowances(Spendings(reader), everybody, clock),
+                milters=make_milters(config, clock),
                 policy=policy or NOBODY,
             )
         ),

@@ -82,6 +82,20 @@ class Local(Section, frozen=True):
     """More senders of a user: {"www-data" = "shop@example.org @shop.example.org"}."""
 
 
+class Milter(Section, frozen=True):
+    """Mail filters of others that speak the milter protocol: docs/milters.md."""
+
+    mx: tuple[str, ...] = ()
+    """Asked in this order about mail from the world: "inet:host:port" or "unix:/path"."""
+    submission: tuple[str, ...] = ()
+    """Asked about mail from our users: `submission`, `submissions` and `local`."""
+    on_failure: str = "tempfail"
+    """What becomes of a message about which a milter could not be asked: "tempfail", "accept" or "reject"."""
+    timeout_connect_s: Seconds = 10.0
+    timeout_command_s: Seconds = 20.0
+    timeout_content_s: Seconds = 20.0
+
+
 class Relay(Section, frozen=True):
     """How mail for other domains leaves, and who may hand it in without a login."""
 
@@ -208,6 +222,7 @@ class Config(Section, frozen=True):
     tls: Tls = Tls()
     acme: Acme = Acme()
     local: Local = Local()
+    milter: Milter = Milter()
     relay: Relay = Relay()
     sending: Sending = Sending()
     retry: Retry = Retry()

@@ -18,6 +18,7 @@ from postroad.config.endpoints import (
     is_address,
     is_hostname,
     parse_endpoint,
+    parse_milter,
     parse_nameserver,
 )
 from postroad.config.problems import Complaint, closest
@@ -40,6 +41,9 @@ LOGIN_SERVICES: Final = ("submission", "imap", "pop3")
 _USUAL_PORTS: Final = SERVICES | {"lmtp": 24, "metrics": 9925, "http": 80, "alpn": 443}
 
 LOG_FORMATS: Final = ("auto", "text", "json")
+MILTER_FAILURES: Final = ("tempfail", "accept", "reject")
+MILTER_PATIENCE_S: Final = 20.0
+"""A command is answered within 30 s, for the reason of RFC 1047, and others need some of them too."""
 UNDECIDED: Final = ("defer", "accept")
 POLICY_MOST_S: Final = 10.0
 """A policy that may take longer would use up what a final dot may take, which other checks need too."""
@@ -270,6 +274,31 @@ def _local(config: Config) -> Iterator[Complaint]:
                 yield Complaint(("local", "senders", user), what, fix)
 
 
+def _milter(config: Config) -> Iterator[Complaint]:
+    """Places that can be called, and patience that ends before the client's."""
+    milter = config.milter
+    for name in ("mx", "submission"):
+        seen: set[str] = set()
+        for text in getattr(milter, name):
+            try:
+                place = str(parse_milter(text))
+            except ValueError as error:
+                yield _said(("milter", name), error)
+                continue
+            if place in seen:
+                yield Complaint(("milter", name), f"{text} stands there twice", "Name each milter once")
+            seen.add(place)
+    if milter.on_failure not in MILTER_FAILURES:
+        meant = closest(milter.on_failure, MILTER_FAILURES)
+        fix = f'Did you mean "{meant}"?' if meant else 'Write "tempfail", "accept" or "reject"'
+        yield Complaint(("milter", "on_failure"), f'"{milter.on_failure}" is no way to go on', fix)
+    for name in ("timeout_connect_s", "timeout_command_s", "timeout_content_s"):
+        seconds = getattr(milter, name)
+        if seconds > MILTER_PATIENCE_S:
+            what = f"{seconds:g} s is longer than a client is kept waiting for the answer to one command"
+            yield Complaint(("milter", name), what, f"Write {MILTER_PATIENCE_S:g} or less")
+
+
 def _who_may_relay(config: Config) -> Iterator[Complaint]:
     path = ("relay", "relay_from")
     for text in config.relay.relay_from:
@@ -440,6 +469,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _proxies,
     _tls,
     _local,
+    _milter,
     _acme,
     _who_may_relay,
     _next_hops,

@@ -67,6 +67,8 @@ class Arrival:
     """The client hears of every recipient by itself, so nothing waits for a mailbox that is full."""
     quarantine: str = ""
     """Why it is held instead of delivered."""
+    above: bytes = b""
+    """Fields that go above our Received line, each with its CRLF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class Intake:
             return refusal
         now_us = self._clock.wall_us()
         ident = ident or self._ids.make(now_us)
-        received = self._received(ident, now_us, envelope, arrival)
+        received = arrival.above + self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
         sending = submission.sending(self._repetition(now_us, arrival)) if submission is not None else None
         content = (received + header, body, body_file, size)

@@ -60,6 +60,10 @@ WORDS: Final = {
     "policy not running": "policy.py could not be loaded, or is being started again after it ended at once",
     # form
     "no header": "the message has no header field at all",
+    # milters
+    "milter refused": "a mail filter of this server refused the client, the sender, the recipient or the message",
+    "milter deferred": "a mail filter of this server asked to come back later, as greylisting does",
+    "milter failed": "a mail filter could not be asked: it is not there, is silent, hung up or broke the protocol",
     # checks in general
     "check failed": "a check broke down; nothing was decided by it",
 }

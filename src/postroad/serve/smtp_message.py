@@ -165,7 +165,10 @@ class _Keeping:
         draft = self._service.spool.draft()
         self._transaction.draft = draft
         self._transaction.eightbit = not body.isascii()
-        draft.write(old.header)
+        header = old.header
+        draft.write(header)
+        if not header.endswith(b"\r\n\r\n") and header != b"\r\n":
+            draft.write(b"\r\n")  # it had no body, and so no empty line
         old.discard()
         view = memoryview(body)
         for start in range(0, len(body), PIECE):
@@ -194,10 +197,10 @@ class _Keeping:
 
     def _arrival(self) -> Arrival:
         arrival, changes = self._session.arrival(self._transaction), self._changes
-        if not (changes.discard or changes.quarantine):
+        if not (changes.discard or changes.quarantine or changes.above):
             return arrival
         discarded = "policy said so" if changes.discard else ""
-        return replace(arrival, discarded=discarded, quarantine=changes.quarantine)
+        return replace(arrival, discarded=discarded, quarantine=changes.quarantine, above=changes.above)
 
     async def _accept(self) -> Kept:
         transaction, service, session = self._transaction, self._service, self._session
