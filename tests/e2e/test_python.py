@@ -44,7 +44,10 @@ def test_utf8_in_every_header_and_in_the_text(office: LiveServer, account: str) 
 
 
 def test_smtputf8_address_in_the_header_is_delivered_as_sent(office: LiveServer, account: str) -> None:
-    mail = "From: Jürgen <jürgen@müller.test>\r\nSubject: Grüße\r\n\r\nroh\r\n".encode()
+    mail = (
+        "From: Jürgen <jürgen@müller.test>\r\nDate: Fri, 27 Nov 2026 08:00:00 +0100\r\n"
+        "Message-ID: <gruss@müller.test>\r\nSubject: Grüße\r\n\r\nroh\r\n"
+    ).encode()
     with submission(office, account) as client:
         assert client.has_extn("smtputf8")
         assert client.sendmail("jürgen@müller.test", [account], mail, ["SMTPUTF8", "BODY=8BITMIME"]) == {}

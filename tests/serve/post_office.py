@@ -12,6 +12,7 @@ from postroad.flow.intake import Intake
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
+from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls, ensure_self_signed
 from postroad.rules.ports import Ports
 from postroad.serve.conversation import Conversation
@@ -21,7 +22,7 @@ from postroad.serve.passwords import Trouble
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service
 from postroad.store.account_records import Account
-from postroad.store.records import Accept, Refusal
+from postroad.store.records import Accept, Allowed, Refusal
 from postroad.values.clock import SystemClock
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker
@@ -168,6 +169,7 @@ def open_post_office(house: House, folder: Path) -> PostOffice:
         data_timeout_s=600,
         data_rate_min=500,
         session_s=3600,
+        submissions=Submissions(Allowed()),
         full=_never_full,
         gates=make_gates(Ports()),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postroad.app.gates import make_gates
+from postroad.flow.allowance import Allowances, allowed
 from postroad.flow.callout import Callout
 from postroad.flow.intake import Intake
 from postroad.flow.local import Planner
@@ -18,6 +19,7 @@ from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
 from postroad.flow.outside import Outside
 from postroad.flow.runner import Runner
+from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
 from postroad.rules.ports import Ports
 from postroad.serve.admission import Admission
@@ -39,6 +41,7 @@ from postroad.serve.refusals import Refusals
 from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.supervisor import GRACE_S
 from postroad.serve.worker import Errand, adopt, main
+from postroad.store.allowances import Spendings
 from postroad.store.client import StoreClient
 from postroad.store.directory import Directory
 from postroad.store.figures import count_deliveries
@@ -168,6 +171,7 @@ async def build_worker(errand: Errand) -> Parts:
     counters = SessionCounters(meters)
     share = max(1, config.limits.connections // errand.workers)
     admission = Admission(share, config.limits.connections_per_address)
+    everybody = allowed(config.sending)
     smtp = SmtpService(
         hostname=config.hostname,
         intake=intake,
@@ -183,8 +187,9 @@ async def build_worker(errand: Errand) -> Parts:
         data_timeout_s=config.limits.data_timeout_s,
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
+        submissions=Submissions(everybody),
         full=fullness,
-        gates=make_gates(Ports()),
+        gates=make_gates(Ports(allowances=Allowances(Spendings(reader), everybody, clock))),
     )
     limits = MachineLimits(
         size=config.limits.message_size,

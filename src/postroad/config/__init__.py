@@ -14,6 +14,7 @@ from msgspec import Meta
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+Allowance = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,6 +101,16 @@ class Relay(Section, frozen=True):
     connect_timeout_s: Seconds = 30.0
 
 
+class Sending(Section, frozen=True):
+    """How much one logged-in user may send; 0 is no limit. Accounts may have limits of their own (`postroad user`)."""
+
+    messages_per_hour: Allowance = 200
+    recipients_per_day: Allowance = 2000
+    first_time_recipients_per_day: Allowance = 200
+    """Recipients that the account has never sent to."""
+    recipients_per_message: Allowance = 200
+
+
 class Retry(Section, frozen=True):
     """When a deferred delivery is tried again and when it ends."""
 
@@ -163,6 +174,7 @@ class Config(Section, frozen=True):
     acme: Acme = Acme()
     local: Local = Local()
     relay: Relay = Relay()
+    sending: Sending = Sending()
     retry: Retry = Retry()
     dns: Dns = Dns()
     limits: Limits = Limits()

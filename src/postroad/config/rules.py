@@ -42,6 +42,8 @@ _USUAL_PORTS: Final = SERVICES | {"metrics": 9925, "http": 80, "alpn": 443}
 LOG_FORMATS: Final = ("auto", "text", "json")
 DELIMITERS: Final = "+-_=.#~"
 DAY_S: Final = 86400.0
+RECIPIENTS_LEAST: Final = 100
+"""RFC 5321 section 4.5.3.1.8: "The minimum total number of recipients that MUST be buffered is 100 recipients"."""
 SOCKET_PATH_MAX: Final = 107
 """Octets that unix(7) has room for."""
 
@@ -332,6 +334,14 @@ def _limits(config: Config) -> Iterator[Complaint]:
         yield Complaint(("limits", "free_space_share"), what, "Write a share such as 0.05", fatal=False)
 
 
+def _sending(config: Config) -> Iterator[Complaint]:
+    most = config.sending.recipients_per_message
+    if 0 < most < RECIPIENTS_LEAST:
+        what = f"{most} is less than the {RECIPIENTS_LEAST} that RFC 5321 section 4.5.3.1.8 asks for"
+        fix = f"Write {RECIPIENTS_LEAST} or more unless you mean it"
+        yield Complaint(("sending", "recipients_per_message"), what, fix, fatal=False)
+
+
 _ASKED: Final = (
     ("message_size", 65_536, "RFC 5321 section 4.5.3.1.7"),
     ("command_timeout_s", 300, "RFC 5321 section 4.5.3.2.7"),
@@ -369,6 +379,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _next_hops,
     _private,
     _bind,
+    _sending,
     _retry,
     _dns,
     _limits,

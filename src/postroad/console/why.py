@@ -38,6 +38,10 @@ REFUSALS: Final = {
     "alias loop": "Aliases lead to each other without an end. See: postroad alias list",
     "nobody yet": "No account exists that could take this mail. Make one: postroad user add ADDRESS",
     "no space": "The disk or the queue was nearly full. The sender tries again; make room meanwhile.",
+    "too many messages": "The user has sent what it may in an hour. Look whether it was he; more: postroad user limits",
+    "too many recipients": "The user has reached his recipients of a day. Was it he? More: postroad user limits",
+    "too many new recipients": "So many strangers in a day look like a stolen password. More: postroad user limits",
+    "too many recipients at once": "One message was for more recipients than the user may. See: postroad user limits",
     "store broken": "The store could not make the message safe. See the log, and: postroad verify",
 }
 """What each cause of a refusal means for the one who asks, and what can be done."""

@@ -13,15 +13,18 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Final, Protocol
 
+from postroad.flow.allowance import denied
 from postroad.flow.local import Plan, delivered_before
+from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.records import Accept, Copy, Leg
+from postroad.store.records import Accept, Accepted, Copy, Leg, Sending
 from postroad.values.envelope import Envelope, Recipient
-from postroad.values.event import Event
+from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
+from postroad.wire.mime.message_id import find_message_id
 
 QUEUE_FULL: Final = Reply(452, "4.3.1", "The queue is full. Please retry later; nothing was lost.")
 DISK_FULL: Final = Reply(452, "4.3.1", "Not enough disk space. Please retry later; nothing was lost.")
@@ -93,6 +96,8 @@ class Taken:
 
     id: int
     size: int
+    repeated: bool = False
+    """It was ours before: this was the same submission again."""
 
 
 class Draft(Protocol):
@@ -112,6 +117,7 @@ class Story(Protocol):
     """The journal's single entrance (`flow.journal`)."""
 
     def note(self, message: int, events: Sequence[Event]) -> bytes: ...
+    def pack(self, events: Sequence[Event]) -> bytes: ...
 
 
 class Outbound(Protocol):
@@ -161,9 +167,10 @@ class Intake:
         *,
         eightbit: bool = False,
         ident: int = 0,
+        submission: Submission | None = None,
     ) -> Taken | Reply:
         """Make the message ours, or say why not; nothing of a refused one stays. `ident` is its id where the caller
-        has already made one.
+        has already made one; with a `submission` it is known again, and counted.
 
         Raises StoreFull and StoreBroken; then too nothing is acknowledged, and what is on the disk is swept.
         """
@@ -176,12 +183,27 @@ class Intake:
         ident = ident or self._ids.make(now_us)
         received = self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
+        sending = submission.sending(self._repetition(now_us, arrival)) if submission is not None else None
         content = (received + header, body, body_file, size)
-        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit)
-        await self._store.call(accept_unit, accept)
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending)
+        accepted = await self._store.call(accept_unit, accept)
+        if sending is not None:
+            if accepted.first or accepted.short is not None:
+                draft.discard()
+                return self._instead(accepted, sending, size)
+            self._story.note(ident, unpack(accept.events))
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
         return Taken(ident, size)
+
+    def _instead(self, accepted: Accepted, sending: Sending, size: int) -> Taken | Reply:
+        """The answer to a submission that was not stored."""
+        if accepted.short is not None:
+            return denied(accepted.short)
+        if accepted.other:
+            return key_taken(id_text(accepted.first))
+        self._story.note(accepted.first, unpack(sending.repeated))
+        return Taken(accepted.first, size, repeated=True)
 
     # -- checks that need the header ---------------------------------------------------------------------------------
 
@@ -206,6 +228,7 @@ class Intake:
         destinations: Destinations,
         arrival: Arrival,
         eightbit: bool,
+        sending: Sending | None,
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
@@ -232,13 +255,26 @@ class Intake:
             legs=legs,
             expires_us=now_us + self._lifetime_us,
             keys=search_keys(header, sender, envelope, destinations),
-            events=self._story.note(ident, events),
+            # What is submitted by a user may turn out to be a repetition, so its story is told after the commit.
+            events=self._story.note(ident, events) if sending is None else self._story.pack(events),
             smtputf8=envelope.smtputf8,
             eightbit=eightbit,
             ret=envelope.ret,
             envid=envelope.envid,
             login=arrival.login,
+            sending=sending,
         )
+
+    def _repetition(self, now_us: int, arrival: Arrival) -> bytes:
+        """The event that a repetition adds to the story of the first message."""
+        event = Event(
+            kind="repeated",
+            at_us=now_us,
+            by=who_text(arrival),
+            where=where_text(arrival),
+            cause="submitted again and answered with this id; nothing was sent twice",
+        )
+        return self._story.pack([event])
 
     def _legs(self, destinations: Destinations, now_us: int, size: int) -> list[Leg]:
         remotes = destinations.remotes
@@ -264,11 +300,13 @@ class Intake:
         legs: list[Leg],
         size: int,
     ) -> list[Event]:
-        where = f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
-        by = f"login {arrival.login}" if arrival.login else arrival.door
         events = [
             Event(
-                kind="received", at_us=now_us, by=by, where=where, cause=f"from <{envelope.sender_text}>, {size} bytes"
+                kind="received",
+                at_us=now_us,
+                by=who_text(arrival),
+                where=where_text(arrival),
+                cause=f"from <{envelope.sender_text}>, {size} bytes",
             )
         ]
         events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
@@ -332,6 +370,16 @@ def client_text(helo: str, peer: str) -> str:
     return address if helo in ("", address) else f"{helo} {address}".rstrip()
 
 
+def who_text(arrival: Arrival) -> str:
+    """Who handed a message in, for the journal."""
+    return f"login {arrival.login}" if arrival.login else arrival.door
+
+
+def where_text(arrival: Arrival) -> str:
+    """From where, and how the connection was protected."""
+    return f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
+
+
 def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: Destinations) -> str:
     """What `why` may be asked for: Message-ID, sender and recipients in lower case, one a line."""
     keys = {sender.lower(): None}
@@ -346,18 +394,3 @@ def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: De
         keys[message_id] = None
     keys.pop("", None)
     return "\n".join(keys)
-
-
-def find_message_id(header: bytes) -> str:
-    """The Message-ID without brackets, in lower case; empty when there is none that can be read."""
-    lowered = header.lower()
-    at = lowered.find(b"\nmessage-id:")
-    if at < 0:
-        if not lowered.startswith(b"message-id:"):
-            return ""
-        at = -1
-    end = lowered.find(b"\r\n", at + 1)
-    raw = lowered[at + 12 : end if end >= 0 else None]
-    if not raw.strip() and end >= 0:  # folded right behind the name
-        raw = lowered[end + 2 : lowered.find(b"\r\n", end + 2)]
-    return raw.strip().strip(b"<>").decode("ascii", "replace")[:998]

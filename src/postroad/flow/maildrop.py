@@ -34,6 +34,7 @@ from postroad.flow.bounce import ANY_QUOTA
 from postroad.flow.intake import Arrival, Destinations, Draft, Intake, Taken
 from postroad.flow.local import INBOX, Planner
 from postroad.flow.local_users import LocalUser, SenderRules, local_user
+from postroad.flow.submission import local_submission
 from postroad.values.address import Address, AddressError
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken, StoreFull
@@ -256,14 +257,23 @@ class Maildrop:
     async def _submit(self, name: str, found: Found) -> int:
         """Make a message of it; returns 1, or 0 when it was set aside. Raises StoreFull when it must wait."""
         envelope, destinations = await self._plan(found)
+        submission = local_submission(found.user.uid)
+        header = found.header + b"\r\n"
+        submission.update(header)
+        submission.update(found.body)
+        denial = submission.read(header, envelope)
+        if denial is not None:
+            raise Unfit(str(denial))
         ident = self._ids.make(self._clock.wall_us())
         marked = f"{_stem(name)}.mail.{id_text(ident)}"
         await self._in_thread(lambda: self._mark(name, marked))
-        draft = await self._draft(found)
+        draft = await self._draft(submission.header, found.body)
         arrival = Arrival("LOCAL", "maildrop", user=str(found.user), login=self._rules.own_address(found.user))
         eightbit = not found.body.isascii()
         try:
-            result = await self._intake.accept(draft, envelope, destinations, arrival, eightbit=eightbit, ident=ident)
+            result = await self._intake.accept(
+                draft, envelope, destinations, arrival, eightbit=eightbit, ident=ident, submission=submission
+            )
         except StoreFull:
             draft.discard()
             raise
@@ -276,11 +286,11 @@ class Maildrop:
         await self._in_thread(lambda: self._set_aside(marked, why))
         return 0
 
-    async def _draft(self, found: Found) -> Draft:
+    async def _draft(self, header: bytes, body: bytes) -> Draft:
         draft = self._spool.draft()
-        draft.write(found.header + b"\r\n")
-        for at in range(0, len(found.body), PIECE):
-            draft.write(found.body[at : at + PIECE])
+        draft.write(header)
+        for at in range(0, len(body), PIECE):
+            draft.write(body[at : at + PIECE])
             if draft.needs_flush:
                 await draft.flush_to_disk()
         sized: Draft = draft

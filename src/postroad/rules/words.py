@@ -37,6 +37,13 @@ WORDS: Final = {
     "from not granted": "the From or Sender field names somebody else",
     "from missing": "the message names no author, or not in a way that can be read",
     "from twice": "the message has more than one From field, so readers would show different authors",
+    "bad key": "the client's key for a submission stands twice or has letters that none may have",
+    "key taken": "the client's key for a submission belongs to another message of the last 24 hours",
+    "too many messages": "the account has sent what it may in an hour",
+    "too many recipients": "the account has reached its recipients of a day",
+    "too many new recipients": "the account has reached its recipients of a day that it never wrote to before",
+    "too many recipients at once": "the message is for more recipients than one message of the account may have",
+    "account removed": "the account was removed while it was logged in",
     # form
     "no header": "the message has no header field at all",
     # checks in general

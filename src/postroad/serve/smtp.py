@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from postroad.flow.intake import Arrival, Intake
 from postroad.flow.local import Planner
+from postroad.flow.submission import Submission, Submissions
 from postroad.net.tls import ServerTls
 from postroad.rules.gate import Gate
 from postroad.serve.admission import GOING_DOWN
@@ -107,6 +108,7 @@ class Service:
     data_timeout_s: float
     data_rate_min: int
     session_s: float
+    submissions: Submissions
     full: Callable[[int], Reply | None]
     """Says early that there is no room for a message of this size (disk, queue, drafts)."""
     gates: Gates
@@ -372,7 +374,7 @@ class SmtpSession:
             ret=params.ret,
             envid=params.envid,
         )
-        self._transaction = Transaction(envelope)
+        self._transaction = Transaction(envelope, self.submission())
         if self.gate.asks(Stage.MAIL) and not await self._passes(Stage.MAIL, f"MAIL FROM:<{envelope.sender_text}>"):
             self._transaction = None
             return
@@ -418,6 +420,8 @@ class SmtpSession:
         chunk = event.chunk
         if not transaction.eightbit and not chunk.isascii():
             transaction.eightbit = True
+        if transaction.submission is not None:
+            transaction.submission.update(chunk)
         draft.write(chunk)
         if draft.needs_flush:
             try:
@@ -457,6 +461,10 @@ class SmtpSession:
         self.machine.answer(reply)
         if self._draining:
             self.machine.close_with(GOING_DOWN)
+
+    def submission(self) -> Submission | None:
+        """What a message of this client is known again by and counted as; None for mail from the world."""
+        return self.service.submissions.begin(self._account) if self._account else None
 
     def arrival(self, transaction: Transaction) -> Arrival:
         """How this message came, for its Received line and its story."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from postroad.flow.allowance import Denied
 from postroad.flow.completion import completed
 from postroad.flow.intake import Arrival, Taken
 from postroad.serve.logs import log_line
 from postroad.serve.smtp_transaction import Transaction
 from postroad.store.client import UnitFailed
+from postroad.store.spool import Draft
 from postroad.values.envelope import Recipient
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.facts import Content, Stage
@@ -68,13 +70,28 @@ class _Keeping:
         draft = self._transaction.draft
         assert draft is not None
         # A header beyond its limit is not there to be looked at; the intake refuses it.
-        asked = self._session.gate.asks(Stage.MESSAGE) and not draft.header_too_large
-        refusal = await self._judge() if asked else None
+        if draft.header_too_large:
+            return await self._accept()
+        refusal = self._read_submission(draft)
+        if refusal is None and self._session.gate.asks(Stage.MESSAGE):
+            refusal = await self._judge()
         if refusal is None:
             self._complete()
             return await self._accept()
         self._transaction.discard()
         return refusal
+
+    def _read_submission(self, draft: Draft) -> Reply | None:
+        """Note what the message is known again by, before anybody changes it; a reply where its key is none."""
+        submission = self._transaction.submission
+        if submission is None:
+            return None
+        denial = submission.read(draft.header, self._transaction.envelope)
+        if denial is not None:
+            return self.refused(denial, denial.why)
+        if len(submission.header) != len(draft.header):
+            draft.replace_header(submission.header)
+        return None
 
     # -- policy ------------------------------------------------------------------------------------------------------
 
@@ -135,7 +152,7 @@ class _Keeping:
         """RFC 6409 section 8: a submission server adds what the client left out, at the doors for users only."""
         session, draft = self._session, self._transaction.draft
         assert draft is not None
-        if not session.completes or draft.header_too_large:
+        if not session.completes:
             return
         self._ident = self._ident or self._service.intake.make_id()
         header = completed(
@@ -167,11 +184,13 @@ class _Keeping:
                 self._arrival(),
                 eightbit=transaction.eightbit,
                 ident=self._ident,
+                submission=transaction.submission,
             )
         if isinstance(taken, Reply):
-            return self.refused(taken, "message refused")
+            return self.refused(taken, taken.why if isinstance(taken, Denied) else "message refused")
         assert isinstance(taken, Taken)
-        service.counters.message_received(session.door, taken.size)
+        if not taken.repeated:
+            service.counters.message_received(session.door, taken.size)
         return Reply(250, "2.0.0", f"Queued as {id_text(taken.id)}")
 
 

@@ -21,6 +21,7 @@ NO_ALIAS: Final = "no such alias"
 NO_TARGET: Final = "no such target"
 TOO_MANY: Final = "too many targets"
 NOT_A_QUOTA: Final = "not a quota"
+NOT_A_LIMIT: Final = "not a limit"
 NOT_A_HOP: Final = "not a next hop"
 NOT_A_CHECK: Final = "not a check"
 OTHER_DOMAIN: Final = "other domain"
@@ -39,6 +40,7 @@ WORDS: Final = {
     NO_TARGET: "The alias does not lead to that address.",
     TOO_MANY: "One alias cannot lead to so many addresses.",
     NOT_A_QUOTA: "A quota is a number of octets, or 0 for none.",
+    NOT_A_LIMIT: "A limit is a whole number up to 1,000,000,000, or 0 for none.",
     NOT_A_HOP: 'That is no host. Write "mail.example.org:25", "lmtp:host:port" or "lmtp:/run/lmtp.sock".',
     NOT_A_CHECK: "Recipients are checked by callout, by list, or all are taken; in doubt: known, accept or defer.",
     OTHER_DOMAIN: "One of these addresses belongs to another domain.",
@@ -180,6 +182,16 @@ class UserQuota(Record, frozen=True):
 
     address: str
     quota_bytes: int
+
+
+class UserLimits(Record, frozen=True):
+    """Set some of the limits of what an account may send, by the names of `Allowed`.
+
+    0 is no limit, None goes back to what the configuration says.
+    """
+
+    address: str
+    limits: dict[str, int | None]
 
 
 class UserDisable(Record, frozen=True):

@@ -21,6 +21,7 @@ from postroad.store.account_records import (
     NO_DOMAIN,
     NO_TARGET,
     NOT_A_DOMAIN,
+    NOT_A_LIMIT,
     NOT_A_QUOTA,
     NOT_AN_ADDRESS,
     REMOVED,
@@ -37,9 +38,11 @@ from postroad.store.account_records import (
     SetPassword,
     UserAdd,
     UserDisable,
+    UserLimits,
     UserQuota,
     UserRemove,
 )
+from postroad.store.allowances import set_limits
 from postroad.store.gateways import drop_gateway
 from postroad.store.mailbox_records import SPECIAL_MAILBOXES
 from postroad.store.mailbox_rows import ERASE_ACCOUNT, add_mailbox, begin_job, next_number
@@ -237,6 +240,17 @@ def user_quota(tx: Tx, args: UserQuota) -> Changed:
         return Changed(NOT_A_QUOTA, account)
     tx.execute("UPDATE accounts SET quota_bytes = ? WHERE id = ?", (args.quota_bytes, account))
     tx.hint("directory")
+    return Changed(DONE, account)
+
+
+@unit
+def user_limits(tx: Tx, args: UserLimits) -> Changed:
+    """Sets how much an account may send; what it has sent stays counted. Answers NO_ACCOUNT or NOT_A_LIMIT."""
+    account = _account_id(tx, args.address)
+    if not account:
+        return Changed(NO_ACCOUNT)
+    if not set_limits(tx, account, args.limits):
+        return Changed(NOT_A_LIMIT, account)
     return Changed(DONE, account)
 
 

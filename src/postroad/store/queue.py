@@ -25,6 +25,7 @@ from postroad.store.records import (
     Recorded,
     Unrecorded,
 )
+from postroad.store.submissions import weigh
 from postroad.store.units import Table, Tx, Withdrawn, unit
 from postroad.values.event import Event, pack, unpack
 
@@ -47,8 +48,13 @@ WHY_NOT_FILED: Final = {OVER_QUOTA: "the mailbox is full"}
 def accept(tx: Tx, args: Accept) -> Accepted:
     """The one door into the queue: when its transaction is committed the message is ours (S3 or S3m).
 
-    A copy whose mailbox is gone or full becomes an open local delivery that is due at once.
+    A copy whose mailbox is gone or full becomes an open local delivery that is due at once. A submission that was made
+    before, or that its sender may not make now, changes nothing.
     """
+    if args.sending is not None:
+        instead = weigh(tx, args.id, args.sending)
+        if instead is not None:
+            return instead
     tx.append(
         MESSAGES,
         (

@@ -59,6 +59,32 @@ class Leg(Record, frozen=True):
     orcpt: str = ""
 
 
+class Allowed(Record, frozen=True):
+    """How much an account may send; 0 is no limit. None stands in an account's own: as the configuration says."""
+
+    messages_per_hour: int | None = None
+    recipients_per_day: int | None = None
+    first_time_recipients_per_day: int | None = None
+    recipients_per_message: int | None = None
+
+
+class Sending(Record, frozen=True):
+    """What a submission by one of our users is known again by, and what it counts as."""
+
+    key: bytes = b""
+    """Hash of who submitted what; empty: it is not known again."""
+    content: bytes = b""
+    """Hash of envelope and content."""
+    repeated: bytes = b""
+    """Packed events for the story of the first message, should this be a repetition of it."""
+    account: int = 0
+    """Whose allowance it counts against; 0: nobody's."""
+    recipients: list[bytes] = []
+    """Hashes of the recipients of the envelope, each once."""
+    allowed: Allowed = Allowed()
+    """What the configuration allows everybody."""
+
+
 class Accept(Record, frozen=True):
     """A whole message with everything that becomes durable in its accepting transaction."""
 
@@ -87,6 +113,20 @@ class Accept(Record, frozen=True):
     envid: str = ""
     login: str = ""
     """Who submitted it; empty for mail from the world."""
+    sending: Sending | None = None
+    """Of mail that one of our users submitted."""
+
+
+class Shortfall(Record, frozen=True):
+    """Which part of its allowance an account has used up."""
+
+    why: str
+    """A stable word of `store.allowances`."""
+    limit: int = 0
+    used: int = 0
+    wanted: int = 0
+    free_us: int = 0
+    """When the count begins again; 0: waiting does not help."""
 
 
 FILED: Final = 0
@@ -100,6 +140,12 @@ class Accepted(Record, frozen=True):
 
     copies: list[int]
     legs: list[int]
+    first: int = 0
+    """When not 0, nothing was stored: the message of this id came with the same key before."""
+    other: bool = False
+    """That message is another one than this."""
+    short: Shortfall | None = None
+    """Why nothing was stored: this account may not send it now."""
 
 
 # -- the queue -------------------------------------------------------------------------------------------------------

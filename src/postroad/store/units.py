@@ -126,6 +126,11 @@ class Tx:
         """What follows a SELECT whose rows of `alias` this transaction alone may take (see `engine.Connection`)."""
         return self._connection.skip_locked(alias)
 
+    @property
+    def row_lock(self) -> str:
+        """What follows a SELECT whose rows no other writer may change before this transaction ends."""
+        return self._connection.row_lock
+
     def append(self, table: Table, row: Row) -> None:
         """Adds a row at the end of the batch; its values stand in the order of `table.columns`."""
         self.changed = True

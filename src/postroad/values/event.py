@@ -12,6 +12,7 @@ import msgspec
 #: Words an event may have, with what each says; documents and tests read this table.
 KINDS: Final = {
     "received": "a session handed the message over and it was taken",
+    "repeated": "its sender submitted it again and was answered with the same id; it is sent once",
     "checked": "a check could not tell, and the message was taken all the same",
     "refused": "a command or a message was turned away; nothing was stored",
     "queued": "the message is durable and one or more deliveries are open",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import sys
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 GENERATED_GROUPS = 5
 """Five groups of four letters out of 32: 100 bits, and easy to read aloud."""
+LIMITS: Final = {
+    "messages_per_hour": "Messages in an hour",
+    "recipients_per_day": "Recipients in a day",
+    "first_time_recipients_per_day": "Recipients in a day that it has not written to before",
+    "recipients_per_message": "Recipients of one message",
+}
+"""The limits of `store.records.Allowed`, in their order, with what each counts."""
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
@@ -31,6 +39,7 @@ def user() -> None:
       postroad user list
       postroad user passwd anna@example.org
       postroad user quota anna@example.org 5GB
+      postroad user limits anna@example.org --messages-per-hour 1000
       postroad user remove anna@example.org
     """
 
@@ -195,6 +204,94 @@ def quota(address: str, size: str, place: Place) -> None:
     with changing(place.data_dir()) as call:
         demand(call(user_quota, UserQuota(address, octets)), address)
     click.echo(f"{address} may hold {size_text(octets) if octets else 'as much as the disk'}.")
+
+
+def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, words in reversed(LIMITS.items()):
+        option = click.option(f"--{name.replace('_', '-')}", name, metavar="N", help=f"{words}.")
+        command = option(command)
+    return command
+
+
+@user.command()
+@click.argument("address")
+@_limit_options
+@json_option
+@place_options
+def limits(address: str, place: Place, as_json: bool, **given: str | None) -> None:
+    """Show or set how much an account may send.
+
+    N is a number, "none" for no limit, or "default" for what [sending] in the configuration says.
+
+    \b
+    Examples:
+      postroad user limits anna@example.org
+      postroad user limits anna@example.org --messages-per-hour 1000
+      postroad user limits news@example.org --recipients-per-day none
+      postroad user limits anna@example.org --messages-per-hour default
+    """
+    from postroad.console.cli.stores import changing
+    from postroad.store.account_records import UserLimits
+    from postroad.store.accounts import user_limits
+
+    wanted = {name: _limit(text) for name, text in given.items() if text is not None}
+    if wanted:
+        with changing(place.data_dir()) as call:
+            demand(call(user_limits, UserLimits(address, wanted)), address)
+    rows = _allowance(address, place)
+    if as_json:
+        print_json("limits/1", address=address, rows=rows)
+        return
+    print_rows(
+        ("limit", "value", "used", "set by"),
+        [
+            (
+                row["limit"].replace("_", " "),
+                str(row["value"]) if row["value"] else "none",
+                "-" if row["used"] is None else str(row["used"]),
+                "account" if row["own"] else "configuration",
+            )
+            for row in rows
+        ],
+        "",
+    )
+
+
+def _limit(text: str) -> int | None:
+    """The number a person means; None for the configuration's."""
+    if text == "default":
+        return None
+    if text == "none":
+        return 0
+    if not (text.isascii() and text.isdigit()):
+        raise click.UsageError(f'"{text}" is not a limit. Write a number, none or default.')
+    return int(text[:12])
+
+
+def _allowance(address: str, place: Place) -> list[dict[str, Any]]:
+    """One row for each limit: what holds, whether it is the account's own, and what is used of it."""
+    from postroad.console.cli.stores import looking, now
+    from postroad.flow.allowance import allowed
+    from postroad.store.account_records import NO_ACCOUNT, Changed
+    from postroad.store.accounts import parsed
+    from postroad.store.allowances import Spendings, Spent, current, effective
+    from postroad.store.directory import Directory
+    from postroad.store.records import Allowed
+    from postroad.values.clock import SystemClock
+
+    found = parsed(address)
+    with looking(place.data_dir()) as reader:
+        account = cast("Account | None", now(Directory(reader).account(found.key))) if found else None
+        if account is None:
+            demand(Changed(NO_ACCOUNT), address)
+            return []
+        spent, own = cast("tuple[Spent, Allowed]", now(Spendings(reader).spent(account.id)))
+    holds, spent = effective(own, allowed(place.config().sending)), current(spent, SystemClock.wall_us())
+    used = (spent.messages, spent.recipients, spent.first_time, None)
+    return [
+        {"limit": name, "value": getattr(holds, name), "own": getattr(own, name) is not None, "used": count}
+        for name, count in zip(LIMITS, used, strict=True)
+    ]
 
 
 @user.command()
