@@ -19,6 +19,7 @@ from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
 from postroad.flow.outside import Outside
 from postroad.flow.runner import Runner
+from postroad.flow.sign import Signer
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
 from postroad.rules.ports import Ports
@@ -148,10 +149,13 @@ async def build_worker(errand: Errand) -> Parts:
     )
     planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter, callouts=callouts)
     passwords = Passwords(directory, clock)
+    signer = Signer(directory.signing_keys, spool, clock) if config.dkim.sign else None
+    if signer is not None:
+        hints.add("directory", lambda _: signer.forget())
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
-        planner=planner, outside=outside, next_hop_of=directory.next_hop,
+        planner=planner, outside=outside, next_hop_of=directory.next_hop, signer=signer,
     )  # fmt: skip
     hints.add("queue", lambda _: runner.wake())
     hints.add("gateway", lambda _: runner.reroute())
@@ -165,6 +169,7 @@ async def build_worker(errand: Errand) -> Parts:
         first_retry_s=config.retry.delays_s[0],
         lifetime_s=config.retry.lifetime_s,
         max_hops=config.limits.hops,
+        signer=signer,
     )
     fullness = Fullness(spool, lambda: count_deliveries(data_dir), config.limits.queue_messages)
     watch = Watch(loop)

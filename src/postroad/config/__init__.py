@@ -111,6 +111,13 @@ class Sending(Section, frozen=True):
     recipients_per_message: Allowance = 200
 
 
+class Dkim(Section, frozen=True):
+    """Signatures of outgoing mail (RFC 6376); the keys are in the store: `postroad domain dkim`."""
+
+    sign: bool = True
+    """Off only where the next hop signs instead."""
+
+
 class Retry(Section, frozen=True):
     """When a deferred delivery is tried again and when it ends."""
 
@@ -175,6 +182,7 @@ class Config(Section, frozen=True):
     local: Local = Local()
     relay: Relay = Relay()
     sending: Sending = Sending()
+    dkim: Dkim = Dkim()
     retry: Retry = Retry()
     dns: Dns = Dns()
     limits: Limits = Limits()

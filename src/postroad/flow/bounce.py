@@ -15,6 +15,7 @@ from typing import Final
 
 from postroad.flow.lanes import Delivery, Letter
 from postroad.flow.local import Plan
+from postroad.flow.sign import UNSIGNED, Signer
 from postroad.store.records import Accept, Copy, Leg
 from postroad.values.address import Address, AddressError
 from postroad.values.event import Event
@@ -62,12 +63,22 @@ def wants_report(delivery: Delivery) -> bool:
 class Reporter:
     """Makes reports in the name of one host."""
 
-    def __init__(self, *, hostname: str, plan_for: PlanFor, ids: IdMaker, lifetime_s: float, note: Note) -> None:
+    def __init__(
+        self,
+        *,
+        hostname: str,
+        plan_for: PlanFor,
+        ids: IdMaker,
+        lifetime_s: float,
+        note: Note,
+        signer: Signer | None = None,
+    ) -> None:
         self._hostname = hostname
         self._plan_for = plan_for
         self._ids = ids
         self._lifetime_us = int(lifetime_s * 1_000_000)
         self._note = note
+        self._signer = signer
 
     async def report(self, letter: Letter, failures: Sequence[Failure], now_us: int) -> Accept | str:
         """A report of these ends, ready to be recorded with them; or in words why there is to be none.
@@ -87,9 +98,11 @@ class Reporter:
         plan = await self._plan_for(address)
         if plan.refusal is not None:
             return f"double bounce: the sender's own address takes no mail ({plan.refusal})"
-        return self._accept(letter, wanted, address, plan, now_us)
+        return await self._accept(letter, wanted, address, plan, now_us)
 
-    def _accept(self, letter: Letter, failures: Sequence[Failure], address: Address, plan: Plan, now_us: int) -> Accept:
+    async def _accept(
+        self, letter: Letter, failures: Sequence[Failure], address: Address, plan: Plan, now_us: int
+    ) -> Accept:
         ident = self._ids.make(now_us)
         message = compose(letter, failures, ident, self._hostname, now_us)
         cut = message.find(b"\r\n\r\n") + 4
@@ -103,7 +116,11 @@ class Reporter:
             )
             for account, mailbox, recipient in plan.copies
         ]
-        legs = [Leg(self._ids.make(now_us), str(to), to.domain_ascii, due_us=now_us) for to in plan.remotes]
+        signed = await self._signer.sign(header, body) if self._signer is not None and plan.remotes else UNSIGNED
+        legs = [
+            Leg(self._ids.make(now_us), str(to), to.domain_ascii, due_us=now_us, prefix=signed.fields)
+            for to in plan.remotes
+        ]
         events = [
             Event(
                 kind="received",
@@ -113,6 +130,8 @@ class Reporter:
                 link=id_text(letter.id),
             )
         ]
+        if signed.words:
+            events.append(Event(kind="signed", at_us=now_us, cause=signed.words))
         events += [
             Event(
                 kind="delivered",

@@ -15,10 +15,12 @@ from typing import Final, Protocol
 
 from postroad.flow.allowance import denied
 from postroad.flow.local import Plan, delivered_before
+from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
 from postroad.store.records import Accept, Accepted, Copy, Leg, Sending
+from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
@@ -56,6 +58,8 @@ class Arrival:
     """Checks that could not tell and held nothing up: stable word, and what was found."""
     discarded: str = ""
     """Why nobody gets it although it is acknowledged."""
+    ours: bool = False
+    """Handed in by somebody who may use our names: a login, a program of this machine, a listed network."""
     quarantine: str = ""
     """Why it is held instead of delivered."""
 
@@ -105,6 +109,7 @@ class Draft(Protocol):
 
     size: int
     header_too_large: bool
+    body_hash: BodyHash | None
 
     async def settle(self) -> tuple[bytes, bytes | None, str]:
         """Header block, inline body or None, and the name of the durable body file."""
@@ -142,6 +147,7 @@ class Intake:
         first_retry_s: float,
         lifetime_s: float,
         max_hops: int,
+        signer: Signer | None = None,
     ) -> None:
         self._hostname = hostname
         self._store = store
@@ -152,7 +158,13 @@ class Intake:
         self._first_retry_us = int(first_retry_s * 1e6)
         self._lifetime_us = int(lifetime_s * 1e6)
         self._max_hops = max_hops
+        self._signer = signer
         self._date = (0, "")
+
+    @property
+    def signs(self) -> bool:
+        """Whether mail that leaves may be signed: whoever receives a draft may then hash its body meanwhile."""
+        return self._signer is not None
 
     def make_id(self) -> int:
         """A fresh id for a message that is asked about before it is accepted."""
@@ -184,8 +196,12 @@ class Intake:
         received = self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
         sending = submission.sending(self._repetition(now_us, arrival)) if submission is not None else None
+        signed = UNSIGNED
+        if arrival.ours and destinations.remotes and self._signer is not None:
+            # Before Received is put on: no trace field is signed (RFC 6376 section 5.4.1).
+            signed = await self._signer.sign(header, body, body_file, draft.body_hash)
         content = (received + header, body, body_file, size)
-        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending)
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed)
         accepted = await self._store.call(accept_unit, accept)
         if sending is not None:
             if accepted.first or accepted.short is not None:
@@ -229,10 +245,11 @@ class Intake:
         arrival: Arrival,
         eightbit: bool,
         sending: Sending | None,
+        signed: Signed,
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
-        legs = self._legs(destinations, now_us, size)
+        legs = self._legs(destinations, now_us, size, signed.fields)
         copies = [
             Copy(
                 recipient=recipient,
@@ -242,7 +259,7 @@ class Intake:
             )
             for recipient, account, mailbox in destinations.copies
         ]
-        events = self._events(now_us, envelope, destinations, arrival, legs, size)
+        events = self._events(now_us, envelope, destinations, arrival, legs, size, signed)
         return Accept(
             id=ident,
             received_us=now_us,
@@ -276,7 +293,7 @@ class Intake:
         )
         return self._story.pack([event])
 
-    def _legs(self, destinations: Destinations, now_us: int, size: int) -> list[Leg]:
+    def _legs(self, destinations: Destinations, now_us: int, size: int, prefix: bytes) -> list[Leg]:
         remotes = destinations.remotes
         if not remotes:
             return []
@@ -287,7 +304,7 @@ class Intake:
         due_us = now_us + self._first_retry_us if mine else now_us
         make = self._ids.make
         return [
-            Leg(make(now_us), recipient, domain, due_us=due_us, owner=owner, notify=notify, orcpt=orcpt)
+            Leg(make(now_us), recipient, domain, due_us=due_us, owner=owner, prefix=prefix, notify=notify, orcpt=orcpt)
             for recipient, domain, notify, orcpt in remotes
         ]
 
@@ -299,6 +316,7 @@ class Intake:
         arrival: Arrival,
         legs: list[Leg],
         size: int,
+        signed: Signed,
     ) -> list[Event]:
         events = [
             Event(
@@ -310,6 +328,8 @@ class Intake:
             )
         ]
         events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
+        if signed.words:
+            events.append(Event(kind="signed", at_us=now_us, cause=signed.words))
         if arrival.discarded:
             events.append(Event(kind="discarded", at_us=now_us, cause=arrival.discarded, by="policy"))
         events += [

@@ -227,7 +227,7 @@ class Courier:
         machine.begin(
             _address(letter.sender) if letter.sender else None,
             [_recipient(delivery) for delivery in deliveries],
-            size=len(head) + len(letter.body) if letter.body is not None else letter.size,
+            size=len(head) + len(letter.body) if letter.body is not None else len(deliveries[0].prefix) + letter.size,
             body8bit=letter.eightbit,
             smtputf8=self.extensions.smtputf8 and _needs_utf8(letter, deliveries),
             ret=letter.ret,

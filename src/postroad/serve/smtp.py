@@ -28,6 +28,7 @@ from postroad.serve.refusals import Refusals
 from postroad.serve.smtp_message import keep
 from postroad.serve.smtp_transaction import Transaction
 from postroad.store.spool import Spool
+from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken, StoreFull
@@ -407,7 +408,9 @@ class SmtpSession:
         transaction = self._transaction
         assert transaction is not None
         if transaction.draft is None:
-            transaction.draft = self.service.spool.draft()
+            transaction.draft = draft = self.service.spool.draft()
+            if transaction.destinations.remotes and self.service.intake.signs and self.ours:
+                draft.body_hash = BodyHash()
             transaction.began = self.service.clock.monotonic()
         return transaction
 
@@ -475,6 +478,7 @@ class SmtpSession:
             helo=self._helo.name,
             tls=self._wire.tls_text(),
             login=self.login,
+            ours=self.ours,
             hidden=self.service.hide_clients and self.completes,
             doubts=(*self._doubts, *transaction.doubts),
         )
@@ -491,6 +495,11 @@ class SmtpSession:
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             transaction.discard()
+
+    @property
+    def ours(self) -> bool:
+        """Whether this client may use our names: it has logged in, or its network is listed."""
+        return bool(self.login) or self.service.may_relay(self._wire.peer)
 
     @property
     def completes(self) -> bool:

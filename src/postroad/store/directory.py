@@ -24,6 +24,7 @@ from postroad.store.account_records import (
     Resolved,
     Unknown,
 )
+from postroad.store.dkim_records import ACTIVE, PUBLISHED, DkimKey
 from postroad.store.engine import Params, Row
 from postroad.values.address import Address
 from postroad.values.ports import Clock
@@ -46,6 +47,9 @@ ELSEWHERE_S: Final = 5.0
 ELSEWHERE_MAX: Final = 10_000
 """Domains that are remembered so."""
 
+LABELS_MAX: Final = 10
+"""Labels of an author's domain, from the right, for which keys are looked up: longer names are nobody's."""
+
 LIST_PAGE: Final = 1000
 """Rows of one page of a list."""
 
@@ -64,6 +68,10 @@ _ANYBODY: Final = (
     " ORDER BY CASE WHEN domain = (SELECT id FROM domains WHERE name = ?) THEN 0 ELSE 1 END, id LIMIT 1"
 )
 _DOMAIN: Final = "SELECT id, name, postmaster, catch_all, created_us, next_hop, recipient_check, in_doubt FROM domains"
+_DKIM_KEYS: Final = (
+    "SELECT d.name, k.selector, k.algorithm, k.private, k.state, k.created_us, k.changed_us"
+    " FROM dkim_keys k JOIN domains d ON d.id = k.domain"
+)
 _ACCOUNT: Final = "SELECT id, address, address_key, quota_bytes, used_bytes, messages, state, created_us FROM accounts"
 _CREDENTIAL: Final = (
     "SELECT a.id, a.address, a.address_key, a.quota_bytes, a.used_bytes, a.messages, a.state, a.created_us, c.argon2,"
@@ -191,6 +199,32 @@ class Directory:
         """The account of a login (the key of its address) and what proves its password; None without either."""
         rows = await self._rows(_CREDENTIAL, (login,))
         return (_account(rows[0][:8]), Credential(*rows[0][8:])) if rows else None
+
+    # -- DKIM keys ---------------------------------------------------------------------------------------------------
+
+    async def signing_keys(self, author: str) -> tuple[str, list[DkimKey]]:
+        """The domain that signs for an author's domain (A-labels, lower case) and its active keys, RSA first.
+
+        That is the author's domain itself or else the nearest above it that has such keys: DMARC takes a signature of
+        the organisation for its sub-domains (relaxed alignment). Empty when there is none.
+        """
+        labels = author.split(".")[-LABELS_MAX:]
+        names = [".".join(labels[at:]) for at in range(len(labels))]
+        rows = await self._rows(
+            f"{_DKIM_KEYS} WHERE d.name IN ({', '.join('?' * len(names))}) AND k.state = ?"
+            " ORDER BY length(d.name) DESC, k.algorithm DESC, k.selector",
+            (*names, ACTIVE),
+        )
+        domain = rows[0][0] if rows else ""
+        return domain, [DkimKey(*row[1:]) for row in rows if row[0] == domain]
+
+    async def dkim_keys(self, domain: str) -> list[DkimKey]:
+        """All keys of a domain by its name, those that sign first."""
+        order = f"CASE k.state WHEN {ACTIVE} THEN 0 WHEN {PUBLISHED} THEN 1 ELSE 2 END"
+        rows = await self._rows(
+            f"{_DKIM_KEYS} WHERE d.name = ? ORDER BY {order}, k.algorithm DESC, k.selector", (domain,)
+        )
+        return [DkimKey(*row[1:]) for row in rows]
 
     # -- lists for people --------------------------------------------------------------------------------------------
 

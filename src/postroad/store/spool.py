@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 from postroad.store import folder, syscalls
 from postroad.store.records import HEADER_MAX, INLINE_BODY_MAX
+from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.ports import Clock
 
@@ -161,6 +162,7 @@ class Draft:
         "_name",
         "_settled",
         "_spool",
+        "body_hash",
         "header_too_large",
         "size",
     )
@@ -179,6 +181,8 @@ class Draft:
         self._settled = ""
         self.size = 0
         """Octets written so far, header and body."""
+        self.body_hash: BodyHash | None = None
+        """Fed with the body while it comes, where somebody set it before: a large body is not read a second time."""
         self.header_too_large = False
         """The header block has passed HEADER_MAX: the message must be refused; its octets are no longer kept."""
 
@@ -227,6 +231,8 @@ class Draft:
             self._header.append(octets)
 
     def _keep(self, octets: bytes) -> None:
+        if self.body_hash is not None:
+            self.body_hash.update(octets)
         self._body.append(octets)
         self._in_memory += len(octets)
         self._spool.in_memory += len(octets)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from postroad.trust.dkim.canonical import relaxed_field, squeezed
+from postroad.trust.dkim.canonical import relaxed_field
 from postroad.trust.dkim.keys import SigningKey
-from postroad.wire.mime.headers import HeaderIndex, HeaderTooLarge
+from postroad.wire.mime.headers import HeaderIndex
 
 FOLD: Final = 76
 """Columns of a line where it can be helped: RFC 5322 section 2.1.1 wants at most 78."""
@@ -66,14 +66,14 @@ class Unsignable(ValueError):
 
 
 def signature_fields(
-    header: bytes, body_hash: bytes, domain: str, keys: Sequence[SigningKey], *, at_s: int, expires_s: int = 0
+    index: HeaderIndex, body_hash: bytes, domain: str, keys: Sequence[SigningKey], *, at_s: int, expires_s: int = 0
 ) -> bytes:
     """One DKIM-Signature field for each key, c=relaxed/relaxed, each ending in CRLF.
 
-    `header` is the block as it will be sent, `body_hash` that of `canonical.BodyHash`, `domain` the A-labels of d=,
+    `index` is of the header as it will be sent, `body_hash` that of `canonical.BodyHash`, `domain` the A-labels of d=,
     `at_s` and `expires_s` seconds since 1970 (0: no x=). Raises `Unsignable`.
     """
-    names, signed = covered(header)
+    names, signed = covered(index)
     body = base64.b64encode(body_hash).decode()
     end = f"\r\n\tt={at_s};"
     # RFC 6376 section 3.5: x= MUST be greater than t=.
@@ -88,12 +88,8 @@ def signature_fields(
     return "".join(made).encode()
 
 
-def covered(header: bytes) -> tuple[tuple[str, ...], bytes]:
+def covered(index: HeaderIndex) -> tuple[tuple[str, ...], bytes]:
     """The names of h=, in order, and the canonical octets they stand for. Raises `Unsignable`."""
-    try:
-        index = HeaderIndex(header)
-    except HeaderTooLarge:
-        raise Unsignable("the header is too large") from None
     places: dict[bytes, list[int]] = {}
     for at, name in enumerate(index.names):
         if name in _COVERED:
