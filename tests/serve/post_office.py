@@ -12,6 +12,7 @@ from postroad.flow.intake import Intake
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
+from postroad.flow.sign import Signer
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls, ensure_self_signed
 from postroad.rules.ports import Ports
@@ -153,6 +154,7 @@ def open_post_office(house: House, folder: Path) -> PostOffice:
         first_retry_s=120,
         lifetime_s=5 * 86400,
         max_hops=50,
+        signer=Signer(house.store.directory.signing_keys, house.spool, clock),
     )
     service = Service(
         hostname="mx.example.com",
