@@ -21,7 +21,6 @@ from tests.testdata import testdata
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
-PER_ADDRESS = 40
 COMMAND_S = 1.0
 
 NOT_LIVE = {
@@ -52,7 +51,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("hostile")
     config = with_certificate(folder) + (
         '[relay]\nrelay_from = ["127.0.0.0/8"]\nnext_hop = "127.0.0.1:1"\nallow_private = ["127.0.0.0/8"]\n'
-        f"[limits]\nconnections_per_address = {PER_ADDRESS}\n"
     )
     with live_server(folder, kind=Office, domain="dev.test", config=config) as started:
         add_accounts(started, *(f"{name}@dev.test" for name in ("bob", "carl", "carol", *"abcdeäö")))
@@ -264,23 +262,3 @@ def test_starttls_without_a_handshake_ends(server: LiveServer) -> None:
     wire.close()
     with server.smtp() as client:
         assert client.noop()[0] == 250
-
-
-def test_300_connections_from_one_address(server: LiveServer) -> None:
-    wires = [Wire(server) for _ in range(300)]
-    codes = [wire.code() for wire in wires]
-    assert codes.count(220) == PER_ADDRESS
-    assert codes.count(421) == 300 - PER_ADDRESS
-    # The others are served as before, and those turned away are let in when there is room.
-    wires[0].send(b"EHLO c.test\r\n")
-    assert wires[0].code() == 250
-    for wire in wires:
-        wire.close()
-
-    def let_in() -> bool:
-        wire = Wire(server)
-        code = wire.code()
-        wire.close()
-        return code == 220
-
-    until(let_in)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import uvloop
 
-from postroad.serve.admission import Admission
 from postroad.serve.doors import Doors, smtp_sessions, turned_away
 from postroad.serve.smtp import DRAIN_PATIENCE_S, FINAL_DOT_S
 from postroad.store.client import UnitFailed
@@ -21,6 +20,7 @@ from postroad.store.sqlite import SqliteConnection
 from postroad.values.errors import StoreBroken, StoreFull
 from tests.serve.harness import ANNA, Peer, breathe, open_house
 from tests.serve.post_office import PostOffice, ehlo, open_post_office
+from tests.serve.test_admission import admission as admission_of
 
 MESSAGE = b"Subject: hello\r\n\r\nA line\r\n"
 
@@ -80,7 +80,7 @@ Client = Callable[[tuple[str, int]], Coroutine[Any, Any, None]]
 async def left_behind(folder: Path, client: Client) -> tuple[int, int]:
     """How many connections are still counted, and watched, when ten such clients have gone."""
     office = open_office(folder)
-    admission = Admission(100, 100)
+    admission = admission_of()
     doors = Doors(
         smtp_sessions(office.service, limits=office.limits),
         admission=admission,

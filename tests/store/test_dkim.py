@@ -12,6 +12,7 @@ from postroad.store.account_records import DomainAdd, DomainRemove
 from postroad.store.accounts import domain_add, domain_remove
 from postroad.store.backup import backup
 from postroad.store.dkim import MissingKeys, dkim_activate, dkim_add, dkim_remove, dkim_retire, month_of, new_pair
+from postroad.store.dkim_reads import DkimKeys
 from postroad.store.dkim_records import (
     ACTIVE,
     KEYS_MAX,
@@ -45,13 +46,13 @@ def post(connect: Callable[[], Connection]) -> SmallStore:
 
 
 async def states(post: SmallStore) -> dict[str, int]:
-    return {found.selector: found.state for found in await post.directory.dkim_keys(DOMAIN)}
+    return {found.selector: found.state for found in await DkimKeys(post).of(DOMAIN)}
 
 
 async def test_a_pair_is_kept_and_signs(post: SmallStore) -> None:
     pair = new_pair("202611", set(), make=private)
     assert post.run(dkim_add, DkimAdd("Example.COM", pair)).selectors == ["pr202611r", "pr202611e"]
-    domain, keys = await post.directory.signing_keys(DOMAIN)
+    domain, keys = await DkimKeys(post).signing(DOMAIN)
     assert (domain, [(found.selector, found.algorithm, found.private) for found in keys]) == (
         DOMAIN,
         [("pr202611r", RSA, private(RSA)), ("pr202611e", ED25519, private(ED25519))],
@@ -71,10 +72,10 @@ async def test_a_domain_signs_for_what_stands_below_it(post: SmallStore) -> None
         ("com", ""),
         ("example.com.evil.test", ""),
     ):
-        assert (await post.directory.signing_keys(author))[0] == signer, author
+        assert (await DkimKeys(post).signing(author))[0] == signer, author
     post.run(dkim_add, DkimAdd("news.example.com", [key("n")]))
-    assert (await post.directory.signing_keys("x.news.example.com"))[0] == "news.example.com"
-    assert (await post.directory.signing_keys(".".join("a" * 200)))[0] == ""
+    assert (await DkimKeys(post).signing("x.news.example.com"))[0] == "news.example.com"
+    assert (await DkimKeys(post).signing(".".join("a" * 200)))[0] == ""
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ async def test_keys_take_turns(post: SmallStore) -> None:
     post.run(dkim_add, DkimAdd(DOMAIN, [key("one")]))
     assert post.run(dkim_activate, DkimActivate(DOMAIN)).word == words.NO_KEY_WAITS
     post.run(dkim_add, DkimAdd(DOMAIN, [key("two", PUBLISHED)]))
-    assert [found.selector for found in (await post.directory.signing_keys(DOMAIN))[1]] == ["one"]
+    assert [found.selector for found in (await DkimKeys(post).signing(DOMAIN))[1]] == ["one"]
     assert post.run(dkim_activate, DkimActivate(DOMAIN)).selectors == ["two"]
     assert await states(post) == {"two": ACTIVE, "one": RETIRED}
 
@@ -114,10 +115,10 @@ async def test_a_key_is_removed_only_when_it_is_retired(post: SmallStore) -> Non
     one = DkimSelect(DOMAIN, "ONE")
     assert post.run(dkim_remove, one).word == words.KEY_IN_USE
     assert post.run(dkim_retire, one).selectors == ["one"]
-    changed = (await post.directory.dkim_keys(DOMAIN))[0].changed_us
+    changed = (await DkimKeys(post).of(DOMAIN))[0].changed_us
     assert post.run(dkim_retire, one).done
-    assert (await post.directory.dkim_keys(DOMAIN))[0].changed_us == changed
-    assert await post.directory.signing_keys(DOMAIN) == ("", [])
+    assert (await DkimKeys(post).of(DOMAIN))[0].changed_us == changed
+    assert await DkimKeys(post).signing(DOMAIN) == ("", [])
     assert post.run(dkim_remove, one).done
     assert await states(post) == {}
     for function in (dkim_retire, dkim_remove):
@@ -155,8 +156,8 @@ async def test_domains_without_a_key_get_their_first_pair(post: SmallStore) -> N
     assert chore.due == 10.0
     chore.step(11.0)
     assert chore.due > 11.0
-    assert [found.state for found in await post.directory.dkim_keys(DOMAIN)] == [ACTIVE, ACTIVE]
-    assert len(await post.directory.dkim_keys("second.test")) == 1
+    assert [found.state for found in await DkimKeys(post).of(DOMAIN)] == [ACTIVE, ACTIVE]
+    assert len(await DkimKeys(post).of("second.test")) == 1
 
 
 def test_nothing_of_a_key_is_shown() -> None:

@@ -8,6 +8,22 @@ from postroad.rules.ports import Ports
 from postroad.rules.submission import SUBMISSION
 from postroad.serve.logs import log_bug
 from postroad.serve.smtp import Gates
+from postroad.store.directory import Directory
+from postroad.values.address import Address
+
+
+class OwnSenders:
+    """In whose name an account may send, with the delimiter of this server's sub-addresses."""
+
+    __slots__ = ("_delimiter", "_directory")
+
+    def __init__(self, directory: Directory, delimiter: str) -> None:
+        self._directory = directory
+        self._delimiter = delimiter
+
+    async def may_send_as(self, account: int, address: Address) -> bool:
+        """What the directory says."""
+        return await self._directory.may_send_as(account, address, self._delimiter)
 
 
 def make_gates(ports: Ports) -> Gates:

@@ -33,6 +33,10 @@ class Listen(Section, frozen=True):
     pop3s: tuple[str, ...] = (":995",)
     local: tuple[str, ...] = ()
     """Paths of unix sockets for programs on this machine (`postroad-sendmail`)."""
+    proxy_from: tuple[str, ...] = ()
+    """Networks of proxies, whose connections must begin with a PROXY header that names the client."""
+    xclient_from: tuple[str, ...] = ()
+    """Networks of SMTP proxies that may name the client by XCLIENT."""
     metrics: str = "127.0.0.1:9925"
     """Prometheus page; empty: not offered."""
 
@@ -125,6 +129,8 @@ class Retry(Section, frozen=True):
     """Waiting time before the 2nd, 3rd, ... attempt; the last one repeats."""
     lifetime_s: Seconds = 5 * 86400.0
     """RFC 5321 section 4.5.4.1: "the give-up time generally needs to be at least 4-5 days"."""
+    warn_after_s: Annotated[float, Meta(ge=0)] = 4 * 3600.0
+    """When the sender is told that a delivery is late (RFC 3461 section 5.2.5), once per recipient; 0: never."""
 
 
 class Dns(Section, frozen=True):
@@ -135,6 +141,16 @@ class Dns(Section, frozen=True):
     timeout_s: Seconds = 5.0
 
 
+class Policy(Section, frozen=True):
+    """The administrator's own rules in Python: docs/policy.md."""
+
+    file: str = ""
+    """Path of a `policy.py`; empty: there is none."""
+    undecided: str = "defer"
+    """What becomes of mail when it hangs or fails: "defer" (it waits) or "accept" (it is only noted)."""
+    timeout_s: Seconds = 2.0
+
+
 class Limits(Section, frozen=True):
     """Every limit a peer can meet; `docs/limits.md` says the reason of each."""
 
@@ -143,7 +159,20 @@ class Limits(Section, frozen=True):
     """RFC 5321 section 4.5.3.1.8: at least 100 MUST be accepted."""
     hops: Count = 50
     connections: Count = 10_000
-    connections_per_address: Count = 200
+    connections_per_address: Count = 500
+    """At the doors for users: one address, or /64 of IPv6, can be a whole office."""
+    connections_per_network: Count = 2000
+    """The same for a /24, or /48 of IPv6."""
+    connections_per_minute: Count = 1200
+    """The same for new connections of one address."""
+    mx_per_address: Count = 20
+    """At the door for the world."""
+    mx_per_network: Count = 100
+    mx_per_minute: Count = 300
+    greeting_wait_s: Annotated[float, Meta(ge=0, le=30)] = 1.0
+    """How long a client the MX has not met waits for its greeting; 0: not at all."""
+    tarpit: bool = True
+    """Hold back the replies to errors of strangers."""
     command_timeout_s: Seconds = 300
     """RFC 5321 section 4.5.3.2.7."""
     data_timeout_s: Seconds = 600
@@ -185,6 +214,7 @@ class Config(Section, frozen=True):
     dkim: Dkim = Dkim()
     retry: Retry = Retry()
     dns: Dns = Dns()
+    policy: Policy = Policy()
     limits: Limits = Limits()
     log: Log = Log()
     recipient_delimiter: str = "+"

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from postroad.config import Config
+from postroad.config import Config, Limits, Retry
 from postroad.config.endpoints import (
     Endpoint,
     is_address,
@@ -40,6 +40,9 @@ LOGIN_SERVICES: Final = ("submission", "imap", "pop3")
 _USUAL_PORTS: Final = SERVICES | {"metrics": 9925, "http": 80, "alpn": 443}
 
 LOG_FORMATS: Final = ("auto", "text", "json")
+UNDECIDED: Final = ("defer", "accept")
+POLICY_MOST_S: Final = 10.0
+"""A policy that may take longer would use up what a final dot may take, which other checks need too."""
 DELIMITERS: Final = "+-_=.#~"
 DAY_S: Final = 86400.0
 RECIPIENTS_LEAST: Final = 100
@@ -125,6 +128,31 @@ def _one_listener(path: tuple[str, str], text: str, taken: dict[Endpoint, str]) 
     if path[1] == "metrics" and not _loopback(place.host):
         what = f"{text} shows the figures of this server to the network"
         yield Complaint(path, what, f'Write "127.0.0.1:{place.port}" unless a firewall stands before it', fatal=False)
+
+
+def _proxies(config: Config) -> Iterator[Complaint]:
+    """Who is believed about clients is listed by name, never the whole world."""
+    for name in ("proxy_from", "xclient_from"):
+        path = ("listen", name)
+        for text in getattr(config.listen, name):
+            wrong = _network(path, text)
+            if wrong:
+                yield wrong
+            elif ipaddress.ip_network(text).prefixlen == 0:
+                what = f'"{text}" believes the whole world about who it is'
+                yield Complaint(path, what, "Name the addresses of your proxies only")
+    yield from _proxies_that_relay(config)
+
+
+def _proxies_that_relay(config: Config) -> Iterator[Complaint]:
+    for text in config.listen.proxy_from:
+        for other in config.relay.relay_from:
+            if _network(("listen", "proxy_from"), text) or _network(("relay", "relay_from"), other):
+                continue
+            proxy, relay = ipaddress.ip_network(text), ipaddress.ip_network(other)
+            if proxy.version == relay.version and proxy.overlaps(relay):
+                what = f'"{text}" is also in relay.relay_from: a client that the proxy cannot name may relay'
+                yield Complaint(("listen", "proxy_from"), what, "Keep proxies out of relay.relay_from", fatal=False)
 
 
 def _passwords(config: Config) -> Iterator[Complaint]:
@@ -301,6 +329,10 @@ def _retry(config: Config) -> Iterator[Complaint]:
     if delays[0] >= life:
         what = f"the first retry after {delays[0]:g} s comes after the mail's end ({life:g} s)"
         yield Complaint(path, what, "Make the first waiting time shorter than retry.lifetime_s")
+    warn = config.retry.warn_after_s
+    if warn >= life and warn != Retry().warn_after_s:
+        what = f"a warning after {_span(warn)} never comes: mail ends after {_span(life)}"
+        yield Complaint(("retry", "warn_after_s"), what, "Make it shorter than retry.lifetime_s", fatal=False)
     if life < 4 * DAY_S:
         # RFC 5321 section 4.5.4.1: "the give-up time generally needs to be at least 4-5 days"
         what = f"mail ends after {_span(life)}; RFC 5321 asks for 4 to 5 days"
@@ -318,9 +350,16 @@ def _dns(config: Config) -> Iterator[Complaint]:
 def _limits(config: Config) -> Iterator[Complaint]:
     """Limits that contradict each other, and those below what the protocols ask for."""
     limits = config.limits
-    if limits.connections_per_address > limits.connections:
-        what = f"{limits.connections_per_address} is more than limits.connections ({limits.connections})"
-        yield Complaint(("limits", "connections_per_address"), what, f"Write {limits.connections} or less")
+    for name in ("connections_per_address", "connections_per_network", "mx_per_address", "mx_per_network"):
+        value = getattr(limits, name)
+        if value > limits.connections and value != getattr(Limits(), name):
+            what = f"{value} is more than limits.connections ({limits.connections})"
+            yield Complaint(("limits", name), what, f"Write {limits.connections} or less")
+    for near, wide in (("connections_per_address", "connections_per_network"), ("mx_per_address", "mx_per_network")):
+        value, network = getattr(limits, near), getattr(limits, wide)
+        if value > network != getattr(Limits(), wide):
+            what = f"{network} is less than limits.{near} ({value}), which is for a part of it"
+            yield Complaint(("limits", wide), what, f"Write {value} or more")
     if limits.session_s < limits.data_timeout_s:
         what = f"a session would end after {limits.session_s:g} s, before one message may ({limits.data_timeout_s:g} s)"
         yield Complaint(("limits", "session_s"), what, f"Write {limits.data_timeout_s:g} or more")
@@ -352,6 +391,19 @@ _ASKED: Final = (
 )
 
 
+def _policy(config: Config) -> Iterator[Complaint]:
+    policy = config.policy
+    if policy.file and (not policy.file.startswith("/") or "\0" in policy.file):
+        fix = 'Write it as "/etc/postroad/policy.py"'
+        yield Complaint(("policy", "file"), f'"{policy.file}" is not an absolute path', fix)
+    if policy.undecided not in UNDECIDED:
+        fix = 'Write "defer" (mail waits) or "accept" (it is only noted)'
+        yield Complaint(("policy", "undecided"), f'"{policy.undecided}" says nothing about doubts', fix)
+    if policy.timeout_s > POLICY_MOST_S:
+        what = f"{policy.timeout_s:g} seconds are longer than a session can wait"
+        yield Complaint(("policy", "timeout_s"), what, f"Write {POLICY_MOST_S:g} or less")
+
+
 def _log(config: Config) -> Iterator[Complaint]:
     if config.log.format not in LOG_FORMATS:
         meant = closest(config.log.format, LOG_FORMATS)
@@ -372,6 +424,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _delimiter,
     _passwords,
     _listen,
+    _proxies,
     _tls,
     _local,
     _acme,
@@ -382,6 +435,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _sending,
     _retry,
     _dns,
+    _policy,
     _limits,
     _log,
 )

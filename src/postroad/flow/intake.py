@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final, Protocol
 
+from msgspec import structs
+
 from postroad.flow.allowance import denied
-from postroad.flow.local import Plan, delivered_before
+from postroad.flow.at_once import AtOnce, local_leg
+from postroad.flow.bounce import Reporter
+from postroad.flow.destinations import Destinations
+from postroad.flow.local import delivered_before
 from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
 from postroad.store.records import Accept, Accepted, Copy, Leg, Sending
 from postroad.trust.dkim.canonical import BodyHash
-from postroad.values.envelope import Envelope, Recipient
+from postroad.values.envelope import Envelope
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
@@ -62,36 +67,6 @@ class Arrival:
     """Handed in by somebody who may use our names: a login, a program of this machine, a listed network."""
     quarantine: str = ""
     """Why it is held instead of delivered."""
-
-
-@dataclass(slots=True)
-class Destinations:
-    """Where the accepted recipients of one message go, merged over all of them."""
-
-    copies: list[tuple[str, int, str]] = field(default_factory=list)
-    """Recipient text, account, mailbox."""
-    remotes: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Recipient text, A-label domain, NOTIFY, ORCPT."""
-    expansions: list[tuple[str, str]] = field(default_factory=list)
-    """Recipient as given, and what it was turned into, for the journal."""
-    seen: set[str | tuple[int, str]] = field(default_factory=set)
-    """Addresses and mailboxes that are in the lists: a thousand recipients of a large list are a million looks."""
-
-    def add(self, recipient: Recipient, plan: Plan) -> None:
-        """Adds where one recipient's mail goes; a mailbox or address that is there already is not added twice."""
-        text, seen = str(recipient.address), self.seen
-        for account, mailbox, reached_by in plan.copies:
-            if (account, mailbox) not in seen:
-                seen.add((account, mailbox))
-                self.copies.append((reached_by, account, mailbox))
-        for target in plan.remotes:
-            to = str(target)
-            # RFC 3461 section 5.2.7.2: what an alias sends on keeps the wishes of the one who sent it.
-            if to not in seen:
-                seen.add(to)
-                self.remotes.append((to, target.domain_ascii, recipient.notify, recipient.orcpt))
-        for was, now in plan.expansions:
-            self.expansions.append((was or text, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +122,8 @@ class Intake:
         first_retry_s: float,
         lifetime_s: float,
         max_hops: int,
+        warn_after_s: float = 0.0,
+        reporter: Reporter | None = None,
         signer: Signer | None = None,
     ) -> None:
         self._hostname = hostname
@@ -158,6 +135,8 @@ class Intake:
         self._first_retry_us = int(first_retry_s * 1e6)
         self._lifetime_us = int(lifetime_s * 1e6)
         self._max_hops = max_hops
+        self._warn_after_us = int(warn_after_s * 1e6)
+        self._at_once = AtOnce(store=store, story=story, ids=ids, reporter=reporter)
         self._signer = signer
         self._date = (0, "")
 
@@ -202,12 +181,17 @@ class Intake:
             signed = await self._signer.sign(header, body, body_file, draft.body_hash)
         content = (received + header, body, body_file, size)
         accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed)
-        accepted = await self._store.call(accept_unit, accept)
+        if destinations.wishes or destinations.expanded:
+            accept, accepted = await self._at_once.accept(accept, destinations, now_us)
+        else:
+            accepted = await self._store.call(accept_unit, accept)
         if sending is not None:
             if accepted.first or accepted.short is not None:
                 draft.discard()
                 return self._instead(accepted, sending, size)
             self._story.note(ident, unpack(accept.events))
+        if accept.reports:
+            self._at_once.note(accept)
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
         return Taken(ident, size)
@@ -249,17 +233,17 @@ class Intake:
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
-        legs = self._legs(destinations, now_us, size, signed.fields)
-        copies = [
-            Copy(
-                recipient=recipient,
-                account=account,
-                prefix=f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode(),
-                mailbox=mailbox,
-            )
-            for recipient, account, mailbox in destinations.copies
-        ]
-        events = self._events(now_us, envelope, destinations, arrival, legs, size, signed)
+        release_us = envelope.release_us if envelope.release_us > now_us else 0
+        begin_us = release_us or now_us
+        # Null senders are told of nothing.
+        warn_us = begin_us + self._warn_after_us if self._warn_after_us and sender else 0
+        legs = self._legs(destinations, now_us, size, release_us, warn_us, signed.fields)
+        copies = self._copies(destinations, sender, warn_us)
+        if release_us:
+            # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named.
+            legs += [local_leg(self._ids.make(now_us), copy, release_us) for copy in copies]
+            copies = []
+        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, signed)
         return Accept(
             id=ident,
             received_us=now_us,
@@ -270,7 +254,7 @@ class Intake:
             size=size,
             copies=copies,
             legs=legs,
-            expires_us=now_us + self._lifetime_us,
+            expires_us=begin_us + self._lifetime_us,
             keys=search_keys(header, sender, envelope, destinations),
             # What is submitted by a user may turn out to be a repetition, so its story is told after the commit.
             events=self._story.note(ident, events) if sending is None else self._story.pack(events),
@@ -281,6 +265,23 @@ class Intake:
             login=arrival.login,
             sending=sending,
         )
+
+    def _copies(self, destinations: Destinations, sender: str, warn_us: int) -> list[Copy]:
+        copies = [
+            Copy(
+                recipient=recipient,
+                account=account,
+                prefix=f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode(),
+                mailbox=mailbox,
+                warn_us=warn_us,
+            )
+            for recipient, account, mailbox in destinations.copies
+        ]
+        for at in destinations.wishes:
+            wish = destinations.wish(at)
+            if wish is not None:
+                copies[at] = structs.replace(copies[at], notify=wish.notify, orcpt=wish.orcpt)
+        return copies
 
     def _repetition(self, now_us: int, arrival: Arrival) -> bytes:
         """The event that a repetition adds to the story of the first message."""
@@ -293,18 +294,30 @@ class Intake:
         )
         return self._story.pack([event])
 
-    def _legs(self, destinations: Destinations, now_us: int, size: int, prefix: bytes) -> list[Leg]:
+    def _legs(
+        self, destinations: Destinations, now_us: int, size: int, release_us: int, warn_us: int, prefix: bytes
+    ) -> list[Leg]:
         remotes = destinations.remotes
         if not remotes:
             return []
         # Born leased: the first attempt starts from memory right after the commit, and the second one's time is
         # part of the commit. Beyond the window mail is left to whoever has room.
-        mine = self._runner.room_for(len(remotes), size)
+        mine = not release_us and self._runner.room_for(len(remotes), size)
         owner = self._store.incarnation if mine else 0
-        due_us = now_us + self._first_retry_us if mine else now_us
+        due_us = now_us + self._first_retry_us if mine else release_us or now_us
         make = self._ids.make
         return [
-            Leg(make(now_us), recipient, domain, due_us=due_us, owner=owner, prefix=prefix, notify=notify, orcpt=orcpt)
+            Leg(
+                make(now_us),
+                recipient,
+                domain,
+                due_us=due_us,
+                owner=owner,
+                prefix=prefix,
+                notify=notify,
+                orcpt=orcpt,
+                warn_us=warn_us,
+            )
             for recipient, domain, notify, orcpt in remotes
         ]
 
@@ -316,6 +329,7 @@ class Intake:
         arrival: Arrival,
         legs: list[Leg],
         size: int,
+        release_us: int,
         signed: Signed,
     ) -> list[Event]:
         events = [
@@ -335,6 +349,19 @@ class Intake:
         events += [
             Event(kind="expanded", at_us=now_us, recipient=was, cause=now) for was, now in destinations.expansions
         ]
+        if release_us:
+            cause = "its sender asked for delivery at a later time"
+            return events + [
+                Event(
+                    kind="held",
+                    at_us=now_us,
+                    recipient=leg.recipient,
+                    cause=cause,
+                    by=who_text(arrival),
+                    next_us=release_us,
+                )
+                for leg in legs
+            ]
         events += [
             Event(kind="delivered", at_us=now_us, recipient=recipient, by="local delivery", where=f"mailbox {mailbox}")
             for recipient, _, mailbox in destinations.copies

@@ -73,7 +73,7 @@ class Delivery:
 
     __slots__ = (
         "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "notify", "orcpt", "prefix",
-        "recipient",
+        "recipient", "warn_us",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -87,6 +87,7 @@ class Delivery:
         self.prefix = source.prefix
         self.notify = source.notify
         self.orcpt = source.orcpt
+        self.warn_us = source.warn_us
         self.attempt = attempt
         """Number of the attempt that is to be made now; the first is 1."""
         self.last_reply = last_reply

@@ -13,12 +13,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
+from msgspec import structs
+
 from postroad.config import Config
-from postroad.flow.bounce import ANY_QUOTA, Note, PlanFor, Reporter
+from postroad.flow.bounce import ANY_QUOTA, BY, Note, PlanFor, Reporter, reported
+from postroad.flow.dsn import Action, Notice
 from postroad.flow.fates import Tale, tell
 from postroad.flow.intake import Story
 from postroad.flow.lanes import Delivery, Lane, Lanes, Letter, Parcel, parcels
@@ -111,6 +114,7 @@ class Runner:
         hostname: str,
         delays_s: tuple[float, ...],
         lifetime_s: float,
+        warn_after_s: float = 0.0,
         max_hops: int = 50,
         connections_per_lane: int = 20,
         messages_per_connection: int = 100,
@@ -129,12 +133,14 @@ class Runner:
         self._signposts = signposts
         self._next_hop_of = next_hop_of
         self._delays_s = delays_s
+        self._warn_after_s = warn_after_s
         self._max_hops = max_hops
         self._rng = rng or Random()
         self._meters = _Meters(meters or Meters.private())
-        self._reporter = Reporter(
+        self.reporter = Reporter(
             hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note, signer=signer
         )
+        """Also for what is reported at acceptance."""
         self._recorder = Recorder(store, self._on_recorded)
         self._lanes = Lanes(per_lane=connections_per_lane, total=CONNECTIONS_MAX)
         self._pool = Pool(
@@ -203,6 +209,7 @@ class Runner:
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
             lifetime_s=config.retry.lifetime_s,
+            warn_after_s=config.retry.warn_after_s,
             max_hops=config.limits.hops,
             connections_per_lane=relay.connections_per_lane,
             messages_per_connection=relay.messages_per_connection,
@@ -458,9 +465,10 @@ class Runner:
             now_us=self._clock.wall_us(),
             delays_s=self._delays_s,
             rng=self._rng,
+            warn_after_s=self._warn_after_s,
         )
-        if tale.failures:
-            self._spawn(self._report(letter, tale))
+        if tale.notices:
+            self._spawn(self._report(letter, tale, [delivery for delivery, _ in results]))
         else:
             self._record(letter, tale)
 
@@ -487,13 +495,13 @@ class Runner:
         note = self._note(letter.id, tale.events) if tale.events else b""
         self._recorder.add(Result(letter, tale.done, tale.later, note, report))
 
-    async def _report(self, letter: Letter, tale: Tale) -> None:
-        """Ends deliveries undelivered, with the report that is due."""
+    async def _report(self, letter: Letter, tale: Tale, deliveries: Sequence[Delivery]) -> None:
+        """Writes down what the sender may have to be told of, with the report that is due."""
         now_us = self._clock.wall_us()
         try:
-            if not await self._fetch(letter, [failure.delivery for failure in tale.failures]):
+            if not await self._fetch(letter, deliveries):
                 return
-            report = await self._reporter.report(letter, tale.failures, now_us)
+            report = await self.reporter.report(letter, tale.notices, now_us)
         except (StoreBroken, StoreFull) as error:
             # Where the report must go could not be found out: nothing ends without one, so all of it waits.
             log.warning("a report could not be made, trying again later: %s", error)
@@ -505,21 +513,24 @@ class Runner:
             return
         if isinstance(report, str):
             tale.events += [
-                Event(kind="discarded", at_us=now_us, recipient=f.delivery.recipient, cause=report, by="report rules")
-                for f in tale.failures
+                Event(kind="discarded", at_us=now_us, recipient=delivery.recipient, cause=report, by=BY)
+                for delivery in tale.failed
             ]
             self._record(letter, tale)
             return
-        tale.events.append(
-            Event(kind="reported", at_us=now_us, recipient=letter.sender, by="report rules", link=id_text(report.id))
-        )
+        tale.events.append(reported(letter, report, now_us))
         self._record(letter, tale, report)
 
     def _postpone(self, letter: Letter, tale: Tale, now_us: int) -> None:
-        failed = {failure.delivery.id for failure in tale.failures}
+        """Writes an attempt down without its report: nothing ends undelivered, a delay is told another time.
+
+        What a host has taken has ended all the same, for it must not be sent twice.
+        """
+        failed = {delivery.id for delivery in tale.failed}
         tale.done = [ident for ident in tale.done if ident not in failed]
         due_us = now_us + int(self._delays_s[0] * 1e6)
-        tale.later += [Later(failure.delivery.id, due_us, failure.delivery.last_reply) for failure in tale.failures]
+        tale.later = [structs.replace(later, warned=False) for later in tale.later]
+        tale.later += [Later(delivery.id, due_us, delivery.last_reply) for delivery in tale.failed]
         tale.events = [event for event in tale.events if event.kind != "bounced"]
         self._record(letter, tale)
 
@@ -561,20 +572,33 @@ class Runner:
         )  # fmt: skip
         copy = Copy(delivery.recipient, delivery.account, delivery.prefix)
         letter = delivery.letter
+        events, reports = [event], []
         try:
+            if delivery.notify:
+                if not await self._fetch(letter, [delivery]):
+                    return
+                report = await self._delivered_report(delivery, now_us)
+                if isinstance(report, Accept):
+                    events, reports = [event, reported(letter, report, now_us)], [report]
             outcome = await self._store.call(
-                deliver_local, FileLocal(self._store.incarnation, delivery.id, copy, pack([event]))
+                deliver_local, FileLocal(self._store.incarnation, delivery.id, copy, pack(events), reports)
             )
         except (StoreBroken, StoreFull, UnitFailed) as error:
             self._not_filed(letter, delivery, Fate.DEFERRED, "4.3.0", f"the mailbox could not be written: {error}")
             return
         if outcome == FILED:
-            self._note(letter.id, [event])
+            self._note(letter.id, events)
             self._release(letter, [delivery.id])
         elif outcome == OVER_QUOTA:
             self._not_filed(letter, delivery, Fate.DEFERRED, "4.2.2", "the mailbox is full")
         else:
             self._not_filed(letter, delivery, Fate.FAILED, "5.1.1", "the mailbox does not exist any more")
+
+    async def _delivered_report(self, delivery: Delivery, now_us: int) -> Accept | str:
+        """The report that a copy is in its mailbox, if the sender asked for it."""
+        filed = Outcome(Fate.DELIVERED, About.RECIPIENT)
+        notice = Notice(Action.DELIVERED, delivery.recipient, filed, delivery.notify, delivery.orcpt)
+        return await self.reporter.report(delivery.letter, [notice], now_us)
 
     def _not_filed(self, letter: Letter, delivery: Delivery, fate: Fate, status: str, cause: str) -> None:
         outcome = Outcome(fate, About.RECIPIENT, cause, Reply(450 if fate is Fate.DEFERRED else 550, status, cause))

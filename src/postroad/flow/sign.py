@@ -29,7 +29,7 @@ KNOWN_MAX: Final = 10_000
 """Author domains whose keys are remembered."""
 
 KeysOf = Callable[[str], Awaitable[tuple[str, list[DkimKey]]]]
-"""The domain that signs for an author's domain, and its keys: `store.directory.Directory.signing_keys`."""
+"""The domain that signs for an author's domain, and its keys: `store.dkim_reads.DkimKeys.signing`."""
 
 
 class Bodies(Protocol):

@@ -22,6 +22,7 @@ WORDS: Final = {
     # logins
     "login required": "this door takes mail from users only",
     "wrong password": "user name or password are wrong",
+    "login not well formed": "what the client sent is no login by the mechanism it chose",
     "logins busy": "more logins were under way than can be proved at once",
     # recipients
     "relay refused": "the recipient is elsewhere and the client may not send there through us",
@@ -44,6 +45,14 @@ WORDS: Final = {
     "too many new recipients": "the account has reached its recipients of a day that it never wrote to before",
     "too many recipients at once": "the message is for more recipients than one message of the account may have",
     "account removed": "the account was removed while it was logged in",
+    # the administrator's policy.py
+    "refused by policy": "policy.py refused it",
+    "postponed by policy": "policy.py asked the client to come back later",
+    "policy undecided": "policy.py said that it could not tell",
+    "policy hung": "policy.py took longer than it may and was ended; nothing was decided by it",
+    "policy failed": "policy.py raised an error, ended, or returned what it may not; nothing was decided by it",
+    "policy busy": "policy.py had more questions waiting than it could answer in time",
+    "policy not running": "policy.py could not be loaded, or is being started again after it ended at once",
     # form
     "no header": "the message has no header field at all",
     # checks in general

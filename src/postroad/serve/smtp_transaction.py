@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from postroad.flow.intake import Destinations
+from postroad.flow.destinations import Destinations
 from postroad.flow.local import Plan
 from postroad.flow.submission import Submission
 from postroad.store.spool import Draft

@@ -38,6 +38,10 @@ class Copy(Record, frozen=True):
     prefix: bytes = b""
     """Header lines of this copy alone (Return-Path, Delivered-To), each ending in CRLF."""
     mailbox: str = "INBOX"
+    notify: str = ""
+    orcpt: str = ""
+    warn_us: int = 0
+    """The wishes and the time of a warning that its open delivery gets if it cannot be filed now (see `Leg`)."""
 
 
 class Leg(Record, frozen=True):
@@ -57,6 +61,8 @@ class Leg(Record, frozen=True):
     prefix: bytes = b""
     notify: str = ""
     orcpt: str = ""
+    warn_us: int = 0
+    """From when on its sender is told that it is late; 0 for never."""
 
 
 class Allowed(Record, frozen=True):
@@ -115,6 +121,9 @@ class Accept(Record, frozen=True):
     """Who submitted it; empty for mail from the world."""
     sending: Sending | None = None
     """Of mail that one of our users submitted."""
+    reports: list[Accept] = []
+    """What the sender is told of it at once: delivered, expanded. They tell that every copy was filed, so when one is
+    not, nothing at all is accepted (`Accepted.withdrawn`)."""
 
 
 class Shortfall(Record, frozen=True):
@@ -146,6 +155,9 @@ class Accepted(Record, frozen=True):
     """That message is another one than this."""
     short: Shortfall | None = None
     """Why nothing was stored: this account may not send it now."""
+    withdrawn: bool = False
+    """Nothing was accepted, because reports would not have been true: leave the copies that were not filed to open
+    deliveries, and ask again."""
 
 
 # -- the queue -------------------------------------------------------------------------------------------------------
@@ -177,6 +189,7 @@ class Due(Record, frozen=True):
     envid: str
     body_file: str
     last_reply: str = ""
+    warn_us: int = 0
 
 
 class Claim(Record, frozen=True):
@@ -212,6 +225,8 @@ class Later(Record, frozen=True):
     delivery: int
     due_us: int
     last_reply: str
+    warned: bool = False
+    """The sender is told of the delay in this transaction, and not again."""
 
 
 class Noted(Record, frozen=True):
@@ -249,6 +264,8 @@ class FileLocal(Record, frozen=True):
     copy: Copy
     events: bytes
     """Packed events of success; journaled only then."""
+    reports: list[Accept] = []
+    """What the sender is told of it; accepted only when it was filed."""
 
 
 class Refusal(Record, frozen=True):

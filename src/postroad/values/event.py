@@ -17,6 +17,7 @@ KINDS: Final = {
     "signed": "the fields by which the author's domain answers for the message were made",
     "refused": "a command or a message was turned away; nothing was stored",
     "queued": "the message is durable and one or more deliveries are open",
+    "held": "the sender asked for a later delivery; nothing is tried before the next time",
     "attempted": "a delivery was tried",
     "deferred": "an attempt failed for now; a next time is set",
     "delivered": "the next host or the mailbox took responsibility",

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from postroad.console.cli.stores import now, opened
 from postroad.console.cli.submit import Sent
-from postroad.flow.intake import Arrival, Destinations, Intake, Taken
+from postroad.flow.destinations import Destinations
+from postroad.flow.intake import Arrival, Intake, Taken
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
@@ -22,6 +23,7 @@ from postroad.flow.sign import Signer
 from postroad.store.access import StoreAccess
 from postroad.store.client import StoreClient
 from postroad.store.directory import Directory
+from postroad.store.dkim_reads import DkimKeys
 from postroad.store.reader import Reader
 from postroad.store.records import Accept
 from postroad.store.register import Register, register
@@ -105,8 +107,9 @@ async def _accept(
         clock=clock,
         first_retry_s=config.retry.delays_s[0],
         lifetime_s=config.retry.lifetime_s,
+        warn_after_s=config.retry.warn_after_s,
         max_hops=config.limits.hops,
-        signer=Signer(Directory(reader).signing_keys, spool, clock) if config.dkim.sign else None,
+        signer=Signer(DkimKeys(reader).signing, spool, clock) if config.dkim.sign else None,
     )
     draft = spool.draft()
     draft.write(message)
