@@ -56,7 +56,7 @@ def month_of(at_us: int) -> str:
 
 
 def new_pair(
-    month: str, taken: set[str], state: int = ACTIVE, make: Callable[[str], bytes] = make_key
+    month: str, taken: set[str], state: int = ACTIVE, make: Callable[[str], bytes] | None = None
 ) -> list[DkimKey]:
     """An RSA-2048 and an Ed25519 key under selectors nobody has: pr202611r and pr202611e in November 2026, then
     pr202611r2 and so on. Takes about 25 ms."""
@@ -64,7 +64,7 @@ def new_pair(
     while True:
         names = [f"pr{month}{algorithm[0]}{number if number > 1 else ''}" for algorithm in ALGORITHMS]
         if taken.isdisjoint(names):
-            return [DkimKey(name, alg, make(alg), state) for name, alg in zip(names, ALGORITHMS, strict=True)]
+            return [DkimKey(name, alg, (make or make_key)(alg), state) for name, alg in zip(names, ALGORITHMS, strict=True)]
         number += 1
 
 
@@ -173,7 +173,7 @@ class MissingKeys:
     """Housekeeping of the store process: domains without any key get their first pair, one domain at a step."""
 
     def __init__(
-        self, connection: Connection, writer: Writer, clock: Clock, make: Callable[[str], bytes] = make_key
+        self, connection: Connection, writer: Writer, clock: Clock, make: Callable[[str], bytes] | None = None
     ) -> None:
         self._connection = connection
         self._writer = writer
