@@ -88,6 +88,7 @@ def measure(options: argparse.Namespace) -> None:
                 rss_kb=round((fresh - before) / options.connections + (grown - fresh) / options.messages, 1),
             )
             times = tell("login", options.logins, options.active)
+            del times["seconds"]
             rig.report("login beside them", active=options.active, **times)
             tell("close")
             clients.stdin.close()  # type: ignore[union-attr]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-SERVICES = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "metrics")
+SERVICES = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "lmtp", "metrics")
 START_S = 20.0
 """How long a busy machine may take to start three interpreters."""
 

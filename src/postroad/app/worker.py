@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from postroad.app.gates import OwnSenders, make_gates
+from postroad.app.gates import OwnSenders, make_gates, make_milters
 from postroad.flow.allowance import Allowances, allowed
 from postroad.flow.callout import Callout
 from postroad.flow.intake import Intake
@@ -25,6 +25,7 @@ from postroad.net.tls import ServerTls
 from postroad.rules.ports import NOBODY, Ports
 from postroad.serve.admission import Admission, allowances, room_for_clients
 from postroad.serve.conversation import Watch
+from postroad.serve.conversions import Conversions
 from postroad.serve.counters import SessionCounters
 from postroad.serve.doors import Doors, MakeSession, smtp_sessions, turned_away
 from postroad.serve.fullness import Fullness
@@ -205,6 +206,7 @@ async def build_worker(errand: Errand) -> Parts:
     refusals = Refusals(store=store, story=story, ids=ids, clock=clock)
     policy = UserPolicy(config.policy, meters) if config.policy.file else None
     everybody = allowed(config.sending)
+    conversions = Conversions()
     smtp = SmtpService(
         hostname=config.hostname,
         intake=intake,
@@ -221,11 +223,14 @@ async def build_worker(errand: Errand) -> Parts:
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
         submissions=Submissions(everybody),
+        conversions=conversions,
+        hide_clients=config.sending.hide_client,
         full=fullness,
         gates=make_gates(
             Ports(
                 senders=OwnSenders(directory, config.recipient_delimiter),
                 allowances=Allowances(Spendings(reader), everybody, clock),
+                milters=make_milters(config, clock),
                 policy=policy or NOBODY,
             )
         ),
@@ -278,7 +283,7 @@ async def build_worker(errand: Errand) -> Parts:
     }
     doors = Doors(
         {
-            **smtp_sessions(smtp, limits=limits, speakers=speakers),
+            **smtp_sessions(smtp, limits=limits, speakers=speakers, hold_s=config.sending.future_release_s),
             **local_sessions(smtp, limits=limits, rules=senders),
             **mail_sessions,
         },

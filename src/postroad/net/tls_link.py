@@ -78,12 +78,13 @@ class TlsLink(Receiver):
 
     # -- from the plain transport -----------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
-        self._incoming.write(data)
-        if self._waiter is not None and not self._waiter.done():
-            self._step(self._waiter)
-        else:
+    def buffer_updated(self, nbytes: int) -> None:
+        self._incoming.write(self._shared[:nbytes])
+        waiter = self._waiter
+        if waiter is None or waiter.done():
             self._read()
+        else:
+            self._step(waiter)
 
     def _step(self, waiter: asyncio.Future[None]) -> None:
         try:
@@ -103,37 +104,25 @@ class TlsLink(Receiver):
             self._waiter.set_exception(error)
 
     def _read(self) -> None:
-        """Hand out what can be deciphered, as long as it is wanted."""
+        """Hand out what can be deciphered, a record at a time, as long as it is wanted."""
+        tls = self._tls
         while not self._paused and not self._closing:
-            octets, ended = self._decipher()
-            if octets:
-                self._protocol.data_received(octets)
-            if ended:
+            try:
+                octets = tls.read(READ_OCTETS)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLError:
+                self.abort()
+                return
+            if not octets:  # close_notify
                 self._protocol.eof_received()
                 self.close()
-            if not octets or ended:
+                return
+            self._protocol.data_received(octets)
+            # Asking saves the exception that the next read would end in.
+            if not self._incoming.pending and not tls.pending():
                 break
-
-    def _decipher(self) -> tuple[bytes, bool]:
-        """A stretch of plain octets, empty when there are none now; and whether the peer has said its last."""
-        pieces: list[bytes] = []
-        room = READ_OCTETS
-        ended = False
-        try:
-            while room > 0:
-                piece = self._tls.read(room)
-                if not piece:
-                    ended = True
-                    break
-                pieces.append(piece)
-                room -= len(piece)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            ended = True
-        except ssl.SSLError:
-            self.abort()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces), ended
+        self._send()  # the answer to a change of keys (RFC 8446 section 4.6.3)
 
     def eof_received(self) -> bool:
         self._fail(ConnectionResetError("the peer has gone in the TLS handshake"))
@@ -160,10 +149,10 @@ class TlsLink(Receiver):
         """Encipher and send; nothing once the connection is closing."""
         if self._closing or not data:
             return
-        view = memoryview(data)
         try:
-            while view:
-                view = view[self._tls.write(view) :]
+            done = self._tls.write(data)
+            while done < len(data):  # a record at a time
+                done += self._tls.write(memoryview(data)[done:])
         except ssl.SSLError:
             self.abort()
         else:

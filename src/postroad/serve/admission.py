@@ -22,7 +22,10 @@ FILES_APART: Final = 1000
 """Descriptors kept for others than clients: 500 outgoing connections, files of large messages, databases, the store's
 socket. A message that finds none gets 452."""
 
-_WORLD: Final = frozenset(("mx",))
+KNOWN_MAX: Final = 4096
+"""Clients whose place in the count is remembered: each is looked for when it comes and when it goes."""
+
+_WORLD: Final = frozenset(("mx", "lmtp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Clients:
 class Admission:
     """Counts connections in and out. `own` is the most that this worker holds, `total` what all workers hold."""
 
-    __slots__ = ("_exempt", "_login", "_monotonic", "_open", "_tally", "_world", "draining", "own", "total")
+    __slots__ = ("_exempt", "_known", "_login", "_monotonic", "_open", "_tally", "_world", "draining", "own", "total")
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class Admission:
         self._tally = tally
         self._monotonic = monotonic
         self._exempt = exempt or Networks()
+        self._known: dict[tuple[str, str], Clients | None] = {}
         self._open = 0
         self.draining = False
 
@@ -112,6 +116,16 @@ class Admission:
 
     def _clients(self, address: str, door: str) -> Clients | None:
         """Where a client counts; None for this machine itself, for listed networks and for what has no address."""
+        known = self._known
+        try:
+            return known[address, door]
+        except KeyError:
+            if len(known) >= KNOWN_MAX:
+                known.clear()
+            found = known[address, door] = self._find(address, door)
+            return found
+
+    def _find(self, address: str, door: str) -> Clients | None:
         ip = parse_ip(address)
         if ip is None or ip.is_loopback or address in self._exempt:
             return None

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 
 from postroad.net.proxy import Origin, ProxyListener
@@ -15,13 +15,14 @@ from postroad.net.tls import ServerTls
 from postroad.serve.admission import GOING_DOWN, TOO_MANY, TOO_MANY_FROM_YOU, TOO_OFTEN, Admission
 from postroad.serve.conversation import Conversation, Entrance, Session, TurnedAway, Watch
 from postroad.serve.counters import SessionCounters
+from postroad.serve.lmtp import LmtpSession
 from postroad.serve.local_submission import LOCAL, name_peer
 from postroad.serve.logs import log_line
 from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.smtp import SmtpSession
 from postroad.values.networks import Networks
 from postroad.values.reply import Reply
-from postroad.wire.smtp.extensions import MX, SUBMISSION, SUBMISSIONS, Door, without_binding
+from postroad.wire.smtp.extensions import LMTP, MX, SUBMISSION, SUBMISSIONS, Door, without_binding
 from postroad.wire.smtp.limits import MachineLimits
 from postroad.wire.smtp.server import ServerMachine
 
@@ -115,9 +116,10 @@ class Doors:
         admission, counters = self._admission, self._counters
         words = self._turn_away[service.removesuffix("s")]
         implicit = service in IMPLICIT_TLS
+        context = self._tls.of(service)  # also where it is for STARTTLS: later its files may be broken
 
         def admit(conversation: Conversation) -> TurnedAway | None:
-            if service == LOCAL.name:
+            if not conversation.peer:
                 name_peer(conversation)
             refusal = admission.admit(conversation.peer, service)
             if refusal is None:
@@ -133,9 +135,8 @@ class Doors:
             conversation.on_close = self._told
             return TurnedAway(refusal, words(refusal), behind_tls=True)
 
-        return Entrance(
-            admit, self._tls.of(service) if implicit else None, partial(counters.refused, service, 0, "tls handshake")
-        )
+        failed = partial(counters.refused, service, 0, "tls handshake")
+        return Entrance(admit, context if implicit else None, failed)
 
     def _told(self) -> None:
         self._telling -= 1
@@ -161,26 +162,37 @@ TURNED_AWAY: Final = {
 
 
 def smtp_sessions(
-    service: SmtpService, *, limits: MachineLimits, speakers: Networks | None = None
+    service: SmtpService, *, limits: MachineLimits, speakers: Networks | None = None, hold_s: int = 0
 ) -> dict[str, MakeSession]:
     """The makers of SMTP sessions by service; `speakers` may name their client by XCLIENT, which no other peer may.
+    Users may have messages held for `hold_s` seconds at most.
 
     The MX offers no login: whoever has one uses a submission port (RFC 6409 section 4.3), where nothing else is taken.
     """
     listed = speakers or Networks()
 
-    def maker(door: Door) -> MakeSession:
-        with_xclient = replace(door, xclient=True)
-
+    def maker(door: Door, kind: type[SmtpSession] = SmtpSession) -> MakeSession:
         def make(conversation: Conversation) -> Session:
-            here = with_xclient if conversation.peer in listed else door
-            offered = here if service.tls.end_point else without_binding(here)
-            machine = ServerMachine(hostname=service.hostname, door=offered, limits=limits)
-            return SmtpSession(conversation, machine, service, door.name)
+            peer = conversation.peer
+            # A listed network's reports of success go to people of ours.
+            dsn = door.dsn or service.may_relay(peer)
+            offered = offer(door, peer in listed, dsn, bool(service.tls.end_point))
+            machine = ServerMachine(
+                hostname=service.hostname, door=offered, limits=limits, wall_us=service.clock.wall_us
+            )
+            return kind(conversation, machine, service, door.name)
 
         return make
 
-    return {door.name: maker(door) for door in (MX, SUBMISSION, SUBMISSIONS)}
+    users = [replace(door, future_release_s=hold_s) for door in (SUBMISSION, SUBMISSIONS)]
+    return {MX.name: maker(MX), LMTP.name: maker(LMTP, LmtpSession), **{door.name: maker(door) for door in users}}
+
+
+@lru_cache(maxsize=64)
+def offer(door: Door, xclient: bool, dsn: bool, binding: bool) -> Door:
+    """What one client is offered at a door; the same object for all of a kind, because replies are cached by it."""
+    offered = replace(door, xclient=xclient, dsn=dsn)
+    return offered if binding else without_binding(offered)
 
 
 def turned_away() -> dict[str, Callable[[Reply], bytes]]:
@@ -188,6 +200,7 @@ def turned_away() -> dict[str, Callable[[Reply], bytes]]:
     return {
         "mx": Reply.wire,
         "submission": Reply.wire,
+        "lmtp": Reply.wire,
         LOCAL.name: Reply.wire,
         "imap": lambda reply: f"* BYE {reply.text}\r\n".encode(),
         "pop3": lambda reply: f"-ERR [SYS/TEMP] {reply.text}\r\n".encode(),

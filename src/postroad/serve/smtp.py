@@ -11,9 +11,10 @@ import asyncio
 import ipaddress
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from postroad.flow.dsn import without_success
 from postroad.flow.intake import Arrival, Intake
 from postroad.flow.local import Planner
 from postroad.flow.submission import Submission, Submissions
@@ -21,17 +22,18 @@ from postroad.net.tls import ServerTls
 from postroad.rules.gate import Gate
 from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
+from postroad.serve.conversions import Conversions
 from postroad.serve.counters import SessionCounters
 from postroad.serve.greeting import EarlyTalkers
 from postroad.serve.lifecycle import Lifecycle
 from postroad.serve.logins import LoggedIn, Logins, Trouble
 from postroad.serve.logs import log_line
-from postroad.serve.passwords import known_login
 from postroad.serve.refusals import Refusals
 from postroad.serve.sasl_exchange import Circumstances
 from postroad.serve.smtp_login import CHALLENGE, SmtpLogin
-from postroad.serve.smtp_message import keep
-from postroad.serve.smtp_transaction import Transaction
+from postroad.serve.smtp_message import Kept, keep
+from postroad.serve.smtp_transaction import Planned, Transaction
+from postroad.serve.smtp_xclient import speak_for
 from postroad.serve.tarpit import hold_s, pays
 from postroad.store.account_records import Account
 from postroad.store.spool import Spool
@@ -75,7 +77,6 @@ NO_EXPN: Final = Reply(502, "5.5.1", "EXPN is not offered")
 HELP: Final = Reply(214, "2.0.0", "Commands: EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH")
 TLS_GO: Final = Reply(220, "2.0.0", "Ready to start TLS")
 LOG_IN: Final = Reply(530, "5.7.0", "Authentication required. Log in with your mail address and password.")
-NO_SUCH_LOGIN: Final = Reply(501, "5.1.3", "Nobody here has that login")
 TOO_SLOW: Final = Reply(421, "4.4.2", "This transfer is too slow. Please reconnect and retry.")
 TIMEOUT: Final = Reply(421, "4.4.2", "Timeout: nothing came for too long. Please reconnect.")
 FULL: Final = Reply(452, "4.3.1", "Not enough space. Please retry later; nothing was lost.")
@@ -116,6 +117,8 @@ class Service:
     full: Callable[[int], Reply | None]
     """Says early that there is no room for a message of this size (disk, queue, drafts)."""
     gates: Gates
+    conversions: Conversions = field(default_factory=Conversions)
+    """Who makes binary content into ordinary mail."""
     hide_clients: bool = False
     """Received lines of users' mail do not name the address it came from."""
     account: Callable[[str], Awaitable[Account | None]] | None = None
@@ -223,7 +226,9 @@ class SmtpSession:
         if self.gate.asks(Stage.CONNECT):
             verdict = await self.ask(Stage.CONNECT)
             if verdict.say is not None:
-                return self.refused(verdict.say, verdict.why, command, evidence=verdict.evidence)
+                # RFC 5321 section 3.8: 421 is how a server says that it cannot serve for now.
+                say = replace(verdict.say, code=421) if verdict.say.temporary else verdict.say
+                return self.refused(say, verdict.why, command, evidence=verdict.evidence)
         return self._greeting()
 
     def _greeting(self) -> Reply:
@@ -331,23 +336,15 @@ class SmtpSession:
         self._helo = on.Hello("HELO", "")
         self._account, self.login, self._mechanism = 0, "", ""
 
-    async def speak_for(self, event: on.XClient) -> None:
-        """XCLIENT of a listed peer: the session begins anew for the client that it names."""
-        wire = self._wire
-        account = await known_login(self.service.account, event.login)
-        if event.login and account is None:
-            self.machine.answer(self.refused(NO_SUCH_LOGIN, "unknown login", f"XCLIENT LOGIN={event.login[:80]}"))
-            return
-        if event.address is not None and (away := wire.become(event.address, event.port or 0)) is not None:
-            self.machine.answer(self.refused(away, "too many connections", f"XCLIENT ADDR={event.address}"))
-            return
+    async def become(self, client: on.XClient, account: Account | None) -> Reply:
+        """Begin anew as the session of a client that a listed peer names; the reply says whether it is let in."""
+        if client.address is not None and (away := self._wire.become(client.address, client.port or 0)) is not None:
+            return self.refused(away, "too many connections", f"XCLIENT ADDR={client.address}")
         self._begin_anew()
-        self._client = event
+        self._client = client
         if account is not None:
             self._account, self.login, self._mechanism = account.id, account.address, "XCLIENT"
-        greeting = await self._first_word("XCLIENT")
-        if not self.machine.closed:
-            self.machine.answer(greeting)
+        return await self._first_word("XCLIENT")
 
     async def auth(self, event: on.Auth) -> None:
         """Begin an exchange (RFC 4954); it is offered under TLS only."""
@@ -395,7 +392,7 @@ class SmtpSession:
         if self._draining:
             self.machine.answer(GOING_DOWN)
             return
-        if self.door != "mx" and not self.login and not service.may_relay(self._wire.peer):
+        if self.door not in WORLD and not self.login and not service.may_relay(self._wire.peer):
             self.machine.answer(self.refused(LOG_IN, "login required", "MAIL"))
             return
         params = event.params
@@ -421,7 +418,7 @@ class SmtpSession:
     async def rcpt(self, event: on.Rcpt) -> None:
         transaction = self._transaction
         assert transaction is not None
-        relay = bool(self.login) or self.service.may_relay(self._wire.peer)
+        relay = self._may_relay()
         plan = await self.service.planner.plan(
             event.address, size=transaction.envelope.declared_size, may_relay=relay, peer=self._wire.peer
         )
@@ -434,8 +431,16 @@ class SmtpSession:
         address, params = event.address, event.params
         if self.gate.asks(Stage.RCPT) and not await self._passes(Stage.RCPT, f"RCPT TO:<{address}>", recipient=address):
             return
-        transaction.add(Recipient(address, params.notify, params.orcpt), plan)
+        notify = params.notify
+        if "SUCCESS" in notify and self.door == "mx" and not relay:
+            # Reports of success to whomever a stranger names would be backscatter.
+            notify = without_success(notify)
+        transaction.add(Recipient(address, notify, params.orcpt), plan)
         self.machine.answer(RCPT_OK)
+
+    def _may_relay(self) -> bool:
+        """Whether this client may send to other domains through us."""
+        return bool(self.login) or self.service.may_relay(self._wire.peer)
 
     async def data(self, event: on.DataStart) -> None:
         self._begin_content()
@@ -495,10 +500,11 @@ class SmtpSession:
         # From here on the message goes its way, whatever becomes of the client.
         transaction = self._begin_content()
         self._transaction = None
-        reply = await keep(self, transaction)
+        given = tuple(transaction.planned) if self.machine.lmtp else ()  # policy may change the envelope
+        kept = await keep(self, transaction)
         if self.machine.closed:
             return
-        self.machine.answer(reply)
+        self._answer_kept(kept, given)
         if self._draining:
             self.machine.close_with(GOING_DOWN)
 
@@ -512,6 +518,7 @@ class SmtpSession:
             protocol=self._protocol(transaction.envelope.smtputf8),
             door=self.door,
             peer=self._wire.peer,
+            via=self._wire.via,
             helo=self._helo.name,
             tls=self._wire.tls_text(),
             login=self.login,
@@ -542,6 +549,10 @@ class SmtpSession:
     def completes(self) -> bool:
         """Whether what a mail program left out of a message is added: RFC 6409 section 8 lets submission servers."""
         return self.door not in WORLD and self.door != "local"
+
+    def _answer_kept(self, kept: Kept, given: tuple[Planned, ...]) -> None:
+        """Say what became of the message; `given` are the recipients at a door that answers each of them."""
+        self.machine.answer(kept.reply)
 
     # -- policy ------------------------------------------------------------------------------------------------------
 
@@ -682,7 +693,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     on.ChunkEnd: SmtpSession.chunk_end,
     on.ContentRefused: SmtpSession.content_refused,
     on.StartTls: SmtpSession.start_tls,
-    on.XClient: SmtpSession.speak_for,
+    on.XClient: speak_for,
     on.Auth: SmtpSession.auth,
     on.AuthResponse: SmtpSession.auth_response,
     on.AuthCancel: SmtpSession.auth_cancel,

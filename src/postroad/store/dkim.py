@@ -64,7 +64,9 @@ def new_pair(
     while True:
         names = [f"pr{month}{algorithm[0]}{number if number > 1 else ''}" for algorithm in ALGORITHMS]
         if taken.isdisjoint(names):
-            return [DkimKey(name, alg, (make or make_key)(alg), state) for name, alg in zip(names, ALGORITHMS, strict=True)]
+            return [
+                DkimKey(name, alg, (make or make_key)(alg), state) for name, alg in zip(names, ALGORITHMS, strict=True)
+            ]
         number += 1
 
 
