@@ -37,7 +37,6 @@ from postroad.serve.smtp_xclient import speak_for
 from postroad.serve.tarpit import hold_s, pays
 from postroad.store.account_records import Account
 from postroad.store.spool import Spool
-from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken, StoreFull
@@ -418,9 +417,8 @@ class SmtpSession:
     async def rcpt(self, event: on.Rcpt) -> None:
         transaction = self._transaction
         assert transaction is not None
-        relay = self._may_relay()
         plan = await self.service.planner.plan(
-            event.address, size=transaction.envelope.declared_size, may_relay=relay, peer=self._wire.peer
+            event.address, size=transaction.envelope.declared_size, may_relay=self.ours, peer=self._wire.peer
         )
         if self.machine.closed:
             return
@@ -432,15 +430,11 @@ class SmtpSession:
         if self.gate.asks(Stage.RCPT) and not await self._passes(Stage.RCPT, f"RCPT TO:<{address}>", recipient=address):
             return
         notify = params.notify
-        if "SUCCESS" in notify and self.door == "mx" and not relay:
+        if "SUCCESS" in notify and self.door == "mx" and not self.ours:
             # Reports of success to whomever a stranger names would be backscatter.
             notify = without_success(notify)
         transaction.add(Recipient(address, notify, params.orcpt), plan)
         self.machine.answer(RCPT_OK)
-
-    def _may_relay(self) -> bool:
-        """Whether this client may send to other domains through us."""
-        return bool(self.login) or self.service.may_relay(self._wire.peer)
 
     async def data(self, event: on.DataStart) -> None:
         self._begin_content()
@@ -450,10 +444,8 @@ class SmtpSession:
         transaction = self._transaction
         assert transaction is not None
         if transaction.draft is None:
-            transaction.draft = draft = self.service.spool.draft()
-            if transaction.destinations.remotes and self.service.intake.signs and self.ours:
-                draft.body_hash = BodyHash()
-            transaction.began = self.service.clock.monotonic()
+            signed = self.ours and self.service.intake.signs
+            transaction.begin(self.service.spool.draft(), self.service.clock.monotonic(), signed=signed)
         return transaction
 
     async def content(self, event: on.Content) -> None:
@@ -542,7 +534,7 @@ class SmtpSession:
 
     @property
     def ours(self) -> bool:
-        """Whether this client may use our names: it has logged in, or its network is listed."""
+        """Whether this client may send elsewhere and in our names: it has logged in, or its network is listed."""
         return bool(self.login) or self.service.may_relay(self._wire.peer)
 
     @property
