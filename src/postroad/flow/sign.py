@@ -84,14 +84,11 @@ class Signer:
         `hashed` is the hash of the body where it was made while the body came; else `body`, or the file of that name,
         is read. Raises StoreBroken.
         """
-        try:
-            index = HeaderIndex(header)
-        except HeaderTooLarge:
-            return UNSIGNED
-        author = author_domain(index)
+        author = author_domain(header)
         identity = await self._identity(author) if author else NOBODY
         if not identity.keys:
             return UNSIGNED
+        index = HeaderIndex(header)
         at_s = self._clock.wall_us() // 1_000_000
         # A text that came without any header stands behind the fields that were put before it.
         rest = header[index.ends[-1] + 2 :]
@@ -125,18 +122,33 @@ class Signer:
         return identity
 
 
-def author_domain(index: HeaderIndex) -> str:
-    """The domain of the first author in A-labels and lower case, which DMARC looks at; empty when there is none."""
-    value = index.first(b"from")
+def author_domain(header: bytes) -> str:
+    """The domain of the first author in A-labels and lower case, which DMARC looks at; empty when there is none, or the
+    header is too large to be read."""
+    value = _plain_from(header)
     if value is None:
-        return ""
-    for address in read_addresses(value):
+        try:
+            value = HeaderIndex(header).first(b"from")
+        except HeaderTooLarge:
+            value = None
+    for address in read_addresses(value or b""):
         if address.host:
             try:
                 return domain_to_ascii(address.host.decode("utf-8"))
             except (AddressError, UnicodeDecodeError):
                 return ""
     return ""
+
+
+def _plain_from(header: bytes) -> bytes | None:
+    """The value of the first From as nearly all mail spells it, without an index: most mail is not ours to sign."""
+    at = 0 if header.startswith(b"From:") else header.find(b"\nFrom:") + 1
+    if not at and not header.startswith(b"From:"):
+        return None
+    end = header.find(b"\r\n", at)
+    if end < 0 or header[end + 2 : end + 3] in (b" ", b"\t") or header.find(b"\r\n\r\n", 0, at) >= 0:
+        return None
+    return header[at + 5 : end].strip(b" \t")
 
 
 def _ready(domain: str, stored: list[DkimKey]) -> Identity:
