@@ -81,7 +81,7 @@ class Signer:
     ) -> Signed:
         """The signatures of a message whose author's domain is ours; UNSIGNED for every other.
 
-        `hashed` is the hash of the body where it was made while the body came; else `body`, or the file of that name,
+        `hashed` is the hash of a body that stands in a file, where it was made while the body came; without it the file
         is read. Raises StoreBroken.
         """
         author = author_domain(header)
@@ -93,7 +93,7 @@ class Signer:
         # A text that came without any header stands behind the fields that were put before it.
         rest = header[index.ends[-1] + 2 :]
         try:
-            if hashed is None or rest:
+            if hashed is None or body is not None or rest:
                 digest = await self._digest(rest, body, body_file)
             else:
                 digest = hashed.digest()

@@ -42,7 +42,7 @@ class Transaction:
         """Why the content cannot be kept, found while it was still coming."""
 
     def begin(self, draft: Draft, now: float, *, signed: bool) -> None:
-        """Takes the draft that the content goes to; the body of mail that will be signed is hashed while it comes."""
+        """Takes the draft that the content goes to; a large body is hashed while it comes when it may be signed."""
         draft.body_hash = BodyHash() if signed and self.destinations.remotes else None
         self.draft = draft
         self.began = now

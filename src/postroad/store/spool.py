@@ -182,7 +182,8 @@ class Draft:
         self.size = 0
         """Octets written so far, header and body."""
         self.body_hash: BodyHash | None = None
-        """Fed with the body while it comes, where somebody set it before: a large body is not read a second time."""
+        """Fed with a body that goes to a file, where somebody set it before: it need not be read a second time. A small
+        body is in memory at the end, and hashed there by whoever wants it."""
         self.header_too_large = False
         """The header block has passed HEADER_MAX: the message must be refused; its octets are no longer kept."""
 
@@ -231,8 +232,6 @@ class Draft:
             self._header.append(octets)
 
     def _keep(self, octets: bytes) -> None:
-        if self.body_hash is not None:
-            self.body_hash.update(octets)
         self._body.append(octets)
         self._in_memory += len(octets)
         self._spool.in_memory += len(octets)
@@ -315,6 +314,9 @@ class Draft:
     async def _work(self, work: Callable[[list[bytes]], None]) -> None:
         self._spool.require_sound()
         pieces = self._body
+        if self.body_hash is not None:
+            for piece in pieces:
+                self.body_hash.update(piece)
         self._forget_memory()
         self._job = self._spool.start(lambda: work(pieces))
         try:
