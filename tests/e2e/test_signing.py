@@ -95,7 +95,7 @@ def verdicts(near: LiveServer, folder: Path, octets: bytes) -> list[str]:
     (folder / "conf").write_text(
         f"Mode v\nTestPublicKeys {folder}/keys\nSyslog no\nRequireSafeKeys no\nBackground no\n"
     )
-    command = [needs_program("opendkim"), "-x", folder / "conf", "-vvv", "-t", folder / "m.eml"]
+    command = [str(needs_program("opendkim")), "-x", f"{folder}/conf", "-vvv", "-t", f"{folder}/m.eml"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=50)
     return re.findall(r"dkim=(\w+)", done.stdout)
 
