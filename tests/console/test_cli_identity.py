@@ -161,6 +161,13 @@ def test_records_as_json(home: CommandLine) -> None:
     assert told["mta_sts_policy"].startswith("version: STSv1\r\n")
 
 
+def test_a_host_without_a_real_name_is_spoken_of(
+    home: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "postroad.toml").write_text('hostname = "localhost"\n')
+    assert "set hostname" in home("domain", "dns", DOMAIN).stderr
+
+
 def test_only_domains_that_are_served(home: CommandLine) -> None:
     for command in ("dns", "check"):
         assert "not served here" in home("domain", command, "else.test", status=1).stderr

@@ -50,6 +50,7 @@ def test_every_record_is_there() -> None:
     assert found["mx"] == ["example.com MX 10 mail.example.com"]
     assert found["address"] == ["mail.example.com A 192.0.2.7", "mail.example.com AAAA 2001:db8::7"]
     assert found["spf"] == ["example.com TXT v=spf1 mx ip4:192.0.2.7 ip6:2001:db8::7 ~all"]
+    assert found["spf-host"] == ["mail.example.com TXT v=spf1 ip4:192.0.2.7 ip6:2001:db8::7 -all"]
     assert [text.partition(" p=")[0] for text in found["dkim"]] == [
         "pr202611r._domainkey.example.com TXT v=DKIM1; k=rsa;",
         "pr202611e._domainkey.example.com TXT v=DKIM1; k=ed25519;",
@@ -102,7 +103,9 @@ def test_what_belongs_to_another_zone_is_a_remark() -> None:
 def test_addresses_that_nobody_sees_are_not_published() -> None:
     found = values(identity(sources=("10.0.0.7", "127.0.0.1", "fd00::1")))
     assert found["spf"] == ["example.com TXT v=spf1 mx a:mail.example.com ~all"]
+    assert found["spf-host"] == ["mail.example.com TXT v=spf1 a -all"]
     assert found["address"] == ["mail.example.com A "]
+    assert "spf-host" not in values(identity(hostname="mail.other.test"))
 
 
 def test_a_smarthost_is_spoken_of() -> None:

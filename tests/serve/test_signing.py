@@ -208,6 +208,22 @@ async def test_keys_that_go_out_of_use_sign_no_more(office: PostOffice) -> None:
     assert [is_signed(octets) for octets in leaving(office)] == [True, False]
 
 
+async def test_what_was_read_before_a_change_is_not_kept(office: PostOffice) -> None:
+    """On PostgreSQL a read takes a while, and the hint may come meanwhile."""
+    signer = office.service.intake._signer
+    assert signer is not None
+    keys_of = signer._keys_of
+
+    async def overtaken(author: str) -> tuple[str, list[DkimKey]]:
+        found = await keys_of(author)
+        signer.forget()
+        return found
+
+    signer._keys_of = overtaken
+    await send(await anna(office), "b@else.test", MESSAGE, ANNA)
+    assert signer._known == {}
+
+
 async def test_a_broken_key_leaves_mail_unsigned_and_says_so(
     office: PostOffice, caplog: pytest.LogCaptureFixture
 ) -> None:

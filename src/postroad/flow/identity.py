@@ -123,6 +123,10 @@ def _spf(identity: Identity) -> Iterator[Wanted]:
     if identity.next_hop:
         note += f" Mail leaves through {identity.next_hop}: add what its operator tells you, such as include:NAME."
     yield Wanted("spf", identity.domain, "TXT", " ".join(words), note)
+    if identity.hostname.endswith(f".{identity.domain}"):
+        # RFC 7208 section 2.4: with the null sender of reports the name in EHLO is what is looked up.
+        value = " ".join(["v=spf1", *(own or ["a"]), "-all"])
+        yield Wanted("spf-host", identity.hostname, "TXT", value, "The same for the name of the server: its reports.")
 
 
 def _dkim(identity: Identity) -> Iterator[Wanted]:
@@ -168,8 +172,8 @@ def _srv(identity: Identity) -> Iterator[Wanted]:
 
 
 def _autoconfig(identity: Identity) -> Iterator[Wanted]:
-    for label, who in (("autoconfig", "Thunderbird and its kin"), ("autodiscover", "Outlook")):
-        yield Wanted("autoconfig", f"{label}.{identity.domain}", "CNAME", identity.hostname, f"{who} ask there.")
+    for label, who in (("autoconfig", "Thunderbird asks"), ("autodiscover", "Outlook asks")):
+        yield Wanted("autoconfig", f"{label}.{identity.domain}", "CNAME", identity.hostname, f"{who} there.")
 
 
 _GROUPS: Final = (_mx, _address, _spf, _dkim, _dmarc, _mta_sts, _tls_rpt, _ptr, _srv, _autoconfig)

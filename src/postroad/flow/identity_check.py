@@ -91,7 +91,7 @@ class Checker:
                 return await self._compare_ptr(record)
             case "policy-host" | "autoconfig":
                 return await self._compare_host(record)
-            case "spf":
+            case "spf" | "spf-host":
                 return await self._compare_spf(record)
         return _judged(record, await self._ask(record.name, record.kind), JUDGES[record.record])
 

@@ -73,8 +73,8 @@ class Signer:
         self._known: dict[str, tuple[float, Identity]] = {}
 
     def forget(self) -> None:
-        """Something in the directory has changed."""
-        self._known.clear()
+        """Something in the directory has changed; what is being read at this moment is not kept either."""
+        self._known = {}
 
     async def sign(
         self, header: bytes, body: bytes | None, body_file: str = "", hashed: BodyHash | None = None
@@ -111,14 +111,14 @@ class Signer:
         return hashing.digest()
 
     async def _identity(self, author: str) -> Identity:
-        now = self._clock.monotonic()
-        known = self._known.get(author)
-        if known is not None and known[0] > now:
-            return known[1]
+        now, known = self._clock.monotonic(), self._known
+        found = known.get(author)
+        if found is not None and found[0] > now:
+            return found[1]
         identity = _ready(*await self._keys_of(author))
-        if len(self._known) >= KNOWN_MAX:
-            self._known.clear()
-        self._known[author] = (now + KNOWN_S, identity)
+        if len(known) >= KNOWN_MAX:
+            known.clear()
+        known[author] = (now + KNOWN_S, identity)
         return identity
 
 

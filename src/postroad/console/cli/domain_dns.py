@@ -136,10 +136,13 @@ def identity_of(name: str, place: Place) -> Identity:
         for key in keys
         if key.state != RETIRED
     )
+    hostname = (config.hostname or socket.getfqdn()).lower()
+    if "." not in hostname:
+        click.echo(f"{hostname} is no name that others can use: set hostname in the configuration.", err=True)
     listen = [(service, getattr(config.listen, service)) for service in SERVICES if service != "mx"]
     return Identity(
         domain,
-        (config.hostname or socket.getfqdn()).lower(),
+        hostname,
         config.relay.bind,
         public,
         offered_ports(listen),
