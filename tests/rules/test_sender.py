@@ -100,3 +100,9 @@ async def test_forged_authors_are_refused(header: bytes, reply: str, why: str) -
     assert verdict.say is not None
     assert str(verdict.say).startswith(reply)
     assert verdict.why == why
+
+
+async def test_a_header_too_large_to_be_read_is_nobodys_own() -> None:
+    verdict = await authors_are_yours(facts(header=b"From: ben@example.com\r\n" + b"X:\r\n" * 2000 + b"\r\n"), PORTS)
+    assert verdict is not None
+    assert str(verdict.say).startswith("552 5.3.4 ")

@@ -22,6 +22,7 @@ from postroad.values.ids import id_text
 from postroad.values.reply import Reply
 from postroad.values.verdict import NO_CHANGES, Changes
 from postroad.wire.mime.binary import NotConvertible
+from postroad.wire.mime.headers import MAX_HEADER_LINES
 
 if TYPE_CHECKING:
     from postroad.serve.smtp import SmtpSession
@@ -78,7 +79,7 @@ class _Keeping:
         draft = self._transaction.draft
         assert draft is not None
         # A header beyond its limit is not there to be looked at; the intake refuses it.
-        if draft.header_too_large:
+        if draft.header_too_large or draft.header.count(b"\n") > MAX_HEADER_LINES:
             return await self._accept()
         refusal = await self._convert() if self._transaction.envelope.body == "BINARYMIME" else None
         if refusal is None:

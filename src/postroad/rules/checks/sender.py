@@ -36,7 +36,8 @@ async def authors_are_yours(facts: Facts, ports: Ports) -> Verdict | None:
     try:
         index = HeaderIndex(facts.content.header)
     except HeaderTooLarge:
-        return None  # refused for its size before it is kept
+        # What cannot be read is nobody's own.
+        return refuse("message refused", 552, "5.3.4", "The header is too large to be read. Send fewer header fields.")
     # RFC 5322 section 3.6: From occurs exactly once. Programs differ in which of two they show.
     if index.count(b"from") > 1 or index.count(b"sender") > 1:
         return refuse("from twice", 550, "5.6.0", "The message has two From or two Sender fields. Send it with one.")
