@@ -41,6 +41,7 @@ WORDS: Final = {
     # submission
     "sender not granted": "the envelope sender belongs to somebody else",
     "from not granted": "the From or Sender field names somebody else",
+    "from unclear": "the author field can be read in more than one way",
     "from missing": "the message names no author, or not in a way that can be read",
     "from twice": "the message has more than one From field, so readers would show different authors",
     "bad key": "the client's key for a submission stands twice or has letters that none may have",
