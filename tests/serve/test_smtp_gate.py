@@ -130,6 +130,22 @@ async def test_a_refused_command_changes_nothing(office: PostOffice, stage: str,
     assert last[:3] in (b"503", b"554")
 
 
+async def test_a_refused_hello_leaves_the_session_as_it_was(office: PostOffice) -> None:
+    async def says(facts: Facts) -> Verdict | None:
+        return NO if facts.helo == "evil" else None
+
+    judge = judged(office, hello=says)
+    client = await office.greeted()
+    assert (await client.ask(b"MAIL FROM:<a@b.test>")).startswith(b"250 ")
+    assert (await client.ask(b"EHLO evil")).startswith(b"550 ")
+    assert (await client.ask(b"RCPT TO:<anna@example.com>")).startswith(b"250 ")
+    assert (await client.ask(b"DATA")).startswith(b"354 ")
+    client.send(MESSAGE + b".\r\n")
+    assert (await client.line()).startswith(b"250 ")
+    assert {facts.helo for facts in judge.asked if facts.stage not in (Stage.CONNECT, Stage.HELLO)} == {"client.test"}
+    assert office.house.store.sql("SELECT header FROM messages")[0][0].startswith(b"Received: from client.test ")
+
+
 async def test_milters_hear_of_a_recipient_that_was_refused_before_they_were_asked(office: PostOffice) -> None:
     heard: list[tuple[str, str]] = []
 

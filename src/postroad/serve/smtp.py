@@ -239,10 +239,13 @@ class SmtpSession:
     # -- greeting, TLS and login -------------------------------------------------------------------------------------
 
     async def hello(self, event: on.Hello) -> None:
-        self._helo = event if self._client is None else self._client.hello(event)
-        self._drop_transaction()
+        before, self._helo = self._helo, event if self._client is None else self._client.hello(event)
         if self.gate.asks(Stage.HELLO) and not await self._passes(Stage.HELLO, f"{event.verb} {event.name}"):
+            # RFC 5321 section 4.1.4: "The SMTP server MUST stay in the same state after transmitting these replies that
+            # it was in before the EHLO was received."
+            self._helo = before
             return
+        self._drop_transaction()
         self.machine.answer(HELO_OK)
 
     async def start_tls(self, event: on.StartTls) -> None:
@@ -503,7 +506,8 @@ class SmtpSession:
 
     async def _passes(self, stage: Stage, command: str, recipient: Address | None = None) -> bool:
         """Whether a command goes on; where not, it is answered."""
-        verdict = await self.ask(stage, self._transaction, recipient=recipient)
+        transaction = self._transaction if stage is not Stage.HELLO else None  # which ends the one that is open
+        verdict = await self.ask(stage, transaction, recipient=recipient)
         if self.machine.closed:
             return False
         if verdict.say is not None:
