@@ -273,7 +273,12 @@ class SmtpSession:
         self._client = client
         if account is not None:
             self._account, self.login, self._mechanism = account.id, account.address, "XCLIENT"
-        return await self._first_word("XCLIENT")
+        # What judges remember of the peer that speaks must not be taken for its client's.
+        self.service.gates.ended(self._number)
+        self._number = next(self.service.numbers)
+        word = await self._first_word("XCLIENT")
+        # A refused client must not go on as if nothing had been said: 421 ends the connection, 554 all but QUIT.
+        return word if word.code in (220, 421) else replace(word, code=554)
 
     async def auth(self, event: on.Auth) -> None:
         """Begin an exchange (RFC 4954); it is offered under TLS only."""
