@@ -85,6 +85,7 @@ class SmtpSession:
         "_doubts",
         "_draining",
         "_end_point",
+        "_gone",
         "_helo",
         "_line_since",
         "_mechanism",
@@ -119,6 +120,7 @@ class SmtpSession:
         self._line_since = 0.0
         self._paid = 0
         self._client: on.XClient | None = None
+        self._gone = False
         wire.work_s = FINAL_DOT_S
 
     # -- for the driver ----------------------------------------------------------------------------------------------
@@ -220,6 +222,7 @@ class SmtpSession:
 
     def lost(self) -> None:
         """The peer is gone; a message handed to the intake goes its way, everything else is dropped."""
+        self._gone = True
         self.service.counters.session_closed(self.door)
         self.service.gates.ended(self._number)
         self._write_refusals_down()
@@ -501,7 +504,11 @@ class SmtpSession:
         content: Content | None = None,
     ) -> Verdict:
         """What policy says at a stage, with what the stage has learnt; doubts that hold nothing up are kept."""
-        verdict = await self.gate.ask(self._facts(stage, transaction, recipient, message, content))
+        try:
+            verdict = await self.gate.ask(self._facts(stage, transaction, recipient, message, content))
+        finally:
+            if self._gone:  # whoever was asked behind its end keeps nothing for it either
+                self.service.gates.ended(self._number)
         if verdict.ruling is Ruling.COULD_NOT_TELL:
             log_line("warning", "policy could not tell", why=verdict.why, found=verdict.evidence, door=self.door)
             if verdict.passes:
