@@ -37,6 +37,7 @@ WORDS: Final = {
     "mailbox full": "the mailbox has used up its quota",
     "nobody yet": "no account exists yet to take mail for postmaster@ or abuse@",
     "alias too large": "an alias leads to more addresses than one message may have",
+    "too many targets": "the aliases among the recipients of one message lead to more addresses than it may have",
     "alias loop": "aliases lead back to themselves",
     # submission
     "sender not granted": "the envelope sender belongs to somebody else",

@@ -25,7 +25,7 @@ from postroad.serve.sasl_exchange import Circumstances
 from postroad.serve.smtp_login import CHALLENGE, SmtpLogin
 from postroad.serve.smtp_message import Kept, keep
 from postroad.serve.smtp_service import Service
-from postroad.serve.smtp_transaction import Planned, Transaction
+from postroad.serve.smtp_transaction import TARGETS_MAX, Planned, Transaction
 from postroad.serve.smtp_xclient import speak_for
 from postroad.serve.tarpit import hold_s, pays
 from postroad.store.account_records import Account
@@ -57,6 +57,10 @@ NO_ENVELOPE: Final = Envelope(None)
 HELO_OK: Final = Reply(250, "", "")
 MAIL_OK: Final = Reply(250, "2.1.0", "Sender OK")
 RCPT_OK: Final = Reply(250, "2.1.5", "Recipient OK")
+FULL_ENVELOPE: Final = Reply(
+    452, "4.5.3", "The recipients so far lead to many others. Send to the rest in another transaction."
+)
+"""RFC 5321 section 4.5.3.1.10: who hears 452 behind a RCPT sends to the recipients it has, and then to the others."""
 RESET: Final = Reply(250, "2.0.0", "Reset")
 NOOP: Final = Reply(250, "2.0.0", "OK")
 GO_AHEAD: Final = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
@@ -355,6 +359,9 @@ class SmtpSession:
     async def rcpt(self, event: on.Rcpt) -> None:
         transaction = self._transaction
         assert transaction is not None
+        if transaction.targets >= TARGETS_MAX:  # before planning, which costs a read for each of them
+            self.machine.answer(self.refused(FULL_ENVELOPE, "too many targets", "RCPT", event.address))
+            return
         relay = self._may_relay()
         plan = await self.service.planner.plan(
             event.address, size=transaction.envelope.declared_size, may_relay=relay, peer=self._wire.peer
