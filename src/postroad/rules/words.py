@@ -51,7 +51,7 @@ WORDS: Final = {
     "too many recipients": "the account has reached its recipients of a day",
     "too many new recipients": "the account has reached its recipients of a day that it never wrote to before",
     "too many recipients at once": "the message is for more recipients than one message of the account may have",
-    "account removed": "the account was removed while it was logged in",
+    "account removed": "the account was disabled or removed while it was logged in",
     # the administrator's policy.py
     "refused by policy": "policy.py refused it",
     "postponed by policy": "policy.py asked the client to come back later",
