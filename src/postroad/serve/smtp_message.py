@@ -95,6 +95,10 @@ class _Keeping:
 
     async def _convert(self) -> Kept | None:
         """Make binary parts base64: no mailbox and few hosts can take them as they are (RFC 3030 section 3)."""
+        async with self._service.conversions.turn:  # those that wait have their bodies on the disk
+            return await self._convert_in_turn()
+
+    async def _convert_in_turn(self) -> Kept | None:
         transaction, draft = self._transaction, self._transaction.draft
         assert draft is not None
         body = b"".join([piece async for piece in draft.read_body()])
