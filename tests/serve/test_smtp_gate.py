@@ -328,6 +328,20 @@ async def test_nothing_is_kept_for_a_client_that_left_while_policy_thought(offic
     assert not kept
 
 
+async def test_a_bug_between_the_final_dot_and_the_intake_leaves_no_draft(
+    office: PostOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*words: object, **more: object) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("postroad.serve.smtp_message.completed", broken)
+    client = await office.greeted("submission")
+    await log_in(client, office)
+    reply = await send(client, message=MESSAGE + b"x" * 60_000 + b"\r\n", sender=ANNA)
+    assert reply.startswith(b"421 4.3.0 Internal problem, nothing was lost.")
+    assert office.house.spool.in_memory == 0
+
+
 async def test_who_speaks_while_we_make_up_our_mind_about_the_connection_has_spoken_too_early(
     office: PostOffice,
 ) -> None:

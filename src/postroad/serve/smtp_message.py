@@ -56,12 +56,17 @@ async def keep(session: SmtpSession, transaction: Transaction) -> Kept:
         transaction.discard()
         log_line("error", "the store refused a message", cause=str(error))
         return keeping.refused(NOT_DURABLE, "store broken")
+    except Exception:
+        # A bug, which the session answers. What the intake has may be ours already; what it has not is nobody's.
+        if not keeping.handed_on:
+            transaction.discard()
+        raise
 
 
 class _Keeping:
     """One message on its way from draft to store."""
 
-    __slots__ = ("_changes", "_ident", "_service", "_session", "_transaction")
+    __slots__ = ("_changes", "_ident", "_service", "_session", "_transaction", "handed_on")
 
     def __init__(self, session: SmtpSession, transaction: Transaction) -> None:
         self._session = session
@@ -69,6 +74,8 @@ class _Keeping:
         self._transaction = transaction
         self._changes = NO_CHANGES
         self._ident = 0
+        self.handed_on = False
+        """Whether the intake was asked to make it ours."""
 
     def refused(self, reply: Reply, why: str, evidence: str = "") -> Kept:
         """The reply with its reference, written down."""
@@ -212,6 +219,7 @@ class _Keeping:
         transaction, service, session = self._transaction, self._service, self._session
         draft = transaction.draft
         assert draft is not None
+        self.handed_on = True
         with service.lifecycle.activity("commits"):
             taken = await service.intake.accept(
                 draft,
