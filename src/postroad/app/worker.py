@@ -17,6 +17,7 @@ from postroad.flow.local_users import SenderRules
 from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
 from postroad.flow.outside import Outside
+from postroad.flow.protection import Protection
 from postroad.flow.runner import Runner
 from postroad.net.tls import ServerTls
 from postroad.rules.ports import Ports
@@ -68,6 +69,7 @@ class Parts:
     mailbox_watch: MailboxWatch
     callouts: Callout
     outside: Outside
+    protection: Protection
     maildrop: Maildrop | None = None
     grace: float = GRACE_S
 
@@ -94,6 +96,7 @@ class Parts:
         self.fullness.stop()
         self.mailbox_watch.stop()
         await self.callouts.close()
+        await self.protection.stop()
         await self.outside.lookup.close()
         self.passwords.close()
         self.store.close()
@@ -105,6 +108,7 @@ class Parts:
         self.doors.close()
         await self.runner.drain(0.0)
         await self.callouts.close()
+        await self.protection.stop()
         await self.outside.lookup.close()
 
 
@@ -146,9 +150,10 @@ async def build_worker(errand: Errand) -> Parts:
     planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter, callouts=callouts)
     passwords = Passwords(directory, clock)
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
+    protection = Protection.from_config(config, outside, store=store, reader=reader, clock=clock)
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
-        planner=planner, outside=outside, next_hop_of=directory.next_hop,
+        planner=planner, outside=outside, next_hop_of=directory.next_hop, protection=protection,
     )  # fmt: skip
     hints.add("queue", lambda _: runner.wake())
     hints.add("gateway", lambda _: runner.reroute())
@@ -163,6 +168,8 @@ async def build_worker(errand: Errand) -> Parts:
         lifetime_s=config.retry.lifetime_s,
         max_hops=config.limits.hops,
     )
+    if errand.number == 0:
+        protection.report(config, outside, intake=intake, spool=spool, planner=planner, ids=ids, clock=clock)
     fullness = Fullness(spool, lambda: count_deliveries(data_dir), config.limits.queue_messages)
     watch = Watch(loop)
     counters = SessionCounters(meters)
@@ -237,6 +244,7 @@ async def build_worker(errand: Errand) -> Parts:
     fullness.start()
     mailbox_watch.start()
     runner.start()
+    protection.start(first=errand.number == 0)
     watch.start()
     await doors.open(adopt(errand.listeners))
     maildrop = None
@@ -257,7 +265,7 @@ async def build_worker(errand: Errand) -> Parts:
         maildrop.start()
     return Parts(
         store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch, callouts,
-        outside, maildrop=maildrop,
+        outside, protection, maildrop=maildrop,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from postroad.flow.lanes import Delivery, Letter
 from postroad.flow.local import Plan
-from postroad.store.records import Accept, Copy, Leg
+from postroad.store.records import TLS_BY_POLICY, TLS_REQUIRED, Accept, Copy, Leg
 from postroad.values.address import Address, AddressError
 from postroad.values.event import Event
 from postroad.values.ids import IdMaker, id_text
@@ -103,7 +103,9 @@ class Reporter:
             )
             for account, mailbox, recipient in plan.copies
         ]
-        legs = [Leg(self._ids.make(now_us), str(to), to.domain_ascii, due_us=now_us) for to in plan.remotes]
+        # RFC 8689 section 5: what tells of a message is protected like the message.
+        tls = TLS_REQUIRED if any(failure.delivery.tls == TLS_REQUIRED for failure in failures) else TLS_BY_POLICY
+        legs = [Leg(self._ids.make(now_us), str(to), to.domain_ascii, due_us=now_us, tls=tls) for to in plan.remotes]
         events = [
             Event(
                 kind="received",

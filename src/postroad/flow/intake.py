@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from postroad.flow.local import Plan, delivered_before
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.records import Accept, Copy, Leg
+from postroad.store.records import TLS_BY_POLICY, TLS_OPTIONAL, TLS_REQUIRED, Accept, Copy, Leg
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.event import Event
 from postroad.values.ids import IdMaker, id_text
@@ -168,7 +168,8 @@ class Intake:
         Raises StoreFull and StoreBroken; then too nothing is acknowledged, and what is on the disk is swept.
         """
         header, body, body_file = await draft.settle()
-        refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, destinations)
+        lowered = header.lower()
+        refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, lowered, destinations)
         if refusal is not None:
             draft.discard()
             return refusal
@@ -177,7 +178,8 @@ class Intake:
         received = self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
         content = (received + header, body, body_file, size)
-        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit)
+        tls = tls_wish(envelope, lowered)
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, tls)
         await self._store.call(accept_unit, accept)
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
@@ -185,8 +187,7 @@ class Intake:
 
     # -- checks that need the header ---------------------------------------------------------------------------------
 
-    def _look_at(self, header: bytes, destinations: Destinations) -> Reply | None:
-        lowered = header.lower()
+    def _look_at(self, header: bytes, lowered: bytes, destinations: Destinations) -> Reply | None:
         # RFC 5321 section 6.3: count Received header fields to find loops.
         hops = lowered.count(b"\nreceived:") + lowered.startswith(b"received:")
         if hops > self._max_hops:
@@ -206,10 +207,11 @@ class Intake:
         destinations: Destinations,
         arrival: Arrival,
         eightbit: bool,
+        tls: int,
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
-        legs = self._legs(destinations, now_us, size)
+        legs = self._legs(destinations, now_us, size, tls)
         copies = [
             Copy(
                 recipient=recipient,
@@ -219,7 +221,7 @@ class Intake:
             )
             for recipient, account, mailbox in destinations.copies
         ]
-        events = self._events(now_us, envelope, destinations, arrival, legs, size)
+        events = self._events(now_us, envelope, destinations, arrival, legs, size, tls)
         return Accept(
             id=ident,
             received_us=now_us,
@@ -235,12 +237,13 @@ class Intake:
             events=self._story.note(ident, events),
             smtputf8=envelope.smtputf8,
             eightbit=eightbit,
-            ret=envelope.ret,
+            # RFC 8689 section 5: "the RET=FULL parameter MUST be disregarded"
+            ret="HDRS" if envelope.requiretls and envelope.ret else envelope.ret,
             envid=envelope.envid,
             login=arrival.login,
         )
 
-    def _legs(self, destinations: Destinations, now_us: int, size: int) -> list[Leg]:
+    def _legs(self, destinations: Destinations, now_us: int, size: int, tls: int) -> list[Leg]:
         remotes = destinations.remotes
         if not remotes:
             return []
@@ -251,7 +254,7 @@ class Intake:
         due_us = now_us + self._first_retry_us if mine else now_us
         make = self._ids.make
         return [
-            Leg(make(now_us), recipient, domain, due_us=due_us, owner=owner, notify=notify, orcpt=orcpt)
+            Leg(make(now_us), recipient, domain, due_us=due_us, owner=owner, notify=notify, orcpt=orcpt, tls=tls)
             for recipient, domain, notify, orcpt in remotes
         ]
 
@@ -263,12 +266,17 @@ class Intake:
         arrival: Arrival,
         legs: list[Leg],
         size: int,
+        tls: int = TLS_BY_POLICY,
     ) -> list[Event]:
         where = f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
         by = f"login {arrival.login}" if arrival.login else arrival.door
         events = [
             Event(
-                kind="received", at_us=now_us, by=by, where=where, cause=f"from <{envelope.sender_text}>, {size} bytes"
+                kind="received",
+                at_us=now_us,
+                by=by,
+                where=where,
+                cause=f"from <{envelope.sender_text}>, {size} bytes{_WISHES[tls]}",
             )
         ]
         events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
@@ -306,6 +314,26 @@ class Intake:
         if self._date[0] != second:
             self._date = (second, formatdate(second, localtime=True))
         return self._date[1]
+
+
+_WISHES: Final = ("", ", REQUIRETLS", ", TLS-Required: No")
+"""How the journal tells what the sender wishes of TLS, by the number of the wish."""
+
+
+def tls_wish(envelope: Envelope, lowered: bytes) -> int:
+    """What the sender wishes of TLS on the way, from the envelope and the header block in small letters.
+
+    RFC 8689 section 4.1: with REQUIRETLS "the TLS-Required header field MUST be ignored".
+    """
+    if envelope.requiretls:
+        return TLS_REQUIRED
+    at = lowered.find(b"\ntls-required:") + 1
+    if not at and not lowered.startswith(b"tls-required:"):
+        return TLS_BY_POLICY
+    return TLS_OPTIONAL if _tls_required_no(lowered, at) else TLS_BY_POLICY
+
+
+_tls_required_no: Final = re.compile(rb"tls-required:(?:[ \t]|\r\n[ \t])*no(?:[ \t]|\r\n[ \t])*\r\n").match
 
 
 def host_word(helo: str) -> str:

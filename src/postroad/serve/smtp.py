@@ -371,6 +371,7 @@ class SmtpSession:
             smtputf8=params.smtputf8,
             ret=params.ret,
             envid=params.envid,
+            requiretls=params.requiretls,
         )
         self._transaction = Transaction(envelope)
         if self.gate.asks(Stage.MAIL) and not await self._passes(Stage.MAIL, f"MAIL FROM:<{envelope.sender_text}>"):

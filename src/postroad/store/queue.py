@@ -35,7 +35,7 @@ MESSAGES: Final = Table(
 )
 DELIVERIES: Final = Table(
     "deliveries",
-    "id message due_us owner attempts kind account domain recipient notify orcpt prefix last_reply",
+    "id message due_us owner attempts kind account domain recipient notify orcpt prefix last_reply tls",
     order=10,
     holds="message",
 )
@@ -84,6 +84,7 @@ def accept(tx: Tx, args: Accept) -> Accepted:
                 leg.orcpt,
                 leg.prefix,
                 "",
+                leg.tls,
             ),
         )
     if args.legs and not args.legs[-1].owner:
@@ -116,7 +117,22 @@ def _file_copies(tx: Tx, args: Accept) -> Accepted:
 def _leave_open(tx: Tx, args: Accept, copy: Copy) -> int:
     ident = tx.make_id()
     domain = copy.recipient.rpartition("@")[2]
-    row = (ident, args.id, tx.now_us, 0, 0, KIND_LOCAL, copy.account, domain, copy.recipient, "", "", copy.prefix, "")
+    row = (
+        ident,
+        args.id,
+        tx.now_us,
+        0,
+        0,
+        KIND_LOCAL,
+        copy.account,
+        domain,
+        copy.recipient,
+        "",
+        "",
+        copy.prefix,
+        "",
+        0,
+    )
     tx.append(DELIVERIES, row)
     return ident
 
@@ -137,7 +153,7 @@ _FLAGS: Final = [Due.__struct_fields__.index(name) for name in ("smtputf8", "eig
 _CLAIM: Final = (  # in the order of the fields of `Due`
     "SELECT d.id, d.message, d.recipient, d.domain, d.kind, d.attempts, d.due_us, m.received_us, m.expires_us,"
     " m.sender, m.size, d.account, d.prefix, d.notify, d.orcpt, m.smtputf8, m.eightbit, m.ret, m.envid, m.body_file,"
-    " d.last_reply FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
+    " d.last_reply, d.tls FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
 )
 
 

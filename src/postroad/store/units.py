@@ -32,7 +32,18 @@ from postroad.values.ids import IdMaker
 ROWS_PER_UNIT: Final = 500
 """What one unit may touch: about 5 ms of the writer's time. Accepting one message with more recipients is exempt."""
 
-MODULES: Final = ["queue", "selection", "journal", "register", "accounts", "gateways", "mailbox", "pop", "pop_lock"]
+MODULES: Final = [
+    "queue",
+    "selection",
+    "journal",
+    "register",
+    "accounts",
+    "gateways",
+    "mailbox",
+    "pop",
+    "pop_lock",
+    "tls",
+]
 """Modules of this package that declare units; `load_units` imports them."""
 
 A = TypeVar("A")

@@ -31,6 +31,8 @@ class Envelope:
     smtputf8: bool = False
     ret: str = ""
     envid: str = ""
+    requiretls: bool = False
+    """The message travels under TLS alone, to the end (RFC 8689)."""
 
     @property
     def sender_text(self) -> str:

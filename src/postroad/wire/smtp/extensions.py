@@ -26,6 +26,8 @@ class Door:
     """BODY=BINARYMIME (RFC 3030 section 3): content of any octets, by BDAT only."""
     future_release_s: int = 0
     """Seconds for which a client may ask us to hold a message (RFC 4865), at most 999,999,999; 0: not offered."""
+    requiretls: bool = False
+    """REQUIRETLS (RFC 8689) is announced under TLS."""
     xclient: bool = False
     """XCLIENT: the peer is listed as one that may speak for others."""
     lmtp: bool = False
@@ -38,11 +40,11 @@ class Door:
     """A client that sends more behind its first EHLO without waiting for the answer is turned away (521)."""
 
 
-MX: Final = Door("mx", starttls=True, dsn=True, strict_hello=True)
+MX: Final = Door("mx", starttls=True, dsn=True, requiretls=True, strict_hello=True)
 """Mail from the world, port 25."""
-SUBMISSION: Final = Door("submission", starttls=True, auth=("PLAIN", "LOGIN"), dsn=True)
+SUBMISSION: Final = Door("submission", starttls=True, auth=("PLAIN", "LOGIN"), dsn=True, requiretls=True)
 """Mail from users, port 587: TLS by STARTTLS."""
-SUBMISSIONS: Final = Door("submissions", auth=("PLAIN", "LOGIN"), dsn=True)
+SUBMISSIONS: Final = Door("submissions", auth=("PLAIN", "LOGIN"), dsn=True, requiretls=True)
 """Mail from users, port 465: TLS from the first octet (RFC 8314)."""
 LMTP: Final = Door("lmtp", dsn=True, lmtp=True)
 """Mail from our own neighbours, by unix socket or a port that the world does not reach (RFC 2033 section 5)."""
@@ -63,6 +65,9 @@ def ehlo_lines(door: Door, *, size: int, tls: bool, recipients: int = 0, now_s: 
         lines.append("AUTH " + " ".join(door.auth))
     if door.dsn:
         lines.append("DSN")
+    # RFC 8689 section 2: it is announced "only if TLS is negotiated", and there is nothing behind the keyword.
+    if door.requiretls and tls:
+        lines.append("REQUIRETLS")
     if door.binarymime:
         lines.append("BINARYMIME")
     if door.future_release_s:
@@ -100,6 +105,8 @@ class Extensions:
     smtputf8: bool = False
     starttls: bool = False
     dsn: bool = False
+    requiretls: bool = False
+    """REQUIRETLS (RFC 8689): it passes mail on under TLS alone where that is asked for."""
     enhanced: bool = False
     """ENHANCEDSTATUSCODES: the digits in front of a text are status codes (RFC 2034)."""
     auth: tuple[str, ...] = ()
@@ -130,6 +137,7 @@ def read_extensions(lines: tuple[str, ...]) -> Extensions:
         smtputf8="SMTPUTF8" in words,
         starttls="STARTTLS" in words,
         dsn="DSN" in words,
+        requiretls="REQUIRETLS" in words,
         enhanced="ENHANCEDSTATUSCODES" in words,
         auth=tuple(dict.fromkeys(words.get("AUTH", ()))),
         max_recipients=_number([limits.get("RCPTMAX", "")]),
