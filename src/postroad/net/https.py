@@ -6,6 +6,7 @@ must not make this machine talk to its neighbours. Redirects are not followed; c
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import ssl
@@ -74,7 +75,7 @@ class Https:
     async def post(self, url: str, body: bytes, media_type: str) -> int:
         """Hands something in; returns the status of the answer. Raises Unfetched."""
         headers = {"Content-Type": media_type}
-        return (await self._request("POST", url, REPORT_MAX_S, POLICY_MAX, body=body, headers=headers)).status
+        return (await self._request("POST", url, REPORT_MAX_S, POLICY_MAX, data=body, headers=headers)).status
 
     async def _request(self, method: str, url: str, total_s: float, room: int, **more: Any) -> Fetched:
         import aiohttp
@@ -158,10 +159,10 @@ def _resolver(lookup: Lookup, allowed: Callable[[str], bool]) -> aiohttp.abc.Abs
         ) -> list[ResolveResult]:
             answer = await lookup.addresses(host)
             if answer.status is not LookupStatus.FOUND:
-                raise OSError(f"{host} has no address: {answer.why or answer.status.value}")
+                raise OSError(errno.EHOSTUNREACH, f"{host} has no address: {answer.why or answer.status.value}")
             usable = [address for address in answer.records if allowed(address)]
             if not usable:
-                raise OSError(f"{host} has only private addresses, which are not spoken to")
+                raise OSError(errno.EHOSTUNREACH, f"{host} has only private addresses, which are not spoken to")
             return [
                 {
                     "hostname": host,
