@@ -139,8 +139,9 @@ def tls_reports_take(tx: Tx, args: TakeReports) -> ReportDays:
             _forget(tx, ReportDay(day, domain))
         else:
             taken.append(ReportDay(day, domain))
-    later = [(tx.now_us + RETRY_US, report.day, report.domain) for report in taken]
-    tx.executemany("UPDATE tls_reports SET due_us = ? WHERE day = ? AND domain = ?", later)
+    if taken:
+        later = [(tx.now_us + RETRY_US, report.day, report.domain) for report in taken]
+        tx.executemany("UPDATE tls_reports SET due_us = ? WHERE day = ? AND domain = ?", later)
     return ReportDays(taken)
 
 

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "user": ("user:user", "Make and change accounts."),
     "alias": ("alias:alias", "Lead addresses to other addresses."),
     "cert": ("cert:cert", "Show and renew the certificate."),
+    "tls": ("tls:tls", "Read reports about TLS that others sent."),
     "config": ("config:config", "Check, show and begin the configuration file."),
     "verify": ("upkeep:verify", "Prove that the store is whole."),
     "backup": ("upkeep:backup", "Copy the store while it runs."),
