@@ -85,6 +85,10 @@ key = "{key}"
 next_hop = "127.0.0.1:{sink}"
 allow_private = ["127.0.0.0/8"]
 connections_per_lane = 50
+[sending]
+messages_per_hour = 1000000
+recipients_per_day = 1000000
+first_time_recipients_per_day = 1000000
 [limits]
 connections_per_address = 10000
 {more}

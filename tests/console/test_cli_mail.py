@@ -47,6 +47,16 @@ def test_queue_by_message(dev_test: CommandLine, queued: Queued) -> None:
     assert first in dev_test("queue", "list", "else.test").output
 
 
+def test_queue_says_why_a_delivery_was_never_tried(dev_test: CommandLine, queued: Queued) -> None:
+    name = queued("bob@else.test")
+    assert dev_test.json("queue", "list", name)["rows"][0]["reason"] == ""
+    store = OpenStore(dev_test.data)
+    store.connection.execute("UPDATE deliveries SET due_us = due_us + 3600000000")
+    store.close()
+    (row,) = dev_test.json("queue", "list", name)["rows"]
+    assert row["reason"] == "held until the time its sender asked for"
+
+
 def test_empty_queue_says_so(dev_test: CommandLine) -> None:
     assert "The queue is empty." in dev_test("queue").stderr
 

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from postroad.console.cli.secrets import made_up
 from postroad.console.cli.show import parse_size, size_text
-from postroad.console.cli.user import made_up
 from postroad.serve.passwords import proves
-from postroad.store.directory import Directory
+from postroad.store.credentials import Credentials
 from postroad.store.reader import Reader
 from tests.console.conftest import CommandLine
 
 
 async def password_holds(run: CommandLine, address: str, password: str) -> bool:
     reader = Reader(run.data)
-    found = await Directory(reader).credential(address)
+    found = await Credentials(reader).login_entry(address)
     reader.close()
     assert found is not None
-    return proves(found[1].argon2, password)
+    assert found.credential is not None
+    return proves(found.credential.argon2, password)
 
 
 def test_domains_come_and_go(run: CommandLine) -> None:
@@ -173,6 +174,30 @@ def test_quota_and_state_change(dev_test: CommandLine) -> None:
     assert "is not a size. Write it as 5GB" in dev_test("user", "quota", "anna@dev.test", "lots", status=2).output
 
 
+def test_limits_are_shown_and_set_one_by_one(dev_test: CommandLine) -> None:
+    lines = dev_test("user", "limits", "anna@dev.test").output.splitlines()
+    assert lines[0] == "messages per hour\t200\t0\tconfiguration"
+    assert lines[3] == "recipients per message\t200\t-\tconfiguration"
+    dev_test("user", "limits", "anna@dev.test", "--messages-per-hour", "1000", "--recipients-per-day", "none")
+    rows = dev_test.json("user", "limits", "anna@dev.test", "--messages-per-hour", "7")["rows"]
+    assert rows[:2] == [
+        {"limit": "messages_per_hour", "value": 7, "own": True, "used": 0},
+        {"limit": "recipients_per_day", "value": 0, "own": True, "used": 0},
+    ]
+    assert [row["own"] for row in rows[2:]] == [False, False]
+    lines = dev_test("user", "limits", "anna@dev.test", "--messages-per-hour", "default").output.splitlines()
+    assert lines[:2] == ["messages per hour\t200\t0\tconfiguration", "recipients per day\tnone\t0\taccount"]
+    wrong = dev_test("user", "limits", "anna@dev.test", "--messages-per-hour", "-3", status=2)
+    assert "Write a number, none or default" in wrong.output
+
+
+def test_limits_know_every_field() -> None:
+    from postroad.console.cli.user import LIMITS
+    from postroad.store.records import Allowed
+
+    assert tuple(LIMITS) == Allowed.__struct_fields__
+
+
 @pytest.mark.parametrize(
     "words, status, said",
     [
@@ -181,6 +206,8 @@ def test_quota_and_state_change(dev_test: CommandLine) -> None:
         (("user", "add", "anna"), 2, "not a mail address"),
         (("user", "passwd", "nobody@dev.test"), 67, "no such account"),
         (("user", "quota", "nobody@dev.test", "1GB"), 67, "no such account"),
+        (("user", "limits", "nobody@dev.test"), 67, "no such account"),
+        (("user", "limits", "nobody@dev.test", "--messages-per-hour", "1"), 67, "no such account"),
         (("user", "remove", "nobody@dev.test", "--yes"), 67, "no such account"),
         (("alias", "remove", "nobody@dev.test"), 67, "no such alias"),
         (("alias", "add", "anna@dev.test", "x@y.test"), 1, "already is an account or an alias"),

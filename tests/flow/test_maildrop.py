@@ -15,10 +15,12 @@ import pytest
 
 from postroad.console.sendmail_drop import leave
 from postroad.flow import maildrop as module
-from postroad.flow.intake import Arrival, Destinations, Taken
+from postroad.flow.destinations import Destinations
+from postroad.flow.intake import Arrival, Taken
 from postroad.flow.local import Plan
 from postroad.flow.local_users import SenderRules, local_user
 from postroad.flow.maildrop import Maildrop, prepare_folder
+from postroad.flow.submission import Submission
 from postroad.store import folder as data_folder
 from postroad.store.spool import Spool
 from postroad.values.address import Address
@@ -50,6 +52,7 @@ class Accepted:
         *,
         eightbit: bool,
         ident: int,
+        submission: Submission,
     ) -> Taken | Reply:
         if isinstance(self.answer, Exception):
             raise self.answer

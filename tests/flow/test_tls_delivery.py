@@ -20,7 +20,7 @@ from postroad.flow.route import read_signposts
 from postroad.flow.tls_log import TlsLog
 from postroad.flow.tls_policy import TlsPolicies, read_configured
 from postroad.net.tls import ClientTls
-from postroad.store.records import TLS_OPTIONAL, TLS_REQUIRED, Leg
+from postroad.store.records import TLS_OPTIONAL, TLS_REQUIRED
 from postroad.trust.mta_sts import Policy
 from postroad.values.ports import Answer
 from tests.fakes.certificates import Cert, authority, server
@@ -113,14 +113,9 @@ async def street(tmp_path: Path) -> AsyncIterator[Street]:
         await one.close()
 
 
-def send(yard: Yard, *recipients: str, tls: int = 0, **changes: Any) -> int:
-    """A message whose sender has a wish; returns its id."""
-    message = yard.compose(*recipients, **changes)
-    legs = [
-        Leg(leg.id, leg.recipient, leg.domain, due_us=leg.due_us, owner=leg.owner, notify=leg.notify, tls=tls)
-        for leg in message.legs
-    ]
-    return yard.send(*recipients, **changes, id=message.id, legs=legs).id
+def send(yard: Yard, *recipients: str, **changes: Any) -> int:
+    """A message sent now; returns its id."""
+    return yard.send(*recipients, **changes).id
 
 
 async def outcome(yard: Yard, *recipients: str, **changes: Any) -> Any:

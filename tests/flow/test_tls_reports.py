@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from postroad.flow.intake import Arrival, Destinations, Taken
+from postroad.flow.destinations import Destinations
+from postroad.flow.intake import Arrival, Taken
 from postroad.flow.local import Plan
 from postroad.flow.tls_reports import AT_ONCE, TARGETS_MAX, TlsReports
 from postroad.net.https import Unfetched

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from postroad.config import Config, Limits
+from postroad.config import Config, Limits, Sending
 from postroad.wire.smtp.limits import MachineLimits
 from tests.testdata import REPOSITORY
 
@@ -31,8 +31,9 @@ NO_LIMITS = {
 
 def value_of(name: str) -> Any:
     """The value behind a name of the page: a key of the configuration, or a constant or default in a module."""
-    if name.startswith("limits."):
-        return getattr(Config().limits, name.removeprefix("limits."))
+    if name.startswith(("limits.", "sending.")):
+        section, _, key = name.partition(".")
+        return getattr(getattr(Config(), section), key)
     module, _, attribute = name.rpartition(".")
     if module.rpartition(".")[2][0].isupper():
         module, _, owner = module.rpartition(".")
@@ -59,6 +60,7 @@ def test_value_on_the_page_is_the_real_one(name: str, shown: str) -> None:
 
 def test_page_has_every_limit_of_the_configuration_and_of_the_smtp_machine() -> None:
     wanted = {f"limits.{name}" for name in Limits.__struct_fields__}
+    wanted |= {f"sending.{name}" for name in Sending.__struct_fields__ if name != "hide_client"}  # no limit
     wanted |= {f"wire.smtp.limits.MachineLimits.{field.name}" for field in dataclasses.fields(MachineLimits)}
     assert wanted <= set(NAMES)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from postroad.flow.intake import Destinations
+from postroad.flow.destinations import Destinations
 from postroad.flow.local import Plan
+from postroad.serve.logins import Trouble
 from postroad.store.migrate import migrate
 from postroad.store.sqlite import SqliteConnection
 from postroad.values.address import Address
@@ -232,7 +233,7 @@ async def test_wrong_logins_get_one_text(office: PostOffice, user: str, password
 
 
 async def test_too_many_logins_at_once_is_for_now(office: PostOffice) -> None:
-    office.logins.busy = True
+    office.logins.trouble = Trouble.BUSY
     client = await office.greeted("submission")
     await over_tls(client, office)
     assert (await client.ask(b"AUTH PLAIN AGEAYg==")).startswith(b"454 4.7.0")

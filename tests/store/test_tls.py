@@ -45,12 +45,20 @@ def memory(desk: Desk) -> TlsMemory:
 
 
 def counted(sessions: int, result: str = "", **changes: Any) -> Counted:
-    fields = {"day": 20_000, "domain": "a.test", "policy": "{}", "host": "", "address": "", "detail": ""} | changes
+    fields: dict[str, Any] = {
+        "day": 20_000,
+        "domain": "a.test",
+        "policy": "{}",
+        "host": "",
+        "address": "",
+        "detail": "",
+    } | changes
     return Counted(**fields, result=result, sessions=sessions)
 
 
 def test_the_wish_for_tls_goes_with_the_delivery(desk: Desk) -> None:
-    desk.run(accept, sample(1, legs=[leg(1001, tls=TLS_REQUIRED), leg(1002)]))
+    desk.run(accept, sample(1, legs=[leg(1001)], tls=TLS_REQUIRED))
+    desk.run(accept, sample(2, legs=[leg(1002)]))
     claimed = desk.run(claim, Claim(5, 10, [60.0]))
     assert {due.id: due.tls for due in claimed.deliveries} == {1001: TLS_REQUIRED, 1002: 0}
 

@@ -13,15 +13,33 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Final, Protocol
 
-from postroad.flow.local import Plan, delivered_before
+from msgspec import structs
+
+from postroad.flow.allowance import denied
+from postroad.flow.at_once import AtOnce, local_leg
+from postroad.flow.bounce import Reporter
+from postroad.flow.destinations import Destinations
+from postroad.flow.local import delivered_before
+from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.records import TLS_BY_POLICY, TLS_OPTIONAL, TLS_REQUIRED, Accept, Copy, Leg
-from postroad.values.envelope import Envelope, Recipient
-from postroad.values.event import Event
+from postroad.store.records import (
+    FILED,
+    TLS_BY_POLICY,
+    TLS_OPTIONAL,
+    TLS_REQUIRED,
+    Accept,
+    Accepted,
+    Copy,
+    Leg,
+    Sending,
+)
+from postroad.values.envelope import Envelope
+from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
+from postroad.wire.mime.message_id import find_message_id
 
 QUEUE_FULL: Final = Reply(452, "4.3.1", "The queue is full. Please retry later; nothing was lost.")
 DISK_FULL: Final = Reply(452, "4.3.1", "Not enough disk space. Please retry later; nothing was lost.")
@@ -47,44 +65,20 @@ class Arrival:
     login: str = ""
     user: str = ""
     """Who on this machine handed it in, where the kernel said so: "uid 1000 (anna)"."""
+    via: str = ""
+    """Address of the proxy that passed the client on."""
     hidden: bool = False
     """The Received line does not say where it came from; the journal does."""
     doubts: tuple[tuple[str, str], ...] = ()
     """Checks that could not tell and held nothing up: stable word, and what was found."""
     discarded: str = ""
     """Why nobody gets it although it is acknowledged."""
+    answered: bool = False
+    """The client hears of every recipient by itself, so nothing waits for a mailbox that is full."""
     quarantine: str = ""
     """Why it is held instead of delivered."""
-
-
-@dataclass(slots=True)
-class Destinations:
-    """Where the accepted recipients of one message go, merged over all of them."""
-
-    copies: list[tuple[str, int, str]] = field(default_factory=list)
-    """Recipient text, account, mailbox."""
-    remotes: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Recipient text, A-label domain, NOTIFY, ORCPT."""
-    expansions: list[tuple[str, str]] = field(default_factory=list)
-    """Recipient as given, and what it was turned into, for the journal."""
-    seen: set[str | tuple[int, str]] = field(default_factory=set)
-    """Addresses and mailboxes that are in the lists: a thousand recipients of a large list are a million looks."""
-
-    def add(self, recipient: Recipient, plan: Plan) -> None:
-        """Adds where one recipient's mail goes; a mailbox or address that is there already is not added twice."""
-        text, seen = str(recipient.address), self.seen
-        for account, mailbox, reached_by in plan.copies:
-            if (account, mailbox) not in seen:
-                seen.add((account, mailbox))
-                self.copies.append((reached_by, account, mailbox))
-        for target in plan.remotes:
-            to = str(target)
-            # RFC 3461 section 5.2.7.2: what an alias sends on keeps the wishes of the one who sent it.
-            if to not in seen:
-                seen.add(to)
-                self.remotes.append((to, target.domain_ascii, recipient.notify, recipient.orcpt))
-        for was, now in plan.expansions:
-            self.expansions.append((was or text, now))
+    above: bytes = b""
+    """Fields that go above our Received line, each with its CRLF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +87,10 @@ class Taken:
 
     id: int
     size: int
+    unfiled: dict[tuple[int, str], int] = field(default_factory=dict)
+    """Where every recipient is answered: accounts and mailboxes whose copy could not be filed, and the store's word."""
+    repeated: bool = False
+    """It was ours before: this was the same submission again."""
 
 
 class Draft(Protocol):
@@ -112,6 +110,7 @@ class Story(Protocol):
     """The journal's single entrance (`flow.journal`)."""
 
     def note(self, message: int, events: Sequence[Event]) -> bytes: ...
+    def pack(self, events: Sequence[Event]) -> bytes: ...
 
 
 class Outbound(Protocol):
@@ -136,6 +135,8 @@ class Intake:
         first_retry_s: float,
         lifetime_s: float,
         max_hops: int,
+        warn_after_s: float = 0.0,
+        reporter: Reporter | None = None,
     ) -> None:
         self._hostname = hostname
         self._store = store
@@ -146,6 +147,8 @@ class Intake:
         self._first_retry_us = int(first_retry_s * 1e6)
         self._lifetime_us = int(lifetime_s * 1e6)
         self._max_hops = max_hops
+        self._warn_after_us = int(warn_after_s * 1e6)
+        self._at_once = AtOnce(store=store, story=story, ids=ids, reporter=reporter)
         self._date = (0, "")
 
     def make_id(self) -> int:
@@ -161,9 +164,10 @@ class Intake:
         *,
         eightbit: bool = False,
         ident: int = 0,
+        submission: Submission | None = None,
     ) -> Taken | Reply:
         """Make the message ours, or say why not; nothing of a refused one stays. `ident` is its id where the caller
-        has already made one.
+        has already made one; with a `submission` it is known again, and counted.
 
         Raises StoreFull and StoreBroken; then too nothing is acknowledged, and what is on the disk is swept.
         """
@@ -175,15 +179,35 @@ class Intake:
             return refusal
         now_us = self._clock.wall_us()
         ident = ident or self._ids.make(now_us)
-        received = self._received(ident, now_us, envelope, arrival)
+        received = arrival.above + self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
+        sending = submission.sending(self._repetition(now_us, arrival)) if submission is not None else None
         content = (received + header, body, body_file, size)
         tls = tls_wish(envelope, lowered)
-        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, tls)
-        await self._store.call(accept_unit, accept)
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending, tls)
+        if destinations.wishes or destinations.expanded:
+            accept, accepted = await self._at_once.accept(accept, destinations, now_us)
+        else:
+            accepted = await self._store.call(accept_unit, accept)
+        if sending is not None:
+            if accepted.first or accepted.short is not None:
+                draft.discard()
+                return self._instead(accepted, sending, size)
+            self._story.note(ident, unpack(accept.events))
+        if accept.reports:
+            self._at_once.note(accept)
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
-        return Taken(ident, size)
+        return Taken(ident, size, unfiled(accept, accepted) if arrival.answered else {})
+
+    def _instead(self, accepted: Accepted, sending: Sending, size: int) -> Taken | Reply:
+        """The answer to a submission that was not stored."""
+        if accepted.short is not None:
+            return denied(accepted.short)
+        if accepted.other:
+            return key_taken(id_text(accepted.first))
+        self._story.note(accepted.first, unpack(sending.repeated))
+        return Taken(accepted.first, size, repeated=True)
 
     # -- checks that need the header ---------------------------------------------------------------------------------
 
@@ -207,21 +231,22 @@ class Intake:
         destinations: Destinations,
         arrival: Arrival,
         eightbit: bool,
+        sending: Sending | None,
         tls: int,
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
-        legs = self._legs(destinations, now_us, size, tls)
-        copies = [
-            Copy(
-                recipient=recipient,
-                account=account,
-                prefix=f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode(),
-                mailbox=mailbox,
-            )
-            for recipient, account, mailbox in destinations.copies
-        ]
-        events = self._events(now_us, envelope, destinations, arrival, legs, size, tls)
+        release_us = envelope.release_us if envelope.release_us > now_us else 0
+        begin_us = release_us or now_us
+        # Null senders are told of nothing.
+        warn_us = begin_us + self._warn_after_us if self._warn_after_us and sender else 0
+        legs = self._legs(destinations, now_us, size, release_us, warn_us)
+        copies = self._copies(destinations, sender, warn_us)
+        if release_us:
+            # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named.
+            legs += [local_leg(self._ids.make(now_us), copy, release_us) for copy in copies]
+            copies = []
+        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, tls)
         return Accept(
             id=ident,
             received_us=now_us,
@@ -232,29 +257,70 @@ class Intake:
             size=size,
             copies=copies,
             legs=legs,
-            expires_us=now_us + self._lifetime_us,
+            expires_us=begin_us + self._lifetime_us,
             keys=search_keys(header, sender, envelope, destinations),
-            events=self._story.note(ident, events),
+            # What is submitted by a user may turn out to be a repetition, so its story is told after the commit.
+            events=self._story.note(ident, events) if sending is None else self._story.pack(events),
             smtputf8=envelope.smtputf8,
             eightbit=eightbit,
             # RFC 8689 section 5: "the RET=FULL parameter MUST be disregarded"
             ret="HDRS" if envelope.requiretls and envelope.ret else envelope.ret,
             envid=envelope.envid,
             login=arrival.login,
+            tls=tls,
+            sending=sending,
+            answered=arrival.answered,
         )
 
-    def _legs(self, destinations: Destinations, now_us: int, size: int, tls: int) -> list[Leg]:
+    def _copies(self, destinations: Destinations, sender: str, warn_us: int) -> list[Copy]:
+        copies = [
+            Copy(
+                recipient=recipient,
+                account=account,
+                prefix=f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode(),
+                mailbox=mailbox,
+                warn_us=warn_us,
+            )
+            for recipient, account, mailbox in destinations.copies
+        ]
+        for at in destinations.wishes:
+            wish = destinations.wish(at)
+            if wish is not None:
+                copies[at] = structs.replace(copies[at], notify=wish.notify, orcpt=wish.orcpt)
+        return copies
+
+    def _repetition(self, now_us: int, arrival: Arrival) -> bytes:
+        """The event that a repetition adds to the story of the first message."""
+        event = Event(
+            kind="repeated",
+            at_us=now_us,
+            by=who_text(arrival),
+            where=where_text(arrival),
+            cause="submitted again and answered with this id; nothing was sent twice",
+        )
+        return self._story.pack([event])
+
+    def _legs(self, destinations: Destinations, now_us: int, size: int, release_us: int, warn_us: int) -> list[Leg]:
         remotes = destinations.remotes
         if not remotes:
             return []
         # Born leased: the first attempt starts from memory right after the commit, and the second one's time is
         # part of the commit. Beyond the window mail is left to whoever has room.
-        mine = self._runner.room_for(len(remotes), size)
+        mine = not release_us and self._runner.room_for(len(remotes), size)
         owner = self._store.incarnation if mine else 0
-        due_us = now_us + self._first_retry_us if mine else now_us
+        due_us = now_us + self._first_retry_us if mine else release_us or now_us
         make = self._ids.make
         return [
-            Leg(make(now_us), recipient, domain, due_us=due_us, owner=owner, notify=notify, orcpt=orcpt, tls=tls)
+            Leg(
+                make(now_us),
+                recipient,
+                domain,
+                due_us=due_us,
+                owner=owner,
+                notify=notify,
+                orcpt=orcpt,
+                warn_us=warn_us,
+            )
             for recipient, domain, notify, orcpt in remotes
         ]
 
@@ -266,16 +332,15 @@ class Intake:
         arrival: Arrival,
         legs: list[Leg],
         size: int,
-        tls: int = TLS_BY_POLICY,
+        release_us: int,
+        tls: int,
     ) -> list[Event]:
-        where = f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
-        by = f"login {arrival.login}" if arrival.login else arrival.door
         events = [
             Event(
                 kind="received",
                 at_us=now_us,
-                by=by,
-                where=where,
+                by=who_text(arrival),
+                where=where_text(arrival),
                 cause=f"from <{envelope.sender_text}>, {size} bytes{_WISHES[tls]}",
             )
         ]
@@ -285,6 +350,19 @@ class Intake:
         events += [
             Event(kind="expanded", at_us=now_us, recipient=was, cause=now) for was, now in destinations.expansions
         ]
+        if release_us:
+            cause = "its sender asked for delivery at a later time"
+            return events + [
+                Event(
+                    kind="held",
+                    at_us=now_us,
+                    recipient=leg.recipient,
+                    cause=cause,
+                    by=who_text(arrival),
+                    next_us=release_us,
+                )
+                for leg in legs
+            ]
         events += [
             Event(kind="delivered", at_us=now_us, recipient=recipient, by="local delivery", where=f"mailbox {mailbox}")
             for recipient, _, mailbox in destinations.copies
@@ -300,7 +378,8 @@ class Intake:
         peer = arrival.peer
         # RFC 5321 section 4.1.3: an address literal of IPv6 says so.
         literal = f"IPv6:{peer}" if ":" in peer else peer
-        who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer and not arrival.hidden else ""
+        via = f" (via {arrival.via})" if arrival.via and arrival.via != peer else ""
+        who = f"from {host_word(arrival.helo)} ([{literal}]){via}\r\n\t" if peer and not arrival.hidden else ""
         tls = f"\r\n\t({arrival.tls})" if arrival.tls else f"\r\n\t(by {arrival.user})" if arrival.user else ""
         recipients = envelope.recipients
         whom = f"\r\n\tfor <{recipients[0].address}>" if len(recipients) == 1 else ""
@@ -314,6 +393,12 @@ class Intake:
         if self._date[0] != second:
             self._date = (second, formatdate(second, localtime=True))
         return self._date[1]
+
+
+def unfiled(accept: Accept, accepted: Accepted) -> dict[tuple[int, str], int]:
+    """Accounts and mailboxes whose copies the store did not file and did not leave open either."""
+    left = zip(accept.copies, accepted.copies, accepted.legs, strict=True)
+    return {(copy.account, copy.mailbox): outcome for copy, outcome, leg in left if outcome != FILED and not leg}
 
 
 _WISHES: Final = ("", ", REQUIRETLS", ", TLS-Required: No")
@@ -360,6 +445,18 @@ def client_text(helo: str, peer: str) -> str:
     return address if helo in ("", address) else f"{helo} {address}".rstrip()
 
 
+def who_text(arrival: Arrival) -> str:
+    """Who handed a message in, for the journal."""
+    return f"login {arrival.login}" if arrival.login else arrival.door
+
+
+def where_text(arrival: Arrival) -> str:
+    """From where, and how the connection was protected."""
+    via = f"via {literal(arrival.via)}" if arrival.via else ""
+    words = (client_text(arrival.helo, arrival.peer), via, arrival.tls or arrival.user)
+    return " ".join(word for word in words if word)
+
+
 def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: Destinations) -> str:
     """What `why` may be asked for: Message-ID, sender and recipients in lower case, one a line."""
     keys = {sender.lower(): None}
@@ -374,18 +471,3 @@ def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: De
         keys[message_id] = None
     keys.pop("", None)
     return "\n".join(keys)
-
-
-def find_message_id(header: bytes) -> str:
-    """The Message-ID without brackets, in lower case; empty when there is none that can be read."""
-    lowered = header.lower()
-    at = lowered.find(b"\nmessage-id:")
-    if at < 0:
-        if not lowered.startswith(b"message-id:"):
-            return ""
-        at = -1
-    end = lowered.find(b"\r\n", at + 1)
-    raw = lowered[at + 12 : end if end >= 0 else None]
-    if not raw.strip() and end >= 0:  # folded right behind the name
-        raw = lowered[end + 2 : lowered.find(b"\r\n", end + 2)]
-    return raw.strip().strip(b"<>").decode("ascii", "replace")[:998]

@@ -61,13 +61,15 @@ class Journal:
                     counters[2].add()
                 if kind == "delivered":
                     self._latency.observe((event.at_us - made_at_us(message)) / 1e6)
-            try:
-                parts.append(_encode(_hidden(event) if kind == "refused" else event))
-            except UnicodeEncodeError:  # the words of a peer, with octets that were no text
-                parts.append(_encode(_readable(event)))
+            parts.append(_packed(event))
         if self._lines is not None:
             self._log(self._lines, message, events, parts)
         return b"[" + b",".join(parts) + b"]"
+
+    @staticmethod
+    def pack(events: Sequence[Event]) -> bytes:
+        """Only the packed row: for what is noted once the store has answered."""
+        return b"[" + b",".join(map(_packed, events)) + b"]"
 
     def _log(self, lines: LineWriter, message: int, events: Sequence[Event], parts: list[bytes]) -> None:
         ident = id_text(message)
@@ -94,6 +96,13 @@ class Journal:
     def _learn(self, kind: str) -> Counters:
         learnt = self._counters[kind] = self._counters_of(kind)
         return learnt
+
+
+def _packed(event: Event) -> bytes:
+    try:
+        return _encode(_hidden(event) if event.kind == "refused" else event)
+    except UnicodeEncodeError:  # the words of a peer, with octets that were no text
+        return _encode(_readable(event))
 
 
 def _hidden(event: Event) -> Event:

@@ -42,7 +42,7 @@ class Letter:
 
     __slots__ = (
         "body", "body_file", "eightbit", "envid", "expires_us", "fresh", "header", "id", "open", "received_us", "ret",
-        "sender", "size", "smtputf8", "weight",
+        "sender", "size", "smtputf8", "tls", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +57,8 @@ class Letter:
         self.eightbit = source.eightbit
         self.ret = source.ret
         self.envid = source.envid
+        self.tls = source.tls
+        """What the sender wishes of TLS on the way (`store.records`)."""
         self.body_file = source.body_file
         self.header = header
         self.body = body
@@ -73,7 +75,7 @@ class Delivery:
 
     __slots__ = (
         "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "notify", "orcpt", "prefix",
-        "recipient", "tls", "way",
+        "recipient", "warn_us", "way",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -87,12 +89,12 @@ class Delivery:
         self.prefix = source.prefix
         self.notify = source.notify
         self.orcpt = source.orcpt
-        self.tls = source.tls
+        self.warn_us = source.warn_us
         self.way = source.domain
         """What the way is looked up by: the domain, and the wish for TLS where the sender has one."""
         # RFC 8689 section 5: REQUIRETLS of a report SHOULD NOT keep it from a host that does not know it.
-        if source.tls and (letter.sender or source.tls != TLS_REQUIRED):
-            self.way = f"{source.domain} {source.tls}"
+        if letter.tls and (letter.sender or letter.tls != TLS_REQUIRED):
+            self.way = f"{source.domain} {letter.tls}"
         self.attempt = attempt
         """Number of the attempt that is to be made now; the first is 1."""
         self.last_reply = last_reply

@@ -31,9 +31,11 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from postroad.flow.bounce import ANY_QUOTA
-from postroad.flow.intake import Arrival, Destinations, Draft, Intake, Taken
+from postroad.flow.destinations import Destinations, Wish
+from postroad.flow.intake import Arrival, Draft, Intake, Taken
 from postroad.flow.local import INBOX, Planner
 from postroad.flow.local_users import LocalUser, SenderRules, local_user
+from postroad.flow.submission import local_submission
 from postroad.values.address import Address, AddressError
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken, StoreFull
@@ -256,14 +258,23 @@ class Maildrop:
     async def _submit(self, name: str, found: Found) -> int:
         """Make a message of it; returns 1, or 0 when it was set aside. Raises StoreFull when it must wait."""
         envelope, destinations = await self._plan(found)
+        submission = local_submission(found.user.uid)
+        header = found.header + b"\r\n"
+        submission.update(header)
+        submission.update(found.body)
+        denial = submission.read(header, envelope)
+        if denial is not None:
+            raise Unfit(str(denial))
         ident = self._ids.make(self._clock.wall_us())
         marked = f"{_stem(name)}.mail.{id_text(ident)}"
         await self._in_thread(lambda: self._mark(name, marked))
-        draft = await self._draft(found)
+        draft = await self._draft(submission.header, found.body)
         arrival = Arrival("LOCAL", "maildrop", user=str(found.user), login=self._rules.own_address(found.user))
         eightbit = not found.body.isascii()
         try:
-            result = await self._intake.accept(draft, envelope, destinations, arrival, eightbit=eightbit, ident=ident)
+            result = await self._intake.accept(
+                draft, envelope, destinations, arrival, eightbit=eightbit, ident=ident, submission=submission
+            )
         except StoreFull:
             draft.discard()
             raise
@@ -276,11 +287,11 @@ class Maildrop:
         await self._in_thread(lambda: self._set_aside(marked, why))
         return 0
 
-    async def _draft(self, found: Found) -> Draft:
+    async def _draft(self, header: bytes, body: bytes) -> Draft:
         draft = self._spool.draft()
-        draft.write(found.header + b"\r\n")
-        for at in range(0, len(found.body), PIECE):
-            draft.write(found.body[at : at + PIECE])
+        draft.write(header)
+        for at in range(0, len(body), PIECE):
+            draft.write(body[at : at + PIECE])
             if draft.needs_flush:
                 await draft.flush_to_disk()
         sized: Draft = draft
@@ -296,7 +307,7 @@ class Maildrop:
             try:
                 address = Address.parse(spelled, utf8=True)
             except AddressError as error:
-                _report_back(destinations, spelled, error.reason)
+                _report_back(destinations, spelled, error.reason, slip.notify)
                 continue
             plan = await self._planner.plan(address, size=ANY_QUOTA, may_relay=True)
             if plan.refusal is not None and not plan.refusal.permanent:
@@ -305,7 +316,7 @@ class Maildrop:
             envelope.recipients.append(recipient)
             envelope.smtputf8 = envelope.smtputf8 or address.needs_utf8
             if plan.refusal is not None:
-                _report_back(destinations, str(address), str(plan.refusal))
+                _report_back(destinations, str(address), str(plan.refusal), slip.notify)
             else:
                 destinations.add(recipient, plan)
         return envelope, destinations
@@ -400,8 +411,10 @@ def _halves(message: bytes) -> tuple[bytes, bytes]:
     return (message[: at + 2], message[at + 4 :]) if at >= 0 else (message, b"")
 
 
-def _report_back(destinations: Destinations, recipient: str, why: str) -> None:
+def _report_back(destinations: Destinations, recipient: str, why: str, notify: str) -> None:
     destinations.expansions.append((recipient, f"refused: {why}"))
+    if notify:
+        destinations.wishes[len(destinations.copies)] = [Wish(recipient, notify, "")]
     destinations.copies.append((recipient, _NOBODY, INBOX))
 
 

@@ -10,7 +10,7 @@ import asyncio
 import datetime
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -42,6 +42,7 @@ from postroad.wire.smtp.events import (
     TransactionResult,
 )
 from postroad.wire.smtp.extensions import NO_EXTENSIONS, Extensions
+from postroad.wire.smtp.grammar import ascii_orcpt
 
 TLS_HANDSHAKE_S: Final = 30.0
 """A handshake is two round trips and some arithmetic."""
@@ -310,16 +311,17 @@ class Courier:
         head = deliveries[0].prefix + (letter.header or b"")
         machine = self._machine
         fresh = not self.carried
+        smtputf8 = self.extensions.smtputf8 and _needs_utf8(letter, deliveries)
         self.carried += 1
         machine.begin(
             _address(letter.sender) if letter.sender else None,
-            [_recipient(delivery) for delivery in deliveries],
+            [_recipient(delivery, smtputf8) for delivery in deliveries],
             size=len(head) + len(letter.body) if letter.body is not None else letter.size,
             body8bit=letter.eightbit,
-            smtputf8=self.extensions.smtputf8 and _needs_utf8(letter, deliveries),
+            smtputf8=smtputf8,
             ret=letter.ret,
             envid=letter.envid,
-            requiretls=deliveries[0].tls == TLS_REQUIRED,
+            requiretls=letter.tls == TLS_REQUIRED,
             # Worth its saved round trip only while a refused recipient costs no more than some packets.
             chunking=letter.body is not None,
         )
@@ -446,6 +448,8 @@ class Courier:
             if lost is not None and lost.reply is None and reply is not None and reply.code == 421:
                 outcome = judge_loss(lost.stage, self._why or lost.why, None, self.where, self.tls)
                 step = Step.GO_ON if result.unsure else Step.OTHER_HOST
+            if delivery.notify and outcome.fate is Fate.DELIVERED:
+                outcome = replace(outcome, dsn=self.extensions.dsn)
             trip.results.append((delivery, outcome, step))
         if lost is not None and not fresh and result.mail is None:
             trip.stale = True
@@ -529,10 +533,13 @@ def _address(text: str) -> Address:
     return Address.parse(text, utf8=True)
 
 
-def _recipient(delivery: Delivery) -> Recipient | Address:
+def _recipient(delivery: Delivery, smtputf8: bool) -> Recipient | Address:
     address = _address(delivery.recipient)
     if delivery.notify or delivery.orcpt:
-        return Recipient(address, delivery.notify, delivery.orcpt)
+        # RFC 3461 section 5.2.1 (d): the original recipient goes on as it came; RFC 6533 section 3 has a form of it in
+        # ASCII for hosts that take no UTF-8.
+        orcpt = delivery.orcpt if smtputf8 and delivery.orcpt.isprintable() else ascii_orcpt(delivery.orcpt)
+        return Recipient(address, delivery.notify, orcpt)
     return address
 
 

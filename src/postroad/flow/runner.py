@@ -13,13 +13,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import replace
+from collections.abc import Coroutine, Iterable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
+from msgspec import structs
+
 from postroad.config import Config
-from postroad.flow.bounce import ANY_QUOTA, Note, PlanFor, Reporter
+from postroad.flow.bounce import ANY_QUOTA, BY, Note, PlanFor, Reporter, reported
+from postroad.flow.dsn import Action, Notice
 from postroad.flow.fates import Tale, tell
 from postroad.flow.intake import Story
 from postroad.flow.lanes import Delivery, Lane, Lanes, Letter, Parcel, parcels
@@ -31,9 +33,10 @@ from postroad.flow.outside import Outside
 from postroad.flow.pool import BUG, Pool, Results, TlsWatch
 from postroad.flow.protection import Protection
 from postroad.flow.recorder import Recorder, Result, Store
-from postroad.flow.route import Plan, Signposts, plan, plan_gateway
+from postroad.flow.route import Plan, Signposts
 from postroad.flow.schedule import count_hops
-from postroad.flow.tls_policy import TlsPolicies, policies_key
+from postroad.flow.tls_policy import TlsPolicies
+from postroad.flow.ways import NextHopOf, no_gateway, plan_way
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
 from postroad.store.reader import StoredMessage
@@ -41,7 +44,6 @@ from postroad.store.records import (
     FILED,
     KIND_LOCAL,
     OVER_QUOTA,
-    TLS_BY_POLICY,
     Accept,
     Claim,
     Copy,
@@ -53,7 +55,6 @@ from postroad.values.address import Address
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.event import Event, pack
 from postroad.values.ids import IdMaker, id_text
-from postroad.values.next_hop import parse_next_hop
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock, Lookup
 from postroad.values.reply import Reply
@@ -97,14 +98,6 @@ class Letters(Protocol):
         ...
 
 
-NextHopOf = Callable[[str], Awaitable[str]]
-"""Where a gateway domain's mail is passed to, empty for other domains (`store.directory.Directory.next_hop`)."""
-
-
-async def _no_gateway(domain: str) -> str:
-    return ""
-
-
 class Runner:
     """Sends the mail of one worker. `from_config` makes one, `start` sets it going, `drain` brings it to an end."""
 
@@ -124,13 +117,14 @@ class Runner:
         hostname: str,
         delays_s: tuple[float, ...],
         lifetime_s: float,
+        warn_after_s: float = 0.0,
         max_hops: int = 50,
         connections_per_lane: int = 20,
         messages_per_connection: int = 100,
         idle_s: float = 5.0,
         meters: Meters | None = None,
         rng: Random | None = None,
-        next_hop_of: NextHopOf = _no_gateway,
+        next_hop_of: NextHopOf = no_gateway,
         policies: TlsPolicies | None = None,
         tls_watch: TlsWatch | None = None,
     ) -> None:
@@ -144,10 +138,12 @@ class Runner:
         self._next_hop_of = next_hop_of
         self._policies = policies or TlsPolicies(lookup)
         self._delays_s = delays_s
+        self._warn_after_s = warn_after_s
         self._max_hops = max_hops
         self._rng = rng or Random()
         self._meters = _Meters(meters or Meters.private())
-        self._reporter = Reporter(hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note)
+        self.reporter = Reporter(hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note)
+        """Also for what is reported at acceptance."""
         self._recorder = Recorder(store, self._on_recorded)
         self._lanes = Lanes(per_lane=connections_per_lane, total=CONNECTIONS_MAX)
         self._pool = Pool(
@@ -218,6 +214,7 @@ class Runner:
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
             lifetime_s=config.retry.lifetime_s,
+            warn_after_s=config.retry.warn_after_s,
             max_hops=config.limits.hops,
             connections_per_lane=relay.connections_per_lane,
             messages_per_connection=relay.messages_per_connection,
@@ -394,19 +391,10 @@ class Runner:
                 return found
 
     async def _plan(self, delivery: Delivery) -> Plan | Outcome:
-        """The way of one delivery, with what must hold of TLS on it; that of a gateway domain stands in the directory
-        and nowhere else."""
-        domain = delivery.domain
-        next_hop = await self._next_hop_of(domain)
-        if next_hop:
-            way = await plan_gateway(domain, parse_next_hop(next_hop), self._signposts, self._lookup)
-        else:
-            way = await plan(domain, self._signposts, self._lookup)
-        if isinstance(way, Outcome):
-            return way
-        wish = delivery.tls if delivery.way != domain else TLS_BY_POLICY
-        policies = await self._policies.for_plan(domain, way, wish)
-        return replace(way, tls=policies, tls_key=policies_key(policies)) if policies else way
+        return await plan_way(
+            delivery, next_hop_of=self._next_hop_of, signposts=self._signposts, lookup=self._lookup,
+            policies=self._policies,
+        )  # fmt: skip
 
     def reroute(self) -> None:
         """A gateway domain has another host: what waits here and every way are planned again.
@@ -482,9 +470,10 @@ class Runner:
             now_us=self._clock.wall_us(),
             delays_s=self._delays_s,
             rng=self._rng,
+            warn_after_s=self._warn_after_s,
         )
-        if tale.failures:
-            self._spawn(self._report(letter, tale))
+        if tale.notices:
+            self._spawn(self._report(letter, tale, [delivery for delivery, _ in results]))
         else:
             self._record(letter, tale)
 
@@ -511,13 +500,13 @@ class Runner:
         note = self._note(letter.id, tale.events) if tale.events else b""
         self._recorder.add(Result(letter, tale.done, tale.later, note, report))
 
-    async def _report(self, letter: Letter, tale: Tale) -> None:
-        """Ends deliveries undelivered, with the report that is due."""
+    async def _report(self, letter: Letter, tale: Tale, deliveries: Sequence[Delivery]) -> None:
+        """Writes down what the sender may have to be told of, with the report that is due."""
         now_us = self._clock.wall_us()
         try:
-            if not await self._fetch(letter, [failure.delivery for failure in tale.failures]):
+            if not await self._fetch(letter, deliveries):
                 return
-            report = await self._reporter.report(letter, tale.failures, now_us)
+            report = await self.reporter.report(letter, tale.notices, now_us)
         except (StoreBroken, StoreFull) as error:
             # Where the report must go could not be found out: nothing ends without one, so all of it waits.
             log.warning("a report could not be made, trying again later: %s", error)
@@ -529,21 +518,24 @@ class Runner:
             return
         if isinstance(report, str):
             tale.events += [
-                Event(kind="discarded", at_us=now_us, recipient=f.delivery.recipient, cause=report, by="report rules")
-                for f in tale.failures
+                Event(kind="discarded", at_us=now_us, recipient=delivery.recipient, cause=report, by=BY)
+                for delivery in tale.failed
             ]
             self._record(letter, tale)
             return
-        tale.events.append(
-            Event(kind="reported", at_us=now_us, recipient=letter.sender, by="report rules", link=id_text(report.id))
-        )
+        tale.events.append(reported(letter, report, now_us))
         self._record(letter, tale, report)
 
     def _postpone(self, letter: Letter, tale: Tale, now_us: int) -> None:
-        failed = {failure.delivery.id for failure in tale.failures}
+        """Writes an attempt down without its report: nothing ends undelivered, a delay is told another time.
+
+        What a host has taken has ended all the same, for it must not be sent twice.
+        """
+        failed = {delivery.id for delivery in tale.failed}
         tale.done = [ident for ident in tale.done if ident not in failed]
         due_us = now_us + int(self._delays_s[0] * 1e6)
-        tale.later += [Later(failure.delivery.id, due_us, failure.delivery.last_reply) for failure in tale.failures]
+        tale.later = [structs.replace(later, warned=False) for later in tale.later]
+        tale.later += [Later(delivery.id, due_us, delivery.last_reply) for delivery in tale.failed]
         tale.events = [event for event in tale.events if event.kind != "bounced"]
         self._record(letter, tale)
 
@@ -585,20 +577,33 @@ class Runner:
         )  # fmt: skip
         copy = Copy(delivery.recipient, delivery.account, delivery.prefix)
         letter = delivery.letter
+        events, reports = [event], []
         try:
+            if delivery.notify:
+                if not await self._fetch(letter, [delivery]):
+                    return
+                report = await self._delivered_report(delivery, now_us)
+                if isinstance(report, Accept):
+                    events, reports = [event, reported(letter, report, now_us)], [report]
             outcome = await self._store.call(
-                deliver_local, FileLocal(self._store.incarnation, delivery.id, copy, pack([event]))
+                deliver_local, FileLocal(self._store.incarnation, delivery.id, copy, pack(events), reports)
             )
         except (StoreBroken, StoreFull, UnitFailed) as error:
             self._not_filed(letter, delivery, Fate.DEFERRED, "4.3.0", f"the mailbox could not be written: {error}")
             return
         if outcome == FILED:
-            self._note(letter.id, [event])
+            self._note(letter.id, events)
             self._release(letter, [delivery.id])
         elif outcome == OVER_QUOTA:
             self._not_filed(letter, delivery, Fate.DEFERRED, "4.2.2", "the mailbox is full")
         else:
             self._not_filed(letter, delivery, Fate.FAILED, "5.1.1", "the mailbox does not exist any more")
+
+    async def _delivered_report(self, delivery: Delivery, now_us: int) -> Accept | str:
+        """The report that a copy is in its mailbox, if the sender asked for it."""
+        filed = Outcome(Fate.DELIVERED, About.RECIPIENT)
+        notice = Notice(Action.DELIVERED, delivery.recipient, filed, delivery.notify, delivery.orcpt)
+        return await self.reporter.report(delivery.letter, [notice], now_us)
 
     def _not_filed(self, letter: Letter, delivery: Delivery, fate: Fate, status: str, cause: str) -> None:
         outcome = Outcome(fate, About.RECIPIENT, cause, Reply(450 if fate is Fate.DEFERRED else 550, status, cause))

@@ -14,7 +14,8 @@ from typing import Any, Final, Protocol
 
 from postroad import __version__
 from postroad.flow.bounce import PlanFor
-from postroad.flow.intake import Arrival, Destinations, Draft, Taken
+from postroad.flow.destinations import Destinations
+from postroad.flow.intake import Arrival, Draft, Taken
 from postroad.flow.local import Plan
 from postroad.net.https import Unfetched
 from postroad.store.client import UnitFailed

@@ -22,11 +22,15 @@ class Senders(Protocol):
 class Allowances(Protocol):
     """What an account may still send."""
 
-    async def ask(self, account: int, recipient: Address | None = None) -> tuple[str, Reply] | None:
+    async def ask(self, facts: Facts) -> tuple[str, Reply] | None:
         """None, or the stable word of the limit that is reached with what to say.
 
-        Without a recipient it is asked for one more message, with one for one more recipient.
+        At MAIL it is asked for one more message, at RCPT for one more recipient of the message that began there.
         """
+        ...
+
+    def ended(self, session: int) -> None:
+        """The session is over: what was kept for it can go."""
         ...
 
 
@@ -71,5 +75,6 @@ class Ports:
 
     def ended(self, session: int) -> None:
         """A session is over."""
+        self.allowances.ended(session)
         self.milters.ended(session)
         self.policy.ended(session)

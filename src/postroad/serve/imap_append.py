@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from postroad.flow.intake import find_message_id
 from postroad.serve.imap_change import REFUSALS
 from postroad.serve.imap_flags import read_flags
 from postroad.serve.imap_session import ImapSession
@@ -17,6 +16,7 @@ from postroad.store.mailbox_records import DONE, NO_MAILBOX, OVER_QUOTA, Append,
 from postroad.store.spool import Draft
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.wire.imap import commands as on
+from postroad.wire.mime.message_id import find_message_id
 
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 

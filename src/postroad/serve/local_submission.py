@@ -15,6 +15,7 @@ from postroad.config import Config
 from postroad.flow.intake import Arrival
 from postroad.flow.local_users import LocalUser, SenderRules, local_user
 from postroad.flow.maildrop import prepare_folder
+from postroad.flow.submission import Submission, local_submission
 from postroad.net.unix_listen import peer_uid
 from postroad.serve.conversation import Conversation, Session
 from postroad.serve.logs import log_line
@@ -51,6 +52,10 @@ class LocalSession(SmtpSession):
             self.machine.answer(self.refused(reply, "sender not granted", f"MAIL FROM:<{event.sender}>"))
             return
         await super().handle(event)
+
+    def submission(self) -> Submission | None:
+        """A user of this machine has no account; his messages are known again all the same."""
+        return local_submission(self._user.uid)
 
     def arrival(self, transaction: Transaction) -> Arrival:
         return Arrival(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from postroad.flow.intake import Destinations
+from postroad.flow.destinations import Destinations
 from postroad.flow.local import Plan
+from postroad.flow.submission import Submission
 from postroad.store.spool import Draft
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
@@ -23,10 +24,12 @@ class Planned(NamedTuple):
 class Transaction:
     """From MAIL to its end. Invariant: `destinations` is what the plans of `planned` come to together."""
 
-    __slots__ = ("began", "destinations", "doubts", "draft", "eightbit", "envelope", "planned", "refusal")
+    __slots__ = ("began", "destinations", "doubts", "draft", "eightbit", "envelope", "planned", "refusal", "submission")
 
-    def __init__(self, envelope: Envelope) -> None:
+    def __init__(self, envelope: Envelope, submission: Submission | None = None) -> None:
         self.envelope = envelope
+        self.submission = submission
+        """Of a sender whom we know: what the message is known again by, and whom it counts against."""
         self.planned: list[Planned] = []
         self.destinations = Destinations()
         self.draft: Draft | None = None

@@ -19,8 +19,16 @@ ADDRESS_IN_USE: Final = "address in use"
 NO_ACCOUNT: Final = "no such account"
 NO_ALIAS: Final = "no such alias"
 NO_TARGET: Final = "no such target"
-TOO_MANY: Final = "too many targets"
+TOO_MANY: Final = "too many"
 NOT_A_QUOTA: Final = "not a quota"
+NOT_A_LABEL: Final = "not a label"
+NOT_A_SCOPE: Final = "not a scope"
+NOT_A_NETWORK: Final = "not a network"
+NOT_A_SENDER: Final = "not a sender"
+LABEL_IN_USE: Final = "label in use"
+NO_APP_PASSWORD: Final = "no such app password"
+NO_GRANT: Final = "no such grant"
+NOT_A_LIMIT: Final = "not a limit"
 NOT_A_HOP: Final = "not a next hop"
 NOT_A_CHECK: Final = "not a check"
 OTHER_DOMAIN: Final = "other domain"
@@ -37,8 +45,16 @@ WORDS: Final = {
     NO_ACCOUNT: "There is no such account.",
     NO_ALIAS: "There is no such alias.",
     NO_TARGET: "The alias does not lead to that address.",
-    TOO_MANY: "One alias cannot lead to so many addresses.",
+    TOO_MANY: "One address cannot have so many of them.",
     NOT_A_QUOTA: "A quota is a number of octets, or 0 for none.",
+    NOT_A_LABEL: "A label has up to 32 lower-case letters, digits, dots and hyphens.",
+    NOT_A_SCOPE: "An app password is for smtp, imap, pop3 or some of them.",
+    NOT_A_NETWORK: "That is not a network, or there are too many of them.",
+    NOT_A_SENDER: "That is neither a mail address nor a domain with an @ before it.",
+    LABEL_IN_USE: "The account already has an app password of this label.",
+    NO_APP_PASSWORD: "The account has no app password of this label.",
+    NO_GRANT: "The account has no such grant.",
+    NOT_A_LIMIT: "A limit is a whole number up to 1,000,000,000, or 0 for none.",
     NOT_A_HOP: 'That is no host. Write "mail.example.org:25", "lmtp:host:port" or "lmtp:/run/lmtp.sock".',
     NOT_A_CHECK: "Recipients are checked by callout, by list, or all are taken; in doubt: known, accept or defer.",
     OTHER_DOMAIN: "One of these addresses belongs to another domain.",
@@ -180,6 +196,16 @@ class UserQuota(Record, frozen=True):
 
     address: str
     quota_bytes: int
+
+
+class UserLimits(Record, frozen=True):
+    """Set some of the limits of what an account may send, by the names of `Allowed`.
+
+    0 is no limit, None goes back to what the configuration says.
+    """
+
+    address: str
+    limits: dict[str, int | None]
 
 
 class UserDisable(Record, frozen=True):

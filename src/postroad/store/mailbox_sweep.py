@@ -9,7 +9,7 @@ copy            when it stood still, or was given up   its hidden rows are remov
 POP3 removal    undecided: when it stood still         it is forgotten
 POP3 removal    decided: at once                       its messages are removed
 erase mailbox   at once                                rows, log of removals, then the mailbox's own row
-erase account   at once                                its mailboxes in turn, then the account's own row
+erase account   at once                                its mailboxes in turn, whom it wrote to, then its own row
 =============== ====================================== ==================================================
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from postroad.store.allowances import forget_account
 from postroad.store.mailbox_copy import finish_copy
 from postroad.store.mailbox_records import Sweep, Swept
 from postroad.store.mailbox_rows import (
@@ -144,7 +145,11 @@ def _erase_account(tx: Tx, job: int, account: int) -> None:
     if tx.execute("SELECT 1 FROM mailbox_jobs WHERE account = ? AND id <> ? LIMIT 1", (account, job)):
         tx.execute("UPDATE mailbox_jobs SET due_us = ? WHERE id = ?", (tx.now_us + PUT_OFF_US, job))
         return
+    if forget_account(tx, account):
+        return
     tx.execute("DELETE FROM subscriptions WHERE account = ?", (account,))
+    # On PostgreSQL a login that another writer notes may have slipped in while the account was removed.
+    tx.execute("DELETE FROM known_networks WHERE account = ?", (account,))
     tx.execute("DELETE FROM accounts WHERE id = ?", (account,))
     end_job(tx, job)
 

@@ -18,6 +18,7 @@ from postroad.store.migrate import migrate
 from postroad.store.refusals import Refusals
 from postroad.store.server import Chore
 from postroad.store.sqlite import SqliteConnection
+from postroad.store.submissions import Forgetting
 from postroad.store.sweep import GiveBack, Orphans, Reclaim
 from postroad.store.units import load_units
 from postroad.store.writer import Writer
@@ -55,6 +56,7 @@ class OpenStore:
             orphans,
             self._mover,
             MailboxSweep(self.writer),
+            Forgetting(self.writer),
             GiveBack(self.connection),
         ]
         self.aside: dict[str, Callable[[msgspec.Raw], None]] = {

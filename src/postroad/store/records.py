@@ -45,6 +45,10 @@ class Copy(Record, frozen=True):
     prefix: bytes = b""
     """Header lines of this copy alone (Return-Path, Delivered-To), each ending in CRLF."""
     mailbox: str = "INBOX"
+    notify: str = ""
+    orcpt: str = ""
+    warn_us: int = 0
+    """The wishes and the time of a warning that its open delivery gets if it cannot be filed now (see `Leg`)."""
 
 
 class Leg(Record, frozen=True):
@@ -64,8 +68,34 @@ class Leg(Record, frozen=True):
     prefix: bytes = b""
     notify: str = ""
     orcpt: str = ""
-    tls: int = TLS_BY_POLICY
-    """What the sender wishes of TLS on the way: TLS_BY_POLICY, TLS_REQUIRED or TLS_OPTIONAL."""
+    warn_us: int = 0
+    """From when on its sender is told that it is late; 0 for never."""
+
+
+class Allowed(Record, frozen=True):
+    """How much an account may send; 0 is no limit. None stands in an account's own: as the configuration says."""
+
+    messages_per_hour: int | None = None
+    recipients_per_day: int | None = None
+    first_time_recipients_per_day: int | None = None
+    recipients_per_message: int | None = None
+
+
+class Sending(Record, frozen=True):
+    """What a submission by one of our users is known again by, and what it counts as."""
+
+    key: bytes = b""
+    """Hash of who submitted what; empty: it is not known again."""
+    content: bytes = b""
+    """Hash of envelope and content."""
+    repeated: bytes = b""
+    """Packed events for the story of the first message, should this be a repetition of it."""
+    account: int = 0
+    """Whose allowance it counts against; 0: nobody's."""
+    recipients: list[bytes] = []
+    """Hashes of the recipients of the envelope, each once."""
+    allowed: Allowed = Allowed()
+    """What the configuration allows everybody."""
 
 
 class Accept(Record, frozen=True):
@@ -96,6 +126,28 @@ class Accept(Record, frozen=True):
     envid: str = ""
     login: str = ""
     """Who submitted it; empty for mail from the world."""
+    tls: int = TLS_BY_POLICY
+    """What the sender wishes of TLS on the way: TLS_BY_POLICY, TLS_REQUIRED or TLS_OPTIONAL."""
+    sending: Sending | None = None
+    """Of mail that one of our users submitted."""
+    reports: list[Accept] = []
+    """What the sender is told of it at once: delivered, expanded. They tell that every copy was filed, so when one is
+    not, nothing at all is accepted (`Accepted.withdrawn`)."""
+    answered: bool = False
+    """The client hears of every recipient (LMTP): a copy that cannot be filed is not left open, and the result says
+    so."""
+
+
+class Shortfall(Record, frozen=True):
+    """Which part of its allowance an account has used up."""
+
+    why: str
+    """A stable word of `store.allowances`."""
+    limit: int = 0
+    used: int = 0
+    wanted: int = 0
+    free_us: int = 0
+    """When the count begins again; 0: waiting does not help."""
 
 
 FILED: Final = 0
@@ -109,6 +161,15 @@ class Accepted(Record, frozen=True):
 
     copies: list[int]
     legs: list[int]
+    first: int = 0
+    """When not 0, nothing was stored: the message of this id came with the same key before."""
+    other: bool = False
+    """That message is another one than this."""
+    short: Shortfall | None = None
+    """Why nothing was stored: this account may not send it now."""
+    withdrawn: bool = False
+    """Nothing was accepted, because reports would not have been true: leave the copies that were not filed to open
+    deliveries, and ask again."""
 
 
 # -- the queue -------------------------------------------------------------------------------------------------------
@@ -140,6 +201,7 @@ class Due(Record, frozen=True):
     envid: str
     body_file: str
     last_reply: str = ""
+    warn_us: int = 0
     tls: int = TLS_BY_POLICY
 
 
@@ -176,6 +238,8 @@ class Later(Record, frozen=True):
     delivery: int
     due_us: int
     last_reply: str
+    warned: bool = False
+    """The sender is told of the delay in this transaction, and not again."""
 
 
 class Noted(Record, frozen=True):
@@ -213,6 +277,8 @@ class FileLocal(Record, frozen=True):
     copy: Copy
     events: bytes
     """Packed events of success; journaled only then."""
+    reports: list[Accept] = []
+    """What the sender is told of it; accepted only when it was filed."""
 
 
 class Refusal(Record, frozen=True):

@@ -290,8 +290,8 @@ class Draft:
     def discard(self) -> None:
         """Removes everything of the draft, a settled body file too.
 
-        After `settle` only before the store was asked to accept the message, or when it answered `StoreFull`: a message
-        whose acceptance failed in any other way may be ours, and its body file must stay.
+        After `settle` only before the store was asked to accept the message, or when it answered that it did not: a
+        message whose acceptance failed in any way but `StoreFull` may be ours, and its body file must stay.
         """
         self._forget_memory()
         if self._job is not None and not self._job.done():

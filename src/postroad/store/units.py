@@ -33,17 +33,9 @@ ROWS_PER_UNIT: Final = 500
 """What one unit may touch: about 5 ms of the writer's time. Accepting one message with more recipients is exempt."""
 
 MODULES: Final = [
-    "queue",
-    "selection",
-    "journal",
-    "register",
-    "accounts",
-    "gateways",
-    "mailbox",
-    "pop",
-    "pop_lock",
+    "queue", "selection", "journal", "register", "accounts", "credentials", "gateways", "mailbox", "pop", "pop_lock",
     "tls",
-]
+]  # fmt: skip
 """Modules of this package that declare units; `load_units` imports them."""
 
 A = TypeVar("A")
@@ -136,6 +128,11 @@ class Tx:
     def skip_locked(self, alias: str) -> str:
         """What follows a SELECT whose rows of `alias` this transaction alone may take (see `engine.Connection`)."""
         return self._connection.skip_locked(alias)
+
+    @property
+    def row_lock(self) -> str:
+        """What follows a SELECT whose rows no other writer may change before this transaction ends."""
+        return self._connection.row_lock
 
     def append(self, table: Table, row: Row) -> None:
         """Adds a row at the end of the batch; its values stand in the order of `table.columns`."""

@@ -12,9 +12,11 @@ import msgspec
 #: Words an event may have, with what each says; documents and tests read this table.
 KINDS: Final = {
     "received": "a session handed the message over and it was taken",
+    "repeated": "its sender submitted it again and was answered with the same id; it is sent once",
     "checked": "a check could not tell, and the message was taken all the same",
     "refused": "a command or a message was turned away; nothing was stored",
     "queued": "the message is durable and one or more deliveries are open",
+    "held": "the sender asked for a later delivery; nothing is tried before the next time",
     "attempted": "a delivery was tried",
     "deferred": "an attempt failed for now; a next time is set",
     "delivered": "the next host or the mailbox took responsibility",

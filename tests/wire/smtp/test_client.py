@@ -214,6 +214,16 @@ def test_null_sender_and_international_addresses() -> None:
     assert "MAIL FROM:<anna@a.test> SMTPUTF8\r\nRCPT TO:<jürgen@bücher.example>\r\n".encode() in machine.take_output()
 
 
+def test_an_original_recipient_in_utf8_goes_only_where_utf8_goes() -> None:
+    """RFC 6533 section 3; what is no text is never sent."""
+    machine = Played(FULL).machine
+    machine.begin(ANNA, [Recipient(BOB, orcpt="utf-8;jürgen@b.test")], smtputf8=True)
+    assert "RCPT TO:<bob@b.test> ORCPT=utf-8;jürgen@b.test\r\n".encode() in machine.take_output()
+    for orcpt, smtputf8 in (("utf-8;jürgen@b.test", False), ("utf-8;a\u2028b", True), ("utf-8;a\u00a0b", True)):
+        with pytest.raises(ValueError, match="ORCPT is not printable"):
+            Played(FULL).machine.begin(ANNA, [Recipient(BOB, orcpt=orcpt)], smtputf8=smtputf8)
+
+
 @pytest.mark.parametrize(
     "wrong, why",
     [

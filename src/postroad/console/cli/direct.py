@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from postroad.console.cli.stores import now, opened
 from postroad.console.cli.submit import Sent
-from postroad.flow.intake import Arrival, Destinations, Intake, Taken
+from postroad.flow.destinations import Destinations
+from postroad.flow.intake import Arrival, Intake, Taken
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
@@ -103,6 +104,7 @@ async def _accept(
         clock=clock,
         first_retry_s=config.retry.delays_s[0],
         lifetime_s=config.retry.lifetime_s,
+        warn_after_s=config.retry.warn_after_s,
         max_hops=config.limits.hops,
     )
     draft = spool.draft()

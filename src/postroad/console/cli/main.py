@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "cert": ("cert:cert", "Show and renew the certificate."),
     "tls": ("tls:tls", "Read reports about TLS that others sent."),
     "config": ("config:config", "Check, show and begin the configuration file."),
+    "policy": ("policy:policy", "Check and try rules of your own in Python."),
     "verify": ("upkeep:verify", "Prove that the store is whole."),
     "backup": ("upkeep:backup", "Copy the store while it runs."),
     "version": ("upkeep:version", "Tell which version this is."),

@@ -33,6 +33,7 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
     "reported": {"fg": "cyan"},
     "deferred": {"fg": "yellow"},
     "waiting": {"fg": "yellow"},
+    "held": {"fg": "yellow"},
     "due": {"fg": "yellow"},
     "bounced": {"fg": "red"},
     "refused": {"fg": "red"},

@@ -20,7 +20,7 @@ async def one_more_recipient(facts: Facts, ports: Ports) -> Verdict | None:
 async def _ask(facts: Facts, ports: Ports) -> Verdict | None:
     if not facts.account:
         return None
-    reached = await ports.allowances.ask(facts.account, facts.recipient)
+    reached = await ports.allowances.ask(facts)
     if reached is None:
         return None
     why, reply = reached

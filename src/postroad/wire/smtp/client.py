@@ -470,7 +470,9 @@ class ClientMachine:
             return f"RCPT TO:<{_wire(recipient, smtputf8)}>\r\n".encode()
         line = f"RCPT TO:<{_wire(recipient.address, smtputf8)}>"
         if self._extensions.dsn and (recipient.notify or recipient.orcpt):
-            line += _parameter("NOTIFY", recipient.notify) + _parameter("ORCPT", recipient.orcpt)
+            # RFC 6533 section 3: an ORCPT of type utf-8 may have any characters where SMTPUTF8 is used.
+            orcpt = _parameter("ORCPT", recipient.orcpt, utf8=smtputf8)
+            line += _parameter("NOTIFY", recipient.notify) + orcpt
         return f"{line}\r\n".encode()
 
     def _send(self, stage: Stage, line: bytes) -> None:
@@ -644,10 +646,13 @@ def _wire(address: Address, smtputf8: bool) -> str:
     return address.to_ascii()
 
 
-def _parameter(keyword: str, value: str) -> str:
-    """One ESMTP parameter with a space in front, nothing for an empty value; raises `ValueError` for a bad one."""
+def _parameter(keyword: str, value: str, *, utf8: bool = False) -> str:
+    """One ESMTP parameter with a space in front, nothing for an empty value; raises `ValueError` for a bad one.
+
+    `utf8` allows printable characters beyond ASCII.
+    """
     if not value:
         return ""
-    if not _printable(value):
+    if not (_printable(value) or (utf8 and value.isprintable() and " " not in value)):
         raise ValueError(f"{keyword} is not printable")
     return f" {keyword}={value}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
+from postroad.wire.sasl import SCRAM, SCRAM_PLUS, offered
 from postroad.wire.smtp.grammar import decimal
 from postroad.wire.smtp.release import utc_text
 
@@ -19,7 +20,7 @@ class Door:
     starttls: bool = False
     """STARTTLS is announced until TLS is on."""
     auth: tuple[str, ...] = ()
-    """SASL mechanisms announced under TLS, upper case, the best first: ("SCRAM-SHA-256", "PLAIN", "LOGIN")."""
+    """SASL mechanisms announced under TLS, upper case, the best first."""
     dsn: bool = False
     """DSN (RFC 3461) is announced; its parameters are understood in any case."""
     binarymime: bool = False
@@ -40,14 +41,23 @@ class Door:
     """A client that sends more behind its first EHLO without waiting for the answer is turned away (521)."""
 
 
-MX: Final = Door("mx", starttls=True, dsn=True, requiretls=True, strict_hello=True)
-"""Mail from the world, port 25."""
-SUBMISSION: Final = Door("submission", starttls=True, auth=("PLAIN", "LOGIN"), dsn=True, requiretls=True)
+MECHANISMS: Final = (SCRAM_PLUS, SCRAM, "PLAIN", "LOGIN")
+"""CRAM-MD5 is never offered: a server must keep the password in clear for it, and MD5 protects nobody."""
+
+MX: Final = Door("mx", starttls=True, binarymime=True, requiretls=True, strict_hello=True)
+"""Mail from the world, port 25. Without DSN: a report of success to whomever a stranger names would be backscatter."""
+SUBMISSION: Final = Door("submission", starttls=True, auth=MECHANISMS, dsn=True, binarymime=True, requiretls=True)
 """Mail from users, port 587: TLS by STARTTLS."""
-SUBMISSIONS: Final = Door("submissions", auth=("PLAIN", "LOGIN"), dsn=True, requiretls=True)
+SUBMISSIONS: Final = Door("submissions", auth=MECHANISMS, dsn=True, binarymime=True, requiretls=True)
 """Mail from users, port 465: TLS from the first octet (RFC 8314)."""
-LMTP: Final = Door("lmtp", dsn=True, lmtp=True)
+LMTP: Final = Door("lmtp", dsn=True, binarymime=True, lmtp=True)
 """Mail from our own neighbours, by unix socket or a port that the world does not reach (RFC 2033 section 5)."""
+
+
+@lru_cache(maxsize=64)
+def without_binding(door: Door) -> Door:
+    """The same door where a login cannot be bound to the TLS channel, so that no mechanism with PLUS is offered."""
+    return replace(door, auth=offered(door.auth, binding=False))
 
 
 def ehlo_lines(door: Door, *, size: int, tls: bool, recipients: int = 0, now_s: int = 0) -> tuple[str, ...]:

@@ -244,6 +244,11 @@ def _is_character(point: int) -> bool:
     return 0x20 <= point < 0x7F or 0xA0 <= point < 0xD800 or 0xE000 <= point <= 0x10FFFF
 
 
+def ascii_orcpt(value: str) -> str:
+    r"""An ORCPT without characters beyond ASCII: of type utf-8 they become \x{HEX} (RFC 6533 section 3)."""
+    return value if value.isascii() else "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in value)
+
+
 def read_bdat(line: bytes) -> tuple[int, bool] | None:
     """Octets and LAST of a BDAT line (RFC 3030 section 2); None when it is not well formed."""
     found = _bdat(line)
