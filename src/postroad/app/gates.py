@@ -7,10 +7,11 @@ from postroad.net.dns import DnsLookup
 from postroad.net.milter.judge import Milters
 from postroad.rules.gate import Gate
 from postroad.rules.inbound import INBOUND
-from postroad.rules.ports import NOBODY, Judge, Ports
+from postroad.rules.ports import NOBODY, Ports
+from postroad.rules.ports import Milters as MilterPort
 from postroad.rules.submission import SUBMISSION
 from postroad.serve.logs import log_bug
-from postroad.serve.smtp import Gates
+from postroad.serve.smtp_service import Gates
 from postroad.store.directory import Directory
 from postroad.values.address import Address
 from postroad.values.ports import Clock
@@ -36,10 +37,11 @@ def make_gates(ports: Ports) -> Gates:
     def told(bug: Exception, where: str) -> None:
         log_bug(bug, where=where)
 
-    return Gates(Gate(INBOUND, ports, told), Gate(SUBMISSION, ports, told), ports.ended)
+    refused = None if ports.milters is NOBODY else ports.milters.refused
+    return Gates(Gate(INBOUND, ports, told), Gate(SUBMISSION, ports, told), ports.ended, refused)
 
 
-def make_milters(config: Config, clock: Clock) -> Judge:
+def make_milters(config: Config, clock: Clock) -> MilterPort:
     """The milters that are configured; nobody where there are none."""
     lookup = DnsLookup(config.dns.nameservers, timeout_s=config.dns.timeout_s, clock=clock)
     return Milters.from_config(config, lookup) or NOBODY

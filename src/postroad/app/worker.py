@@ -43,7 +43,7 @@ from postroad.serve.passwords import Passwords
 from postroad.serve.policy import UserPolicy
 from postroad.serve.pop3 import Pop3Service
 from postroad.serve.refusals import Refusals
-from postroad.serve.smtp import Service as SmtpService
+from postroad.serve.smtp_service import Service as SmtpService
 from postroad.serve.supervisor import GRACE_S
 from postroad.serve.tally import Tally
 from postroad.serve.worker import Errand, adopt, main

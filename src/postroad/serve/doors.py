@@ -18,8 +18,8 @@ from postroad.serve.counters import SessionCounters
 from postroad.serve.lmtp import LmtpSession
 from postroad.serve.local_submission import LOCAL, name_peer
 from postroad.serve.logs import log_line
-from postroad.serve.smtp import Service as SmtpService
 from postroad.serve.smtp import SmtpSession
+from postroad.serve.smtp_service import Service as SmtpService
 from postroad.values.networks import Networks
 from postroad.values.reply import Reply
 from postroad.wire.smtp.extensions import LMTP, MX, SUBMISSION, SUBMISSIONS, Door, without_binding

@@ -8,40 +8,31 @@ next (Postfix 20260724, Exim CVE-2020-28019).
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import itertools
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Final
 
 from postroad.flow.dsn import without_success
-from postroad.flow.intake import Arrival, Intake
-from postroad.flow.local import Planner
-from postroad.flow.submission import Submission, Submissions
-from postroad.net.tls import ServerTls
+from postroad.flow.intake import Arrival
+from postroad.flow.submission import Submission
 from postroad.rules.gate import Gate
 from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
-from postroad.serve.conversions import Conversions
-from postroad.serve.counters import SessionCounters
 from postroad.serve.greeting import EarlyTalkers
-from postroad.serve.lifecycle import Lifecycle
-from postroad.serve.logins import LoggedIn, Logins, Trouble
+from postroad.serve.logins import LoggedIn, Trouble
 from postroad.serve.logs import log_line
-from postroad.serve.refusals import Refusals
 from postroad.serve.sasl_exchange import Circumstances
 from postroad.serve.smtp_login import CHALLENGE, SmtpLogin
 from postroad.serve.smtp_message import Kept, keep
+from postroad.serve.smtp_service import Service
 from postroad.serve.smtp_transaction import Planned, Transaction
 from postroad.serve.smtp_xclient import speak_for
 from postroad.serve.tarpit import hold_s, pays
 from postroad.store.account_records import Account
-from postroad.store.spool import Spool
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.facts import Content, Facts, Stage
-from postroad.values.ports import Clock
 from postroad.values.reply import Reply
 from postroad.values.verdict import Ruling, Verdict
 from postroad.wire.smtp import events as on
@@ -82,70 +73,6 @@ FULL: Final = Reply(452, "4.3.1", "Not enough space. Please retry later; nothing
 BUG: Final = Reply(421, "4.3.0", "Internal problem, nothing was lost. Please reconnect and retry.")
 NOT_DURABLE: Final = Reply(451, "4.3.0", "The message could not be made safe on disk. Please retry; nothing was kept.")
 OVERDUE: Final = Reply(421, "4.3.0", "This takes too long here: the storage does not answer. Please retry later.")
-
-
-@dataclass(slots=True)
-class Gates:
-    """Who is asked about mail: one list of rules for the world, one for our own users."""
-
-    inbound: Gate
-    submission: Gate
-    ended: Callable[[int], None] = lambda session: None
-    """Told the number of each session that is over."""
-
-
-@dataclass(slots=True)
-class Service:
-    """Everything that the SMTP sessions of one worker share."""
-
-    hostname: str
-    intake: Intake
-    planner: Planner
-    logins: Logins
-    spool: Spool
-    refusals: Refusals
-    counters: SessionCounters
-    lifecycle: Lifecycle
-    tls: ServerTls
-    clock: Clock
-    relay_networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]
-    data_timeout_s: float
-    data_rate_min: int
-    session_s: float
-    submissions: Submissions
-    full: Callable[[int], Reply | None]
-    """Says early that there is no room for a message of this size (disk, queue, drafts)."""
-    gates: Gates
-    conversions: Conversions = field(default_factory=Conversions)
-    """Who makes binary content into ordinary mail."""
-    hide_clients: bool = False
-    """Received lines of users' mail do not name the address it came from."""
-    account: Callable[[str], Awaitable[Account | None]] | None = None
-    """Finds the account of a login that a trusted peer has checked; None: such logins are not taken."""
-    early: EarlyTalkers | None = None
-    """Who must wait for the greeting of the MX; None: nobody."""
-    tarpit: bool = False
-    """Whether errors of strangers cost them time."""
-    relayers: dict[str, bool] = field(default_factory=dict)
-    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    """Numbers sessions for those who keep something for one."""
-
-    def may_relay(self, peer: str) -> bool:
-        """Whether an address may relay without a login; remembered per address."""
-        known = self.relayers.get(peer)
-        if known is None:
-            if len(self.relayers) > 10_000:
-                self.relayers.clear()
-            known = self.relayers[peer] = self._in_networks(peer)
-        return known
-
-    def _in_networks(self, peer: str) -> bool:
-        try:
-            address = ipaddress.ip_address(peer.partition("%")[0])
-        except ValueError:
-            return False
-        mapped = getattr(address, "ipv4_mapped", None)
-        return any((mapped or address) in network for network in self.relay_networks)
 
 
 class SmtpSession:
@@ -422,6 +349,8 @@ class SmtpSession:
         plan = await self.service.planner.plan(
             event.address, size=transaction.envelope.declared_size, may_relay=relay, peer=self._wire.peer
         )
+        if plan.refusal is not None and (told := self.service.gates.refused) is not None:
+            await told(self._facts(Stage.RCPT, transaction, event.address, 0, None), plan.refusal)
         if self.machine.closed:
             return
         if plan.refusal is not None:

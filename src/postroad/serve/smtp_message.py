@@ -83,10 +83,11 @@ class _Keeping:
         refusal = await self._convert() if self._transaction.envelope.body == "BINARYMIME" else None
         if refusal is None:
             refusal = self._read_submission()
-        if refusal is None and self._session.gate.asks(Stage.MESSAGE):
-            refusal = await self._judge()
         if refusal is None:
-            self._complete()
+            self._complete()  # before milters sign what there is
+            if self._session.gate.asks(Stage.MESSAGE):
+                refusal = await self._judge()
+        if refusal is None:
             return await self._accept()
         self._transaction.discard()
         return refusal
@@ -126,7 +127,7 @@ class _Keeping:
         """Ask policy and do what it wants; a reply when the message is not to be kept."""
         session, draft = self._session, self._transaction.draft
         assert draft is not None
-        self._ident = self._service.intake.make_id()
+        self._ident = self._ident or self._service.intake.make_id()
         content = Content(draft.header, draft.size, draft.read_body, self._transaction.eightbit)
         verdict = await session.ask(Stage.MESSAGE, self._transaction, message=self._ident, content=content)
         if session.machine.closed:
