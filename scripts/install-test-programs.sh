@@ -61,6 +61,6 @@ apt install --no-install-recommends $missing >/dev/null
 
 # Not at the next boot either, where there is a boot.
 if [ -d /run/systemd/system ]; then
-    systemctl disable --quiet postfix postgresql fetchmail opendkim rspamd 2>/dev/null || true
+    systemctl disable --quiet postfix postgresql fetchmail unbound opendkim rspamd 2>/dev/null || true
 fi
 echo "install-test-programs: installed" $missing

@@ -15,6 +15,7 @@ from postroad.flow.tls_policy import (
     Level,
     TlsPolicies,
     describe,
+    explain,
     policies_key,
     read_configured,
 )
@@ -345,6 +346,19 @@ async def test_a_plan_holds_what_is_special_and_notes_what_was_found() -> None:
     assert noted.published("mx.host.test").kind == "tlsa"
     assert noted.published("x.b.test") == Published("sts", ENFORCE.lines, ENFORCE.mx)
     assert policies.noted("unknown.test").published("x").kind == "no-policy-found"
+
+
+async def test_a_plan_is_explained_host_by_host() -> None:
+    policies = world({AT: [EE]}, sts=ENFORCE)
+    plan = plan_of("mx.host.test", "mx.evil.test")
+    found = await policies.for_plan("a.test", plan)
+    assert explain(plan, found, policies.noted("a.test")) == [
+        "mx.host.test: dane (DANE), 1 TLSA record",
+        "mx.evil.test: verify (MTA-STS); not now: mx.evil.test is none of the hosts that the MTA-STS policy of a.test"
+        " names",
+        "MTA-STS: mode enforce, hosts mx.host.test, *.b.test",
+    ]
+    assert explain(plan, {}) == ["mx.host.test: may (opportunistic)", "mx.evil.test: may (opportunistic)"]
 
 
 async def test_a_unix_socket_needs_no_tls() -> None:

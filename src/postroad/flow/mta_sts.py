@@ -81,7 +81,8 @@ class Getting(Protocol):
 class StsPolicies:
     """The policies, by domain."""
 
-    def __init__(self, *, lookup: Lookup, https: Getting, memory: Memory, store: Store, clock: Clock) -> None:
+    def __init__(self, *, lookup: Lookup, https: Getting, memory: Memory, store: Store | None, clock: Clock) -> None:
+        """Without a store nothing that is fetched is kept: for a look ahead."""
         self._lookup = lookup
         self._https = https
         self._memory = memory
@@ -143,7 +144,8 @@ class StsPolicies:
         self._failed.pop(domain, None)
         expires_us = self._clock.wall_us() + policy.max_age_s * 1_000_000
         try:
-            await self._store.call(sts_keep, StsPolicy(domain, record, policy.text, expires_us))
+            if self._store is not None:
+                await self._store.call(sts_keep, StsPolicy(domain, record, policy.text, expires_us))
         except (StoreBroken, StoreFull, UnitFailed) as error:
             # It holds for this attempt; the next one fetches it again.
             log.warning("the MTA-STS policy of %s could not be kept: %s", domain, error)

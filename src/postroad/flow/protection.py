@@ -50,23 +50,10 @@ class Protection:
         cls, config: Config, outside: Outside, *, store: Store, reader: Rows, clock: Clock, rng: Random | None = None
     ) -> Protection:
         """Raises ValueError for a level of protection that is none."""
-        relay, lookup = config.relay, outside.lookup
-        allow_private = outside.signposts.allow_private
-        https = Https(
-            lookup,
-            lambda address: is_allowed(ipaddress.ip_address(address), allow_private),
-            ca_file=relay.ca_file,
-        )
-        memory = TlsMemory(reader)
+        lookup = outside.lookup
+        https, memory = _https(config, outside), TlsMemory(reader)
         sts = StsPolicies(lookup=lookup, https=https, memory=memory, store=store, clock=clock)
-        policies = TlsPolicies(
-            lookup,
-            enabled=relay.tls,
-            dane=config.dns.trust_ad,
-            configured=read_configured(relay.tls_policy),
-            sts=sts if relay.mta_sts else None,
-            levels=memory,
-        )
+        policies = _policies(config, outside, sts, memory)
         log = TlsLog(policies=policies, lookup=lookup, store=store, clock=clock, rng=rng or Random())
         return cls(policies, log, sts, https, memory, store)
 
@@ -116,3 +103,35 @@ class Protection:
             await self.reports.stop()
         await self.sts.stop()
         await self.log.stop()
+
+
+def look_ahead(config: Config, outside: Outside, *, reader: Rows, clock: Clock) -> TlsPolicies:
+    """The policies for somebody who only wants to know them: nothing is written.
+
+    `flow.tls_policy.explain` puts what `for_plan` answers into words. Raises ValueError like `Protection.from_config`.
+    """
+    memory = TlsMemory(reader)
+    https = _https(config, outside)
+    sts = StsPolicies(lookup=outside.lookup, https=https, memory=memory, store=None, clock=clock)
+    return _policies(config, outside, sts, memory)
+
+
+def _https(config: Config, outside: Outside) -> Https:
+    allow_private = outside.signposts.allow_private
+    return Https(
+        outside.lookup,
+        lambda address: is_allowed(ipaddress.ip_address(address), allow_private),
+        ca_file=config.relay.ca_file,
+    )
+
+
+def _policies(config: Config, outside: Outside, sts: StsPolicies, memory: TlsMemory) -> TlsPolicies:
+    relay = config.relay
+    return TlsPolicies(
+        outside.lookup,
+        enabled=relay.tls,
+        dane=config.dns.trust_ad,
+        configured=read_configured(relay.tls_policy),
+        sts=sts if relay.mta_sts else None,
+        levels=memory,
+    )

@@ -372,6 +372,16 @@ def describe(policy: TlsPolicy) -> str:
     return f"{text}; not now: {policy.hindrance.cause}" if policy.hindrance is not None else text
 
 
+def explain(plan: HasHosts, policies: Mapping[str, TlsPolicy], noted: Noted = NOT_NOTED) -> list[str]:
+    """What must hold at each host of a plan, a line each, for people; then what could not be found out."""
+    hosts = dict.fromkeys(host for host, _ in plan.places)
+    lines = [f"{host}: {describe(policies.get(host, OPPORTUNISTIC))}" for host in hosts]
+    sts = noted.sts
+    if sts.policy is not None:
+        lines.append(f"MTA-STS: mode {sts.policy.mode}, hosts {', '.join(sts.policy.mx) or 'none'}")
+    return [*lines, sts.why] if sts.why else lines
+
+
 def read_configured(table: Mapping[str, str]) -> dict[str, Level]:
     """`relay.tls_policy` as levels; raises ValueError for a word that is none."""
     levels = {}
