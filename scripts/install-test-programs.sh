@@ -14,11 +14,13 @@
 #   opendkim rspamd   milters; tests start them on private sockets, never as a system service
 #   testssl.sh        what others say about our TLS
 #   haproxy           a proxy that names its clients by PROXY headers
+#   unbound ldnsutils a resolver that validates DNSSEC, and the tools that sign a zone for it
 #   pebble            an ACME authority that issues certificates, and the DNS server that goes with it
 set -eu
 
 PACKAGES="postfix swaks libnet-ssleay-perl curl msmtp ca-certificates neomutt fetchmail isync libsasl2-modules
-    postgresql strace eatmydata xfsprogs openssl procps util-linux haproxy opendkim rspamd pebble testssl.sh"
+    postgresql strace eatmydata xfsprogs openssl procps util-linux haproxy opendkim rspamd pebble testssl.sh
+    unbound ldnsutils"
 # shellcheck disable=SC2086  # a list of words on purpose
 missing=$(for package in $PACKAGES; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || echo "$package"

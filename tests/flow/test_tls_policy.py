@@ -348,14 +348,16 @@ async def test_a_plan_holds_what_is_special_and_notes_what_was_found() -> None:
     assert policies.noted("unknown.test").published("x").kind == "no-policy-found"
 
 
+UNNAMED = "mx.evil.test is none of the hosts that the MTA-STS policy of a.test names"
+
+
 async def test_a_plan_is_explained_host_by_host() -> None:
     policies = world({AT: [EE]}, sts=ENFORCE)
     plan = plan_of("mx.host.test", "mx.evil.test")
     found = await policies.for_plan("a.test", plan)
     assert explain(plan, found, policies.noted("a.test")) == [
         "mx.host.test: dane (DANE), 1 TLSA record",
-        "mx.evil.test: verify (MTA-STS); not now: mx.evil.test is none of the hosts that the MTA-STS policy of a.test"
-        " names",
+        f"mx.evil.test: verify (MTA-STS); not now: {UNNAMED}",
         "MTA-STS: mode enforce, hosts mx.host.test, *.b.test",
     ]
     assert explain(plan, {}) == ["mx.host.test: may (opportunistic)", "mx.evil.test: may (opportunistic)"]

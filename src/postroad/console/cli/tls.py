@@ -32,13 +32,23 @@ _MEANINGS: Final = {
 
 @click.group()
 def tls() -> None:
-    """Read reports about TLS that others sent."""
+    """Read reports about TLS that others sent.
+
+    \b
+    Example:
+      postroad tls report report.json.gz
+    """
 
 
 @tls.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
 def report(file: Path) -> None:
-    """Summarise a TLS report (RFC 8460): FILE as it was attached, packed or not; - reads standard input."""
+    """Summarise a TLS report (RFC 8460), packed or not; - reads standard input.
+
+    \b
+    Example:
+      postroad tls report report.json.gz
+    """
     try:
         octets = sys.stdin.buffer.read(FILE_MAX + 1) if str(file) == "-" else _read(file)
     except OSError as error:
