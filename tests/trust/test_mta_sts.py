@@ -18,7 +18,7 @@ from postroad.trust.mta_sts import (
     read_policy,
     url_of_policy,
 )
-from tests.testdata import testdata
+from tests.testdata import REPOSITORY, testdata
 
 CASES: dict[str, Any] = json.loads((testdata("mtasts") / "cases.json").read_text())
 
@@ -109,3 +109,30 @@ def test_any_texts_are_an_id_or_none(texts: list[str]) -> None:
 def test_where_they_are() -> None:
     assert name_of_record("example.org") == "_mta-sts.example.org"
     assert url_of_policy("example.org") == "https://mta-sts.example.org/.well-known/mta-sts.txt"
+
+
+FETCH: dict[int, str] = {
+    0: "net/test_https.py test_case_redirects_are_not_followed",
+    1: "net/test_https.py test_cases_of_certificates_that_do_not_hold",
+    2: "net/test_https.py test_cases_of_certificates_that_do_not_hold",
+    3: "flow/test_mta_sts.py test_cases_of_failed_fetches",
+    4: "net/test_https.py test_case_body_over_64_kib_is_not_read",
+    5: "net/test_https.py test_case_a_slow_server_is_given_up",
+    6: "net/test_https.py test_case_private_addresses_are_not_spoken_to",
+    7: "flow/test_mta_sts.py test_a_policy_is_fetched_once_and_survives_a_restart",
+    8: "flow/test_mta_sts.py test_case_a_record_that_disappears_takes_no_policy_away",
+    9: "flow/test_tls_delivery.py test_case_enforce_unmatched_host",
+    10: "flow/test_tls_delivery.py test_case_enforce_matched_host_invalid_certificate",
+    11: "flow/test_tls_delivery.py test_case_testing_delivers_and_counts",
+    12: "flow/test_tls_delivery.py test_case_none_delivers_as_without_a_policy",
+    13: "trust/test_mta_sts.py test_the_id_of_several_records",
+    14: "flow/test_tls_delivery.py test_case_dane_wins",
+    15: "flow/test_tls_delivery.py test_case_tls_required_no_lets_the_sender_skip_the_policy",
+}
+"""Which test shows each case of "fetch", by its number."""
+
+
+@pytest.mark.parametrize("number, case", list(enumerate(CASES["fetch"])))
+def test_every_case_of_the_fetch_has_its_test(number: int, case: str) -> None:
+    file, name = FETCH[number].split(" ")
+    assert f"def {name}(" in (REPOSITORY / "tests" / file).read_text(), case

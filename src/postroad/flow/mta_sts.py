@@ -30,6 +30,8 @@ REFETCH_S: Final = 300.0
 """RFC 8461 section 3.3: after a failed fetch "Senders SHOULD wait" five minutes and more before the next."""
 FAILURES_MAX: Final = 10_000
 """Domains whose failed fetch is remembered; the oldest goes first."""
+FETCHES_MAX: Final = 50
+"""Policies fetched at the same time by one worker; more wait: slow web servers must not cost all memory."""
 RENEW_EVERY_S: Final = 3600.0
 RENEW_BEFORE_S: Final = 12 * 3600.0
 """A policy is fetched anew when it has less than this to live: half a day is half the life of the short ones."""
@@ -91,6 +93,7 @@ class StsPolicies:
         self._failed: dict[str, tuple[float, str, Found]] = {}
         """Until when no new fetch is made, of which record, and what its failure was."""
         self._fetching: dict[tuple[str, str], asyncio.Task[Found]] = {}
+        self._places = asyncio.Semaphore(FETCHES_MAX)
         self._renewing: asyncio.Task[None] | None = None
 
     async def of(self, domain: str) -> Found:
@@ -134,7 +137,8 @@ class StsPolicies:
 
     async def _fetch_and_keep(self, domain: str, record: str) -> Found:
         try:
-            policy = await self._get(domain)
+            async with self._places:
+                policy = await self._get(domain)
         except Unfetched as error:
             found = Found(None, error.result, f"the MTA-STS policy of {domain} could not be fetched: {error}")
             if len(self._failed) >= FAILURES_MAX:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from random import Random
@@ -35,7 +36,7 @@ ASKED_AT_ONCE: Final = 50
 COUNTS_MAX: Final = 10_000
 """Different results held until the next writing; beyond it they are counted without host and address."""
 LEVELS_MAX: Final = 20_000
-"""Domains whose level is held in memory; the oldest goes first."""
+"""Domains whose level is held in memory after a writing; the oldest goes first."""
 DETAIL_MAX: Final = 200
 """Characters of a failure's description that a report repeats."""
 
@@ -115,10 +116,6 @@ class TlsLog:
         return ""
 
     def _learn(self, domain: str, level: KeptLevel) -> None:
-        if domain not in self._levels and len(self._levels) >= LEVELS_MAX:
-            oldest = next(iter(self._levels))
-            if oldest not in self._changed:
-                del self._levels[oldest]
         self._levels[domain] = level
         self._changed.add(domain)
 
@@ -155,6 +152,8 @@ class TlsLog:
             await self._write_counts(counts)
         except (StoreBroken, StoreFull, UnitFailed) as error:
             log.warning("counted TLS sessions are lost: %s", error)
+        for domain in list(itertools.islice(self._levels, max(0, len(self._levels) - LEVELS_MAX))):
+            del self._levels[domain]
 
     async def _write_levels(self, domains: list[str]) -> None:
         for at in range(0, len(domains), ROWS_PER_UNIT):

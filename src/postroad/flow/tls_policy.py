@@ -359,7 +359,7 @@ def policies_key(policies: Mapping[str, TlsPolicy]) -> str:
         return ""
     said = "\n".join(f"{host} {policies[host].key}" for host in sorted(policies))
     highest = max(policy.level for policy in policies.values()).name.lower()
-    return f"tls={highest}:{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+    return f"tls={highest}:{hashlib.sha256(said.encode()).hexdigest()[:32]}"
 
 
 def describe(policy: TlsPolicy) -> str:
