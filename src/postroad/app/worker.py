@@ -20,6 +20,7 @@ from postroad.flow.meters import Meters
 from postroad.flow.outside import Outside
 from postroad.flow.protection import Protection
 from postroad.flow.runner import Runner
+from postroad.flow.sign import Signer
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
 from postroad.rules.ports import NOBODY, Ports
@@ -52,6 +53,7 @@ from postroad.store.client import StoreClient
 from postroad.store.credential_records import Secret
 from postroad.store.credentials import Credentials, secret
 from postroad.store.directory import Directory
+from postroad.store.dkim_reads import DkimKeys
 from postroad.store.figures import count_deliveries
 from postroad.store.mailbox_reads import Mailboxes
 from postroad.store.reader import Reader
@@ -167,11 +169,14 @@ async def build_worker(errand: Errand) -> Parts:
     passwords = Passwords(clock)
     salts = await store.call(secret, Secret(SECRET, os.urandom(32)))
     logins = Logins(Credentials(reader), passwords, store=store, clock=clock, secret=salts)
+    signer = Signer(DkimKeys(reader).signing, spool, clock) if config.dkim.sign else None
+    if signer is not None:
+        hints.add("directory", lambda _: signer.forget())
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
     protection = Protection.from_config(config, outside, store=store, reader=reader, clock=clock)
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
-        planner=planner, outside=outside, next_hop_of=directory.next_hop, protection=protection,
+        planner=planner, outside=outside, next_hop_of=directory.next_hop, protection=protection, signer=signer,
     )  # fmt: skip
     hints.add("queue", lambda _: runner.wake())
     hints.add("gateway", lambda _: runner.reroute())
@@ -187,6 +192,7 @@ async def build_worker(errand: Errand) -> Parts:
         warn_after_s=config.retry.warn_after_s,
         max_hops=config.limits.hops,
         reporter=runner.reporter,
+        signer=signer,
     )
     if errand.number == 0:
         protection.report(config, outside, intake=intake, spool=spool, planner=planner, ids=ids, clock=clock)

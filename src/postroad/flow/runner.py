@@ -35,6 +35,7 @@ from postroad.flow.protection import Protection
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts
 from postroad.flow.schedule import count_hops
+from postroad.flow.sign import Signer
 from postroad.flow.tls_policy import TlsPolicies
 from postroad.flow.ways import NextHopOf, no_gateway, plan_way
 from postroad.store.client import UnitFailed
@@ -127,6 +128,7 @@ class Runner:
         next_hop_of: NextHopOf = no_gateway,
         policies: TlsPolicies | None = None,
         tls_watch: TlsWatch | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self._store = store
         self._letters = letters
@@ -142,7 +144,9 @@ class Runner:
         self._max_hops = max_hops
         self._rng = rng or Random()
         self._meters = _Meters(meters or Meters.private())
-        self.reporter = Reporter(hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note)
+        self.reporter = Reporter(
+            hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note, signer=signer
+        )
         """Also for what is reported at acceptance."""
         self._recorder = Recorder(store, self._on_recorded)
         self._lanes = Lanes(per_lane=connections_per_lane, total=CONNECTIONS_MAX)
@@ -190,6 +194,7 @@ class Runner:
         outside: Outside,
         next_hop_of: NextHopOf,
         protection: Protection,
+        signer: Signer | None = None,
     ) -> Runner:
         """The runner that a configuration describes."""
         relay = config.relay
@@ -211,6 +216,7 @@ class Runner:
             next_hop_of=next_hop_of,
             policies=protection.policies,
             tls_watch=protection.log,
+            signer=signer,
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
             lifetime_s=config.retry.lifetime_s,
@@ -386,15 +392,10 @@ class Runner:
         """The ways of all of them, none of them from before a gateway domain's host changed."""
         while True:
             change = self._change
-            found = await asyncio.gather(*(self._plan(one) for one in deliveries))
+            ports = (self._next_hop_of, self._signposts, self._lookup, self._policies)
+            found = await asyncio.gather(*(plan_way(one, *ports) for one in deliveries))
             if change == self._change:
                 return found
-
-    async def _plan(self, delivery: Delivery) -> Plan | Outcome:
-        return await plan_way(
-            delivery, next_hop_of=self._next_hop_of, signposts=self._signposts, lookup=self._lookup,
-            policies=self._policies,
-        )  # fmt: skip
 
     def reroute(self) -> None:
         """A gateway domain has another host: what waits here and every way are planned again.
