@@ -47,6 +47,16 @@ def test_queue_by_message(dev_test: CommandLine, queued: Queued) -> None:
     assert first in dev_test("queue", "list", "else.test").output
 
 
+def test_queue_says_why_a_delivery_was_never_tried(dev_test: CommandLine, queued: Queued) -> None:
+    name = queued("bob@else.test")
+    assert dev_test.json("queue", "list", name)["rows"][0]["reason"] == ""
+    store = OpenStore(dev_test.data)
+    store.connection.execute("UPDATE deliveries SET due_us = due_us + 3600000000")
+    store.close()
+    (row,) = dev_test.json("queue", "list", name)["rows"]
+    assert row["reason"] == "held until the time its sender asked for"
+
+
 def test_empty_queue_says_so(dev_test: CommandLine) -> None:
     assert "The queue is empty." in dev_test("queue").stderr
 
@@ -55,7 +65,7 @@ def test_retry_is_asked_for_and_journaled(dev_test: CommandLine, queued: Queued)
     name = queued("bob@else.test")
     assert "1 delivery of " in dev_test("queue", "retry", name).output
     told = dev_test.json("why", name)["message"]
-    assert [event["kind"] for event in told["events"]] == ["received", "queued", "retried"]
+    assert [event["kind"] for event in told["events"]] == ["received", "signed", "queued", "retried"]
     assert told["events"][-1]["by"].startswith("postroad queue, ")
     assert "2 deliveries" not in dev_test("queue", "retry", "--all").output
     assert "Nothing waits to nowhere.test." in dev_test("queue", "retry", "nowhere.test", status=1).stderr

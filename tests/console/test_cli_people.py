@@ -7,20 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from postroad.console.cli.secrets import made_up
 from postroad.console.cli.show import parse_size, size_text
-from postroad.console.cli.user import made_up
 from postroad.serve.passwords import proves
-from postroad.store.directory import Directory
+from postroad.store.credentials import Credentials
 from postroad.store.reader import Reader
 from tests.console.conftest import CommandLine
 
 
 async def password_holds(run: CommandLine, address: str, password: str) -> bool:
     reader = Reader(run.data)
-    found = await Directory(reader).credential(address)
+    found = await Credentials(reader).login_entry(address)
     reader.close()
     assert found is not None
-    return proves(found[1].argon2, password)
+    assert found.credential is not None
+    return proves(found.credential.argon2, password)
 
 
 def test_domains_come_and_go(run: CommandLine) -> None:

@@ -257,3 +257,20 @@ def test_moments_near_and_far() -> None:
     assert moment(START_US + 60_000_000, START_US).endswith("(in 1 min)")
     assert moment(START_US - 60_000_000, START_US).endswith("(1 min ago)")
     assert moment(START_US + 86_400_000_000 * 3, START_US).startswith("at Fri 2024-01-05")
+
+
+def test_a_held_message_says_until_when_and_that_it_can_begin_at_once() -> None:
+    release_us = START_US + 90 * MINUTE_US
+    held = Event(
+        kind="held", at_us=START_US, recipient="bob@else.test", cause="its sender asked for it", next_us=release_us
+    )
+    leg = OpenDelivery(1, "bob@else.test", 0, release_us, "")
+    told = answer(story(RECEIVED, held, waiting=[leg]), START_US + MINUTE_US)
+    assert (told.state, told.endings[0].next_us) == ("held", release_us)
+    assert told.headline.startswith("Held back: delivery begins at ")
+    assert "(in 1 h 29 min). Its sender asked for it." in told.headline
+    assert told.advice == (f"Nothing need be done. To begin at once: postroad queue retry {NAME}",)
+    text = shown(told, START_US + MINUTE_US)
+    assert "held       bob@else.test: its sender asked for it" in text
+    due = answer(story(RECEIVED, held, waiting=[leg]), release_us + 1)
+    assert due.state == "due"

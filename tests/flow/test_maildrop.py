@@ -15,7 +15,8 @@ import pytest
 
 from postroad.console.sendmail_drop import leave
 from postroad.flow import maildrop as module
-from postroad.flow.intake import Arrival, Destinations, Taken
+from postroad.flow.destinations import Destinations
+from postroad.flow.intake import Arrival, Taken
 from postroad.flow.local import Plan
 from postroad.flow.local_users import SenderRules, local_user
 from postroad.flow.maildrop import Maildrop, prepare_folder
@@ -162,7 +163,7 @@ async def test_a_file_becomes_a_complete_message_and_goes(scene: Scene) -> None:
     assert (envelope.sender_text, envelope.ret, envelope.envid) == (OWN, "HDRS", "e")
     assert destinations.copies == [(f"anna@{HOST}", 1, "INBOX")]
     assert destinations.remotes == [("bob@y.test", "y.test", "NEVER", "")]
-    assert arrival == Arrival("LOCAL", "maildrop", user=str(ME), login=OWN)
+    assert arrival == Arrival("LOCAL", "maildrop", user=str(ME), login=OWN, ours=True)
     assert scene.names == []
     assert await scene.drop.look() == 0
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from postroad.flow.schedule import count_hops, delay_s, is_over, next_time
+from postroad.flow.schedule import count_hops, delay_s, is_late, is_over, next_time
 
 DELAYS = (120.0, 300.0, 7200.0)
 DAY_US = 86_400_000_000
@@ -52,3 +52,21 @@ def test_row_d15_a_message_deferred_for_ever_is_tried_until_its_lifetime_and_the
 )
 def test_hops_are_received_fields(header: bytes, hops: int) -> None:
     assert count_hops(header) == hops
+
+
+@pytest.mark.parametrize(
+    "attempts, at_s, warn_at_s, after_s, late",
+    [
+        (4, 8000, 7000, 7000.0, True),
+        (4, 6999, 7000, 7000.0, False),
+        # Only 420 seconds were waited for between attempts: the clock was set ahead.
+        (3, 8000, 7000, 7000.0, False),
+        (1, 8000, 7000, 7000.0, False),
+        # Told before, or never to be told.
+        (9, 8000, 0, 7000.0, False),
+        (9, 8000, 7000, 0.0, False),
+        (1000, 8000, 7000, 1e9, False),
+    ],
+)
+def test_when_a_sender_is_told_of_a_delay(attempts: int, at_s: int, warn_at_s: int, after_s: float, late: bool) -> None:
+    assert is_late(attempts, at_s * 1_000_000, warn_at_s * 1_000_000, after_s, DELAYS) is late

@@ -110,7 +110,7 @@ async def test_what_was_delivered_beside_a_report_that_must_wait_is_told(yard: Y
         async def unknown(address: Any) -> Any:
             raise StoreBroken("input/output error")
 
-        yard.runner._reporter._plan_for = unknown
+        yard.runner.reporter._plan_for = unknown
         message = yard.send("b@x.test", "c@x.test")
         await yard.settled()
         assert yard.kinds(message.id) == ["delivered"]

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import itertools
 import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+from scramp import ScramClient
 
 from postroad.net.tls import ServerTls, ensure_self_signed
 from postroad.serve.conversation import Conversation, Watch
 from postroad.serve.lifecycle import Lifecycle
-from postroad.serve.passwords import Trouble
+from postroad.serve.logins import LoggedIn, Logins, Trouble
+from postroad.serve.passwords import Passwords, hash_password
 from postroad.store import folder
+from postroad.store.account_records import SetPassword
+from postroad.store.accounts import set_password
+from postroad.store.credentials import Credentials
 from postroad.store.migrate import migrate
 from postroad.store.records import Copy
 from postroad.store.spool import Spool
@@ -26,25 +35,64 @@ ANNA = "anna@example.com"
 PASSWORD = "fahrt ins blaue"
 
 
-@dataclass(frozen=True)
-class KnownAccount:
-    """What a verified login gives a session."""
+class KnownLogins:
+    """Logins by address that all have one password, without the slow proof."""
 
-    id: int
-    address: str
-
-
-class Logins:
-    """Passwords without the slow proof."""
-
-    def __init__(self, accounts: dict[str, KnownAccount]) -> None:
+    def __init__(self, accounts: dict[str, int]) -> None:
         self.accounts = accounts
-        self.busy = False
+        self.trouble: Trouble | None = None
+        """What every login ends with, if anything."""
 
-    async def verify(self, login: str, password: str) -> KnownAccount | Trouble:
-        if self.busy:
-            return Trouble.BUSY
-        return self.accounts[login] if password == PASSWORD and login in self.accounts else Trouble.WRONG
+    async def verify(self, login: str, password: str, service: str, peer: str) -> LoggedIn | Trouble:
+        if self.trouble is not None:
+            return self.trouble
+        if password != PASSWORD or login not in self.accounts:
+            return Trouble.WRONG
+        return LoggedIn(self.accounts[login], login)
+
+
+def real_logins(house: House, address: str) -> Logins:
+    """Logins over the store of a house, where the address has `PASSWORD`; nobody waits for a pause."""
+    house.store.run(set_password, SetPassword(address, hash_password(PASSWORD)))
+    passwords = Passwords(SystemClock(), proves=lambda argon2, prepared: prepared == PASSWORD)
+    store = SimpleNamespace(post=lambda name, args: None)
+    return Logins(
+        Credentials(house.store), passwords, store=store, clock=SystemClock(), secret=b"s" * 32, sleep=_no_pause
+    )
+
+
+async def _no_pause(seconds: float) -> None:
+    """The tarpit, without waiting."""
+
+
+async def scram_exchange(peer: Peer, command: bytes, mechanism: str, password: str) -> bytes:
+    """One exchange as IMAP and POP3 carry it, with scramp as the client; the line that ends it."""
+    tls = peer.writer.get_extra_info("ssl_object")
+    seen = hashlib.sha256(tls.getpeercert(binary_form=True)).digest()
+    binding = ("tls-server-end-point", seen) if mechanism.endswith("PLUS") else None
+    client = ScramClient([mechanism], ANNA, password, channel_binding=binding)
+    assert await peer.ask(command + b" " + mechanism.encode()) == b"+ "
+    client.set_server_first(_said(await peer.ask(base64.b64encode(client.get_client_first().encode()))))
+    reply = await peer.ask(base64.b64encode(client.get_client_final().encode()))
+    if not reply.startswith(b"+ "):
+        return reply
+    client.set_server_final(_said(reply))
+    return await peer.ask(b"")
+
+
+def _said(challenge: bytes) -> str:
+    return base64.b64decode(challenge.removeprefix(b"+ ")).decode()
+
+
+class NotedLogins:
+    """Refused logins, remembered."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, str, str]] = []
+
+    def login_failed(self, text: str, why: str, command: str, door: str, peer: str) -> str:
+        self.noted.append((why, command, door))
+        return text
 
 
 class Counted:
@@ -135,6 +183,7 @@ class House:
     watch: Watch
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     counters: Counted = field(default_factory=Counted)
+    refusals: NotedLogins = field(default_factory=NotedLogins)
     conversations: list[Conversation] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(5000))

@@ -12,23 +12,23 @@ from postroad.flow.intake import Intake
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
+from postroad.flow.sign import Signer
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls, ensure_self_signed
 from postroad.rules.ports import Ports
 from postroad.serve.conversation import Conversation
 from postroad.serve.counters import SessionCounters
 from postroad.serve.doors import smtp_sessions
-from postroad.serve.passwords import Trouble
 from postroad.serve.refusals import Refusals
-from postroad.serve.smtp import Service
-from postroad.store.account_records import Account
+from postroad.serve.smtp_service import Service
+from postroad.store.dkim_reads import DkimKeys
 from postroad.store.records import Accept, Allowed, Refusal
 from postroad.values.clock import SystemClock
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker
 from postroad.values.reply import Reply
 from postroad.wire.smtp.limits import MachineLimits
-from tests.serve.harness import ANNA, PASSWORD, House, Peer
+from tests.serve.harness import ANNA, House, KnownLogins, Peer
 
 
 class ListRunner:
@@ -65,21 +65,6 @@ class StoreDoor:
         self.refusals.append(args)
 
 
-class OneLogin:
-    """Anna's password, and nobody else's."""
-
-    def __init__(self, account: int) -> None:
-        self._account = account
-        self.busy = False
-
-    async def verify(self, login: str, password: str) -> Account | Trouble:
-        if self.busy:
-            return Trouble.BUSY
-        if (login, password) != (ANNA, PASSWORD):
-            return Trouble.WRONG
-        return Account(self._account, ANNA, ANNA, 0, 0, 0, False, 0)
-
-
 @dataclass
 class PostOffice:
     """A house with SMTP doors; `service` may be changed before a connection is made."""
@@ -88,7 +73,7 @@ class PostOffice:
     service: Service
     runner: ListRunner
     store: StoreDoor
-    logins: OneLogin
+    logins: KnownLogins
     insecure_auth: bool = False
     limits: MachineLimits = field(default_factory=MachineLimits)
 
@@ -139,7 +124,7 @@ def open_post_office(house: House, folder: Path) -> PostOffice:
     account = house.store.account(ANNA)
     clock = SystemClock()
     ids = IdMaker(StoreDoor.incarnation)
-    runner, store, logins = ListRunner(), StoreDoor(house), OneLogin(account)
+    runner, store, logins = ListRunner(), StoreDoor(house), KnownLogins({ANNA: account})
     story = Journal(Meters.private())
     certificate, key = folder / "c.pem", folder / "k.pem"
     ensure_self_signed(["mx.example.com"], certificate, key, clock.wall_us())
@@ -153,12 +138,13 @@ def open_post_office(house: House, folder: Path) -> PostOffice:
         first_retry_s=120,
         lifetime_s=5 * 86400,
         max_hops=50,
+        signer=Signer(DkimKeys(house.store).signing, house.spool, clock),
     )
     service = Service(
         hostname="mx.example.com",
         intake=intake,
         planner=Planner(house.store.directory, hostname="mx.example.com"),
-        passwords=logins,  # type: ignore[arg-type]
+        logins=logins,  # type: ignore[arg-type]
         spool=house.spool,
         refusals=Refusals(store=store, story=story, ids=ids, clock=clock),
         counters=SessionCounters(Meters.private()),

@@ -18,31 +18,18 @@ from postroad.serve.passwords import (
     SCRAM_ITERATIONS,
     PasswordError,
     Passwords,
-    Trouble,
     hash_password,
     login_key,
     prepare,
     proves,
     scram_keys,
+    split_label,
 )
-from postroad.store.account_records import Account, Credential
 from tests.fakes.clock import FakeClock
 
-ANNA = Account(7, "anna@example.com", "anna@example.com", 0, 0, 0, disabled=False, created_us=0)
-
-
-class Credentials:
-    """The directory's answer by login key; the stored proof is the password itself behind a mark."""
-
-    def __init__(self) -> None:
-        self.by_key: dict[str, tuple[Account, Credential]] = {}
-        self.set(ANNA, "secret")
-
-    def set(self, account: Account, password: str) -> None:
-        self.by_key[account.key] = (account, Credential(f"proof of {password}", b"", 4096, b"", b""))
-
-    async def credential(self, login: str) -> tuple[Account, Credential] | None:
-        return self.by_key.get(login)
+ANNA = "anna@example.com"
+PROOF = "proof of secret"
+"""What is stored of the password "secret", for `Prover`."""
 
 
 class Prover:
@@ -62,11 +49,6 @@ class Prover:
 
 
 @pytest.fixture
-def credentials() -> Credentials:
-    return Credentials()
-
-
-@pytest.fixture
 def prover() -> Prover:
     return Prover()
 
@@ -77,8 +59,8 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def desk(credentials: Credentials, clock: FakeClock, prover: Prover) -> Iterator[Passwords]:
-    passwords = Passwords(credentials, clock, waiting_max=3, proves=prover)
+def desk(clock: FakeClock, prover: Prover) -> Iterator[Passwords]:
+    passwords = Passwords(clock, waiting_max=3, proves=prover)
     yield passwords
     prover.go_on.set()
     passwords.close()
@@ -177,87 +159,81 @@ def test_a_login_is_an_address_in_any_case(login: str, key: str) -> None:
     assert login_key(login) == key
 
 
+@pytest.mark.parametrize(
+    "login, parts",
+    [
+        ("anna@example.com", ("anna@example.com", "")),
+        ("anna@example.com#Phone ", ("anna@example.com", "phone")),
+        ("anna#x@example.com", ("anna#x@example.com", "")),
+        ("anna#x@example.com#phone", ("anna#x@example.com", "phone")),
+        ("anna#phone", ("anna#phone", "")),
+        ("", ("", "")),
+    ],
+)
+def test_the_label_of_an_app_password_stands_behind_the_domain(login: str, parts: tuple[str, str]) -> None:
+    assert split_label(login) == parts
+
+
 # -- proving ---------------------------------------------------------------------------------------------------------
 
 
-async def test_the_right_password_gives_the_account(desk: Passwords, prover: Prover) -> None:
-    assert await desk.verify("Anna@example.com", "secret") is ANNA
+async def test_a_password_is_proved_in_a_thread_of_its_own(desk: Passwords, prover: Prover) -> None:
+    assert await desk.prove(ANNA, "secret", PROOF) is True
+    assert await desk.prove(ANNA, "wrong", PROOF) is False
     assert all(name.startswith("argon2") for name in prover.threads)
 
 
-@pytest.mark.parametrize(
-    "login, password",
-    [("anna@example.com", "wrong"), ("anna@example.com", "x\0"), ("bob@example.com", "secret"), ("anna", "secret")],
-)
-async def test_every_wrong_login_costs_one_proof(desk: Passwords, prover: Prover, login: str, password: str) -> None:
-    assert await desk.verify(login, password) is Trouble.WRONG
-    assert len(prover.asked) == 1
-
-
-async def test_nobody_gets_in_without_an_account(desk: Passwords, credentials: Credentials) -> None:
-    always = Passwords(credentials, FakeClock(), proves=lambda argon2, prepared: True)
-    assert await always.verify("bob@example.com", "secret") is Trouble.WRONG
-    assert await always.verify("anna@example.com", "x\0") is Trouble.WRONG
-    always.close()
-
-
-async def test_a_disabled_account_is_told_the_same(desk: Passwords, credentials: Credentials, prover: Prover) -> None:
-    credentials.set(Account(7, "anna@example.com", "anna@example.com", 0, 0, 0, disabled=True, created_us=0), "secret")
-    for _ in range(2):
-        assert await desk.verify("anna@example.com", "secret") is Trouble.WRONG
-    assert len(prover.asked) == 2, "a right password is not remembered: a fast answer would tell it"
+async def test_nobodys_hash_is_proved_by_nothing(clock: FakeClock) -> None:
+    desk = Passwords(clock)
+    assert desk.nobodys.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert await desk.prove("", "", desk.nobodys) is False
+    desk.close()
 
 
 async def test_a_proved_password_is_remembered_for_a_while(desk: Passwords, prover: Prover, clock: FakeClock) -> None:
     for _ in range(3):
-        assert await desk.verify("anna@example.com", "secret") is ANNA
+        assert await desk.prove(ANNA, "secret", PROOF)
     assert len(prover.asked) == 1
     clock.advance(CACHE_S + 1)
-    assert await desk.verify("anna@example.com", "secret") is ANNA
+    assert await desk.prove(ANNA, "secret", PROOF)
     assert len(prover.asked) == 2
 
 
 async def test_a_wrong_password_is_never_remembered(desk: Passwords, prover: Prover) -> None:
     for _ in range(2):
-        assert await desk.verify("anna@example.com", "wrong") is Trouble.WRONG
+        assert await desk.prove(ANNA, "wrong", PROOF) is False
     assert len(prover.asked) == 2
 
 
-async def test_a_changed_password_counts_at_once(desk: Passwords, credentials: Credentials) -> None:
-    assert await desk.verify("anna@example.com", "secret") is ANNA
-    credentials.set(ANNA, "better")
-    assert await desk.verify("anna@example.com", "secret") is Trouble.WRONG
-    assert await desk.verify("anna@example.com", "better") is ANNA
+async def test_a_changed_password_counts_at_once(desk: Passwords) -> None:
+    assert await desk.prove(ANNA, "secret", PROOF)
+    assert await desk.prove(ANNA, "secret", "proof of better") is False
+    assert await desk.prove(ANNA, "better", "proof of better")
 
 
 async def test_too_many_at_once_are_told_to_come_again(desk: Passwords, prover: Prover) -> None:
     prover.go_on.clear()
-    waiting = [asyncio.ensure_future(desk.verify(f"u{number}@example.com", "x")) for number in range(3)]
+    waiting = [asyncio.ensure_future(desk.prove(f"u{number}@example.com", "x", PROOF)) for number in range(3)]
     await asyncio.sleep(0)
-    assert await desk.verify("anna@example.com", "secret") is Trouble.BUSY
+    assert await desk.prove(ANNA, "secret", PROOF) is None
     prover.go_on.set()
-    assert await asyncio.gather(*waiting) == [Trouble.WRONG] * 3
-    assert await desk.verify("anna@example.com", "secret") is ANNA
+    assert await asyncio.gather(*waiting) == [False] * 3
+    assert await desk.prove(ANNA, "secret", PROOF)
 
 
 async def test_one_client_with_many_connections_pays_for_one_proof(desk: Passwords, prover: Prover) -> None:
     prover.go_on.clear()
-    waiting = [asyncio.ensure_future(desk.verify("anna@example.com", "secret")) for _ in range(20)]
+    waiting = [asyncio.ensure_future(desk.prove(ANNA, "secret", PROOF)) for _ in range(20)]
     await asyncio.sleep(0)
     waiting.pop().cancel()
     prover.go_on.set()
-    assert await asyncio.gather(*waiting) == [ANNA] * 19
+    assert await asyncio.gather(*waiting) == [True] * 19
     assert len(prover.asked) == 1
 
 
-async def test_the_memory_of_logins_is_bounded(
-    desk: Passwords, credentials: Credentials, prover: Prover, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_memory_of_logins_is_bounded(desk: Passwords, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CACHE_MAX", 4)
     for number in range(10):
-        address = f"u{number}@example.com"
-        account = Account(number, address, address, 0, 0, 0, disabled=False, created_us=0)
-        credentials.set(account, "secret")
-        assert await desk.verify(address, "secret") is account
+        assert await desk.prove(f"u{number}@example.com", "secret", PROOF)
     assert repr(desk) == "Passwords(4 remembered, 0 open)"
     assert "secret" not in repr(desk)

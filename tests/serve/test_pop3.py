@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from postroad.serve.logins import Trouble
 from postroad.serve.mailstore import Mailstore
 from postroad.serve.pop3 import Pop3Service
 from postroad.store.mailbox_records import PopDelete, PopDeleted
@@ -21,12 +22,13 @@ from tests.serve.harness import (
     ANNA,
     PASSWORD,
     House,
-    KnownAccount,
-    Logins,
+    KnownLogins,
     Peer,
     breathe,
     open_house,
     own_tls,
+    real_logins,
+    scram_exchange,
     trusting,
 )
 
@@ -58,16 +60,16 @@ class Pop:
         self.account = house.store.account(ANNA)
         house.store.writer.live |= {WORKER, OTHER_WORKER}
         self.desk = Desk(house)
-        self.logins = Logins({ANNA: KnownAccount(self.account, ANNA)})
-        self.tls = SimpleNamespace(context=None)
+        self.logins = KnownLogins({ANNA: self.account})
+        self.tls = SimpleNamespace(context=None, end_point=b"")
         self.service = Pop3Service(
             mailstore=Mailstore(self.desk, house.store, house.spool),
-            passwords=self.logins,  # type: ignore[arg-type]
+            logins=self.logins,  # type: ignore[arg-type]
+            refusals=house.refusals,  # type: ignore[arg-type]
             counters=house.counters,
             lifecycle=house.lifecycle,
             tls=self.tls,  # type: ignore[arg-type]
             insecure_auth=True,
-            failure_delay_s=0,
         )
 
     async def connect(self) -> Peer:
@@ -163,10 +165,11 @@ async def test_three_wrong_logins_end_the_session(pop: Pop) -> None:
         assert (await peer.ask(b"PASS wrong")).startswith(b"-ERR [AUTH]")
     assert await peer.rest() == b""
     assert pop.house.counters.logins == [("pop3", "wrong")] * 3
+    assert pop.house.refusals.noted == [("wrong password", f"login as {ANNA} by PASS", "pop3")] * 3
 
 
 async def test_a_busy_password_pool_is_said(pop: Pop) -> None:
-    pop.logins.busy = True
+    pop.logins.trouble = Trouble.BUSY
     peer = await pop.connect()
     await peer.ask(b"USER " + ANNA.encode())
     assert (await peer.ask(b"PASS " + PASSWORD.encode())).startswith(b"-ERR [SYS/TEMP]")
@@ -392,3 +395,35 @@ async def test_a_failed_handshake_ends_the_connection(pop: Pop, tmp_path: Path) 
     await peer.rest()
     await breathe()
     assert pop.house.counters.open == 0
+
+
+@pytest.mark.parametrize(
+    "mechanism, password, word",
+    [
+        ("SCRAM-SHA-256", PASSWORD, b"+OK 3 messages"),
+        ("SCRAM-SHA-256-PLUS", PASSWORD, b"+OK 3 messages"),
+        ("SCRAM-SHA-256", "wrong", b"-ERR [AUTH]"),
+    ],
+)
+async def test_scram_over_tls(pop: Pop, tmp_path: Path, mechanism: str, password: str, word: bytes) -> None:
+    pop.service.tls = own_tls(tmp_path)
+    pop.service.logins = real_logins(pop.house, ANNA)
+    peer = await pop.connect()
+    assert b"SASL SCRAM-SHA-256 PLAIN" in await capabilities(peer), "without TLS there is nothing to bind to"
+    assert (await peer.ask(b"STLS")).startswith(b"+OK")
+    await peer.writer.start_tls(trusting())
+    assert b"SASL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN" in await capabilities(peer)
+    assert (await scram_exchange(peer, b"AUTH", mechanism, password)).startswith(word)
+
+
+async def test_a_network_that_guesses_is_told_and_hung_up_on(pop: Pop) -> None:
+    pop.logins.trouble = Trouble.BRAKED
+    peer = await pop.connect()
+    await peer.ask(b"USER " + ANNA.encode())
+    assert (await peer.ask(b"PASS " + PASSWORD.encode())).startswith(b"-ERR [SYS/TEMP] too many failed logins")
+    assert await peer.rest() == b""
+
+
+async def capabilities(peer: Peer) -> list[bytes]:
+    peer.send(b"CAPA\r\n")
+    return await peer.lines()

@@ -36,6 +36,7 @@ from postroad.store.accounts import (
     user_quota,
     user_remove,
 )
+from postroad.store.credentials import Credentials
 from postroad.store.engine import Connection
 from postroad.store.mailbox_records import Sweep
 from postroad.store.mailbox_sweep import sweep_mailboxes
@@ -197,12 +198,15 @@ async def test_a_disabled_account_takes_no_mail_until_it_is_enabled(post: SmallS
 
 async def test_a_password_is_replaced_as_a_whole(post: SmallStore) -> None:
     post.account("anna@example.com")
-    assert await post.directory.credential("anna@example.com") is None
+    reads = Credentials(post)
+    entry = await reads.login_entry("anna@example.com")
+    assert entry is not None
+    assert entry.credential is None
     post.run(set_password, SetPassword("anna@example.com", SECRET))
     post.run(set_password, SetPassword("Anna@example.com", OTHER))
-    found = await post.directory.credential("anna@example.com")
-    assert found is not None
-    assert found[1] == OTHER
+    entry = await reads.login_entry("anna@example.com")
+    assert entry is not None
+    assert entry.credential == OTHER
     assert post.run(set_password, SetPassword("bob@example.com", SECRET)).word == words.NO_ACCOUNT
 
 

@@ -16,7 +16,10 @@ from postroad.store.records import (
     KIND_LOCAL,
     NO_MAILBOX,
     OVER_QUOTA,
+    Accept,
+    Accepted,
     Claim,
+    Copy,
     Done,
     FileLocal,
     Later,
@@ -259,6 +262,84 @@ def test_a_full_mailbox_leaves_a_delivery_that_succeeds_when_there_is_room(desk:
     assert (desk.count("deliveries"), desk.count("mailbox_messages"), desk.count("messages")) == (0, 2, 2)
     assert [event.kind for event in events_of(desk, 2)] == ["received", "deferred", "delivered"]
     assert desk.run(deliver_local, again) == NO_MAILBOX
+
+
+def report(ident: int, account: int) -> Accept:
+    """A report that goes into a mailbox."""
+    body = b"x"
+    return sample(ident, sender="", legs=[], copies=[copy_for(account)], header=b"A: b\r\n\r\n", body=body, size=9)
+
+
+@pytest.fixture
+def roomy(desk: Desk, user: int) -> int:
+    """The account, without a quota."""
+    desk.connection.execute("UPDATE accounts SET quota_bytes = 0")
+    return user
+
+
+def test_a_report_is_accepted_with_the_message_it_tells_of(desk: Desk, roomy: int) -> None:
+    accepted = desk.accept(1, legs=[], copies=[copy_for(roomy)], reports=[report(2, roomy)])
+    assert (accepted.copies, accepted.withdrawn) == ([FILED], False)
+    assert desk.rows("SELECT id, sender FROM messages ORDER BY id") == [(1, "a@example.org"), (2, "")]
+    assert (desk.count("mailbox_messages"), desk.count("history")) == (2, 2)
+
+
+def test_a_report_goes_with_a_message_that_only_leaves(desk: Desk, roomy: int) -> None:
+    desk.accept(1, reports=[report(2, roomy)])
+    assert (desk.count("deliveries"), desk.count("messages"), desk.count("mailbox_messages")) == (1, 2, 1)
+
+
+def test_a_report_that_would_not_be_true_takes_the_message_back(desk: Desk, user: int) -> None:
+    """Another unit of the same batch stays; asked again with an open delivery, the message is accepted once."""
+    untrue = sample(1, legs=[], copies=[copy_for(user), copy_for(77)], reports=[report(2, user)])
+    first, other = desk.batch([(accept, untrue), (accept, sample(3))])
+    assert (first.value.copies, first.value.withdrawn) == ([FILED, NO_MAILBOX], True)
+    assert other.value == Accepted([], [])
+    assert desk.rows("SELECT id FROM messages") == [(3,)]
+    assert desk.rows("SELECT used_bytes, messages FROM accounts") == [(0, 0)]
+    left = leg(10, "user@dev.test", kind=KIND_LOCAL, account=77, notify="SUCCESS", orcpt="rfc822;u")
+    desk.connection.execute("UPDATE accounts SET quota_bytes = 0")
+    again = desk.accept(1, legs=[left], copies=[copy_for(user)], reports=[report(2, user)])
+    assert (again.copies, again.withdrawn) == ([FILED], False)
+    assert desk.count("mailbox_messages") == 2
+
+
+def test_accepting_with_reports_twice_changes_nothing_more(desk: Desk, roomy: int) -> None:
+    """A batch that fails is rolled back and its units run again; an id is accepted once only."""
+    told = sample(1, legs=[], copies=[copy_for(roomy)], reports=[report(2, roomy)])
+    first, second = desk.batch([(accept, told), (accept, told)])
+    assert (first.status, second.status == 0) == (0, False)
+    assert (desk.count("messages"), desk.count("mailbox_messages")) == (2, 2)
+    assert desk.rows("SELECT messages FROM accounts") == [(2,)]
+
+
+def test_a_copy_that_was_not_filed_keeps_what_its_sender_wants(desk: Desk) -> None:
+    wishes = Copy("user@dev.test", 77, notify="FAILURE", orcpt="rfc822;u", warn_us=5)
+    desk.accept(1, legs=[], copies=[wishes])
+    [due] = desk.run(claim, Claim(5, 10, DELAYS_S), 5).deliveries
+    assert (due.notify, due.orcpt, due.warn_us) == ("FAILURE", "rfc822;u", 5)
+
+
+def test_a_report_of_a_copy_filed_later_comes_with_it_and_not_before(desk: Desk, user: int) -> None:
+    left = leg(10, "user@dev.test", kind=KIND_LOCAL, account=user)
+    desk.accept(1, legs=[left])
+    desk.accept(3, legs=[], copies=[copy_for(user)])
+    assert claim_all(desk, 5) == [10]
+    again = FileLocal(5, 10, copy_for(user), pack([]), [report(2, user)])
+    assert desk.run(deliver_local, again) == OVER_QUOTA
+    assert desk.rows("SELECT id FROM messages ORDER BY id") == [(1,), (3,)]
+    desk.connection.execute("UPDATE accounts SET quota_bytes = 0")
+    assert desk.run(deliver_local, again) == FILED
+    assert desk.rows("SELECT id FROM messages ORDER BY id") == [(1,), (2,), (3,)]
+    assert desk.run(deliver_local, again) == NO_MAILBOX
+    assert desk.count("mailbox_messages") == 3
+
+
+def test_a_warning_is_written_down_with_the_attempt(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10, owner=5, warn_us=9), leg(11, owner=5, warn_us=9)])
+    later = [Later(10, START_US, "450", warned=True), Later(11, START_US, "450")]
+    desk.run(record, Recorded(5, [], later, [], [sample(2, sender="")]))
+    assert desk.rows("SELECT id, warn_us FROM deliveries WHERE message = 1 ORDER BY id") == [(10, 0), (11, 9)]
 
 
 def test_a_message_goes_to_mailboxes_and_hosts_at_once(desk: Desk, user: int) -> None:

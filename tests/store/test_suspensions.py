@@ -80,7 +80,7 @@ def test_what_was_put_off_untried_counts_as_no_attempt(desk: Desk, untried: bool
     desk.accept(1, legs=[leg(10)])
     desk.writer.live.add(5)
     assert len(desk.run(claim, Claim(5, 10, [120.0]), 5).deliveries) == 1
-    desk.run(record, Recorded(5, [], [Later(10, START_US + 7, "later", untried)], []))
+    desk.run(record, Recorded(5, [], [Later(10, START_US + 7, "later", untried=untried)], []))
     assert desk.rows("SELECT attempts, due_us, owner FROM deliveries") == [(attempts, START_US + 7, 0)]
 
 
@@ -89,9 +89,9 @@ def test_what_is_given_back_for_another_worker_is_hinted_at(desk: Desk) -> None:
     desk.writer.live.add(5)
     desk.run(claim, Claim(5, 10, [120.0]), 5)
     desk.writer.hints.clear()
-    desk.run(record, Recorded(5, [], [Later(10, START_US + HOUR_US, "", True)], []))
+    desk.run(record, Recorded(5, [], [Later(10, START_US + HOUR_US, "", untried=True)], []))
     assert desk.writer.hints == []
-    desk.run(record, Recorded(5, [], [Later(11, START_US, "", True)], []))
+    desk.run(record, Recorded(5, [], [Later(11, START_US, "", untried=True)], []))
     assert desk.writer.hints == [("queue", 0)]
 
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from postroad.app.gates import make_gates
+from postroad.app.gates import OwnSenders, make_gates, make_milters
 from postroad.flow.allowance import Allowances, allowed
 from postroad.flow.callout import Callout
 from postroad.flow.intake import Intake
@@ -18,32 +18,42 @@ from postroad.flow.local_users import SenderRules
 from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
 from postroad.flow.outside import Outside
+from postroad.flow.protection import Protection
 from postroad.flow.runner import Runner
+from postroad.flow.sign import Signer
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
-from postroad.rules.ports import Ports
-from postroad.serve.admission import Admission
+from postroad.rules.ports import NOBODY, Ports
+from postroad.serve.admission import Admission, allowances, room_for_clients
 from postroad.serve.conversation import Watch
+from postroad.serve.conversions import Conversions
 from postroad.serve.counters import SessionCounters
 from postroad.serve.doors import Doors, MakeSession, smtp_sessions, turned_away
 from postroad.serve.fullness import Fullness
+from postroad.serve.greeting import EarlyTalkers
 from postroad.serve.hints import Hints
 from postroad.serve.imap import ImapService
 from postroad.serve.imap_watch import MailboxWatch
 from postroad.serve.lifecycle import Lifecycle
 from postroad.serve.local_submission import local_sessions
+from postroad.serve.logins import SECRET, Logins
 from postroad.serve.logs import log_line, make_journal
 from postroad.serve.mailstore import Mailstore
 from postroad.serve.metrics import meters_file
 from postroad.serve.passwords import Passwords
+from postroad.serve.policy import UserPolicy
 from postroad.serve.pop3 import Pop3Service
 from postroad.serve.refusals import Refusals
-from postroad.serve.smtp import Service as SmtpService
+from postroad.serve.smtp_service import Service as SmtpService
 from postroad.serve.supervisor import GRACE_S
+from postroad.serve.tally import Tally
 from postroad.serve.worker import Errand, adopt, main
 from postroad.store.allowances import Spendings
 from postroad.store.client import StoreClient
+from postroad.store.credential_records import Secret
+from postroad.store.credentials import Credentials, secret
 from postroad.store.directory import Directory
+from postroad.store.dkim_reads import DkimKeys
 from postroad.store.figures import count_deliveries
 from postroad.store.mailbox_reads import Mailboxes
 from postroad.store.reader import Reader
@@ -51,6 +61,7 @@ from postroad.store.spool import Spool
 from postroad.store.stories import Stories
 from postroad.values.clock import SystemClock
 from postroad.values.ids import IdMaker
+from postroad.values.networks import Networks
 from postroad.wire.smtp.limits import MachineLimits
 
 
@@ -71,11 +82,15 @@ class Parts:
     mailbox_watch: MailboxWatch
     callouts: Callout
     outside: Outside
+    protection: Protection
     maildrop: Maildrop | None = None
+    policy: UserPolicy | None = None
     grace: float = GRACE_S
 
     def reload(self) -> None:
-        """Use new certificates for new connections; broken ones leave the old in use."""
+        """Use new certificates and a new policy; broken ones leave the old in use."""
+        if self.policy is not None:
+            self.policy.reload()
         try:
             self.tls.reload()
         except (OSError, ValueError) as error:
@@ -94,9 +109,12 @@ class Parts:
             left = len(self.watch.conversations)
             log_line("warning", "ending although some are still busy", busy=busy, connections=left)
         self.watch.stop()
+        if self.policy is not None:
+            self.policy.stop()
         self.fullness.stop()
         self.mailbox_watch.stop()
         await self.callouts.close()
+        await self.protection.stop()
         await self.outside.lookup.close()
         self.passwords.close()
         self.store.close()
@@ -108,6 +126,7 @@ class Parts:
         self.doors.close()
         await self.runner.drain(0.0)
         await self.callouts.close()
+        await self.protection.stop()
         await self.outside.lookup.close()
 
 
@@ -147,11 +166,17 @@ async def build_worker(errand: Errand) -> Parts:
         learned=lambda known: store.post("gateway_known", known),
     )
     planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter, callouts=callouts)
-    passwords = Passwords(directory, clock)
+    passwords = Passwords(clock)
+    salts = await store.call(secret, Secret(SECRET, os.urandom(32)))
+    logins = Logins(Credentials(reader), passwords, store=store, clock=clock, secret=salts)
+    signer = Signer(DkimKeys(reader).signing, spool, clock) if config.dkim.sign else None
+    if signer is not None:
+        hints.add("directory", lambda _: signer.forget())
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
+    protection = Protection.from_config(config, outside, store=store, reader=reader, clock=clock)
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
-        planner=planner, outside=outside, next_hop_of=directory.next_hop,
+        planner=planner, outside=outside, next_hop_of=directory.next_hop, protection=protection, signer=signer,
         workers=errand.workers,
     )  # fmt: skip
     hints.add("grants", lambda _: runner.regrant())
@@ -167,42 +192,73 @@ async def build_worker(errand: Errand) -> Parts:
         clock=clock,
         first_retry_s=config.retry.delays_s[0],
         lifetime_s=config.retry.lifetime_s,
+        warn_after_s=config.retry.warn_after_s,
         max_hops=config.limits.hops,
+        reporter=runner.reporter,
+        signer=signer,
     )
+    if errand.number == 0:
+        protection.report(config, outside, intake=intake, spool=spool, planner=planner, ids=ids, clock=clock)
     fullness = Fullness(spool, lambda: count_deliveries(data_dir), config.limits.queue_messages)
     watch = Watch(loop)
     counters = SessionCounters(meters)
-    share = max(1, config.limits.connections // errand.workers)
-    admission = Admission(share, config.limits.connections_per_address)
+    relay_from, proxies = config.relay.relay_from, Networks(config.listen.proxy_from)
+    world, login = allowances(config.limits)
+    admission = Admission(
+        total=config.limits.connections,
+        own=room_for_clients(),
+        world=world,
+        login=login,
+        tally=Tally(errand.tally, errand.number, errand.workers),
+        monotonic=clock.monotonic,
+        exempt=Networks((*relay_from, *config.listen.proxy_from)),
+    )
+    refusals = Refusals(store=store, story=story, ids=ids, clock=clock)
+    policy = UserPolicy(config.policy, meters) if config.policy.file else None
     everybody = allowed(config.sending)
+    conversions = Conversions()
     smtp = SmtpService(
         hostname=config.hostname,
         intake=intake,
         planner=planner,
-        passwords=passwords,
+        logins=logins,
         spool=spool,
-        refusals=Refusals(store=store, story=story, ids=ids, clock=clock),
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
         clock=clock,
-        relay_networks=[ipaddress.ip_network(network) for network in config.relay.relay_from],
+        relay_networks=[ipaddress.ip_network(network) for network in relay_from],
         data_timeout_s=config.limits.data_timeout_s,
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
         submissions=Submissions(everybody),
+        conversions=conversions,
+        hide_clients=config.sending.hide_client,
         full=fullness,
-        gates=make_gates(Ports(allowances=Allowances(Spendings(reader), everybody, clock))),
+        gates=make_gates(
+            Ports(
+                senders=OwnSenders(directory, config.recipient_delimiter),
+                allowances=Allowances(Spendings(reader), everybody, clock),
+                milters=make_milters(config, clock),
+                policy=policy or NOBODY,
+            )
+        ),
+        account=directory.account,
+        early=EarlyTalkers(config.limits.greeting_wait_s, clock.monotonic, Networks(relay_from)),
+        tarpit=config.limits.tarpit,
     )
     limits = MachineLimits(
         size=config.limits.message_size,
         recipients=config.limits.recipients,
         command_patience=config.limits.command_timeout_s,
     )
+    speakers = Networks(config.listen.xclient_from)
     senders = SenderRules(config.hostname, config.local.trusted_users, config.local.senders)
     pop3 = Pop3Service(
         mailstore=Mailstore(store, reader, spool),
-        passwords=passwords,
+        logins=logins,
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
@@ -219,7 +275,8 @@ async def build_worker(errand: Errand) -> Parts:
         bodies=spool,
         ids=ids,
         clock=clock,
-        passwords=passwords,
+        logins=logins,
+        refusals=refusals,
         counters=counters,
         lifecycle=lifecycle,
         tls=tls,
@@ -235,17 +292,25 @@ async def build_worker(errand: Errand) -> Parts:
         "imaps": imap.session,
     }
     doors = Doors(
-        {**smtp_sessions(smtp, limits=limits), **local_sessions(smtp, limits=limits, rules=senders), **mail_sessions},
+        {
+            **smtp_sessions(smtp, limits=limits, speakers=speakers, hold_s=config.sending.future_release_s),
+            **local_sessions(smtp, limits=limits, rules=senders),
+            **mail_sessions,
+        },
         admission=admission,
         counters=counters,
         watch=watch,
         tls=tls,
         turn_away=turned_away(),
+        proxies=proxies,
     )
     fullness.start()
     mailbox_watch.start()
     runner.start()
+    protection.start(first=errand.number == 0)
     watch.start()
+    if policy is not None:
+        policy.start()
     await doors.open(adopt(errand.listeners))
     maildrop = None
     if config.local.maildrop and errand.number == 0:
@@ -265,7 +330,7 @@ async def build_worker(errand: Errand) -> Parts:
         maildrop.start()
     return Parts(
         store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch, callouts,
-        outside, maildrop=maildrop,
+        outside, protection, maildrop=maildrop, policy=policy,
     )  # fmt: skip
 
 

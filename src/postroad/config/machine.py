@@ -210,6 +210,8 @@ def _files_of_others(config: Config, account: pwd.struct_passwd | None) -> Itera
         yield from _readable(("relay", "ca_file"), Path(config.relay.ca_file), account)
     if config.relay.providers_file:
         yield from _providers_file(config.relay.providers_file, account)
+    if config.policy.file:
+        yield from _policy(Path(config.policy.file), account)
     for name in ("ca_file", "binding_key_file") if config.acme.names else ():
         if getattr(config.acme, name):
             yield from _readable(("acme", name), Path(getattr(config.acme, name)), account)
@@ -224,6 +226,15 @@ def _providers_file(file: str, account: pwd.struct_passwd | None) -> Iterator[Co
         key = f"{problem.key}: " if problem.key else ""
         place = f"{file} line {problem.line}" if problem.line else file
         yield Complaint(path, f"{place}: {key}{problem.what}", problem.fix, problem.fatal)
+
+
+def _policy(file: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    """Whoever can write this file runs code as the service."""
+    path = ("policy", "file")
+    yield from _readable(path, file, account)
+    if file.exists() and file.stat().st_mode & stat.S_IWOTH:
+        what = f"every account can write {file}, which the server runs"
+        yield Complaint(path, what, f"chmod 644 {file}")
 
 
 def _open_files(config: Config) -> Iterator[Complaint]:

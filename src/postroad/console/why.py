@@ -17,7 +17,7 @@ from postroad.values.ids import id_text, made_at_us
 
 ENDS: Final = ("delivered", "bounced", "discarded", "dropped")
 """Words that end a recipient's delivery."""
-OPEN: Final = ("deferred", "throttled", "queued", "attempted", "retried")
+OPEN: Final = ("deferred", "throttled", "queued", "held", "attempted", "retried")
 
 CLOCK_WIDTH: Final = 12
 SINCE_WIDTH: Final = 9
@@ -85,7 +85,8 @@ class Ending:
 
     recipient: str
     state: str
-    """A word of `ENDS`, or "waiting", "due" (an attempt is to start or under way), "refused"."""
+    """A word of `ENDS`, or "waiting", "held" (its sender asked for a later time), "due" (an attempt is to start or
+    under way), "refused"."""
     at_us: int
     """When that became so."""
     attempts: int
@@ -156,8 +157,9 @@ def _endings(story: Told, now_us: int) -> Iterator[Ending]:
             state = event.kind if event.kind in ENDS else "due"
             next_us = 0
         else:
-            state = "waiting" if leg.due_us > now_us and event.kind not in ("queued", "attempted") else "due"
-            next_us = leg.due_us if state == "waiting" else 0
+            waits = leg.due_us > now_us and event.kind not in ("queued", "attempted")
+            state = "due" if not waits else "held" if event.kind == "held" else "waiting"
+            next_us = leg.due_us if waits else 0
         cause = event.cause
         if leg is not None and leg.suspended_us > max(now_us, next_us):
             # Its own time may be earlier; nothing goes there before this one.
@@ -188,6 +190,7 @@ _STATES: Final = {
     "discarded": "Ended without a report",
     "dropped": "Dropped from the queue by hand",
     "waiting": "Not delivered yet: waiting for the next attempt",
+    "held": "Held back: delivery begins",
     "due": "On its way: an attempt is due or under way",
     "refused": "Refused: nothing was stored",
     "unknown": "Nothing more is known",
@@ -210,7 +213,7 @@ def _headline(ident: int, endings: tuple[Ending, ...], state: str, now_us: int) 
         text += f" after {last.attempts} attempts"
     if state in ENDS:
         return f"{text}, {span((last.at_us - made_at_us(ident)) / 1e6)} after it was received."
-    if state == "waiting":
+    if state in ("waiting", "held"):
         soonest = min(ending.next_us for ending in endings)
         return f"{text} {moment(soonest, now_us)}. {_sentence(last.cause)}".rstrip()
     return f"{text}."
@@ -227,6 +230,8 @@ def _advice(ident: int, endings: tuple[Ending, ...], events: tuple[Event, ...]) 
     if "waiting" in states:
         yield f"Nothing need be done. To try at once: postroad queue retry {name}"
         yield f"To end it without a report: postroad queue drop {name}"
+    if "held" in states:
+        yield f"Nothing need be done. To begin at once: postroad queue retry {name}"
     if "bounced" in states and not reports:
         yield "The sender was not told: the message had no sender, or asked for no report."
     for link in dict.fromkeys(reports):
@@ -262,7 +267,7 @@ def lines(told: Answer, now_us: int, width: int = 0) -> Iterator[Line]:
     yield [Piece(head, "bold"), Piece(f"   {day(made_at_us(told.id))}", "dim")]
     if told.sender or to:
         yield from _wrapped([], f"{told.sender or '?'} to {to or '?'}", 0, width)
-    look = told.state if told.state in (*ENDS, "waiting", "due", "refused") else ""
+    look = told.state if told.state in (*ENDS, "waiting", "held", "due", "refused") else ""
     yield from _wrapped([], told.headline, 0, width, look)
     if len(told.endings) > 1:
         yield from _endings_list(told, now_us, width)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
-from postroad.flow.bounce import Failure
-from postroad.flow.parcels import Delivery, Letter, Notice
-from postroad.flow.schedule import is_over, next_time
+from postroad.flow.dsn import Action, Notice
+from postroad.flow.parcels import Delivery, Letter, Remark
+from postroad.flow.schedule import is_late, is_over, next_time
 from postroad.store.records import Later
 from postroad.values.event import Event
 from postroad.values.outcome import Fate, Outcome
@@ -28,8 +28,10 @@ class Tale:
     done: list[int] = field(default_factory=list)
     later: list[Later] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    """Ends undelivered: they are in `done`; whether a report is due is not decided here."""
+    failed: list[Delivery] = field(default_factory=list)
+    """Ends undelivered: they are in `done`."""
+    notices: list[Notice] = field(default_factory=list)
+    """What the sender may have to be told: of every end undelivered, and of what else was asked for."""
 
 
 def tell(
@@ -40,10 +42,14 @@ def tell(
     now_us: int,
     delays_s: Sequence[float],
     rng: Random,
+    warn_after_s: float = 0.0,
     not_before_us: int = 0,
 ) -> Tale:
-    """The tale of one attempt; `trail` names the hosts that failed in it, before the one that decided. What is tried
-    again is so at `not_before_us` at the earliest: until then its lane is suspended."""
+    """The tale of one attempt; `trail` names the hosts that failed in it, before the one that decided.
+
+    `warn_after_s`: after how long the sender is told of a delay, 0 for never. What is tried again is so at
+    `not_before_us` at the earliest: until then its lane is suspended.
+    """
     tale = Tale()
     attempt = results[0][0].attempt
     for where, why in trail:
@@ -52,9 +58,14 @@ def tell(
         if outcome.fate is Fate.DELIVERED:
             tale.done.append(delivery.id)
             tale.events.append(_event("delivered", delivery, outcome, now_us))
+            if delivery.notify and not outcome.dsn:
+                # RFC 3461 section 5.2.2 (b): a host that knows no DSN took it, "the client MUST issue a "relayed" DSN".
+                _tell_sender(tale, letter, Action.RELAYED, delivery, outcome)
         elif outcome.fate is Fate.DEFERRED and not is_over(now_us, letter.expires_us):
             due_us = max(next_time(delivery.attempt, now_us, letter.expires_us, delays_s, rng), not_before_us)
-            tale.later.append(Later(delivery.id, due_us, _said(outcome)))
+            late = is_late(delivery.attempt, now_us, delivery.warn_us, warn_after_s, delays_s)
+            warned = late and _tell_sender(tale, letter, Action.DELAYED, delivery, outcome)
+            tale.later.append(Later(delivery.id, due_us, _said(outcome), warned))
             tale.events.append(_event("deferred", delivery, outcome, now_us, due_us))
         else:
             _fail(tale, letter, delivery, outcome, now_us)
@@ -70,7 +81,30 @@ def _fail(tale: Tale, letter: Letter, delivery: Delivery, outcome: Outcome, now_
         event = _event("bounced", delivery, replace(outcome, cause=cause), now_us, by=BY_SCHEDULE)
     tale.done.append(delivery.id)
     tale.events.append(event)
-    tale.failures.append(Failure(delivery, outcome, expired))
+    tale.failed.append(delivery)
+    tale.notices.append(_notice(Action.FAILED, letter, delivery, outcome, expired))
+
+
+def _tell_sender(tale: Tale, letter: Letter, action: Action, delivery: Delivery, outcome: Outcome) -> bool:
+    """Adds the notice of something that is told only to who wants it; returns whether there is somebody."""
+    notice = _notice(action, letter, delivery, outcome)
+    if not letter.sender or not notice.wanted:
+        return False
+    tale.notices.append(notice)
+    return True
+
+
+def _notice(action: Action, letter: Letter, delivery: Delivery, outcome: Outcome, expired: bool = False) -> Notice:
+    return Notice(
+        action,
+        delivery.recipient,
+        outcome,
+        notify=delivery.notify,
+        orcpt=delivery.orcpt,
+        expired=expired,
+        attempts=delivery.attempt,
+        until_us=letter.expires_us,
+    )
 
 
 def _event(kind: str, delivery: Delivery, outcome: Outcome, now_us: int, next_us: int = 0, by: str = BY) -> Event:
@@ -88,16 +122,16 @@ def _event(kind: str, delivery: Delivery, outcome: Outcome, now_us: int, next_us
     )
 
 
-def notice_event(notice: Notice, delivery: Delivery, now_us: int, until_us: int) -> Event:
+def remark_event(remark: Remark, delivery: Delivery, now_us: int, until_us: int) -> Event:
     """What a reply did to its lane: signal (evidence), rule (by), meaning and action (cause), until when (next)."""
     return Event(
-        kind=notice.kind,
+        kind=remark.kind,
         at_us=now_us,
         recipient=delivery.recipient,
-        cause=notice.cause,
-        evidence=str(notice.reply)[:EVIDENCE_MAX],
-        by=notice.rule,
-        where=notice.where,
+        cause=remark.cause,
+        evidence=str(remark.reply)[:EVIDENCE_MAX],
+        by=remark.rule,
+        where=remark.where,
         next_us=until_us,
     )
 

@@ -13,17 +13,35 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Final, Protocol
 
+from msgspec import structs
+
 from postroad.flow.allowance import denied
-from postroad.flow.local import Plan, delivered_before
+from postroad.flow.at_once import AtOnce, local_leg
+from postroad.flow.bounce import Reporter
+from postroad.flow.destinations import Destinations
+from postroad.flow.local import delivered_before
+from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.records import Accept, Accepted, Copy, Leg, Sending
-from postroad.values.envelope import Envelope, Recipient
+from postroad.store.records import (
+    FILED,
+    TLS_BY_POLICY,
+    TLS_OPTIONAL,
+    TLS_REQUIRED,
+    Accept,
+    Accepted,
+    Copy,
+    Leg,
+    Sending,
+)
+from postroad.trust.dkim.canonical import BodyHash
+from postroad.values.envelope import Envelope
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
+from postroad.wire.mime.headers import MAX_HEADER_LINES
 from postroad.wire.mime.message_id import find_message_id
 
 QUEUE_FULL: Final = Reply(452, "4.3.1", "The queue is full. Please retry later; nothing was lost.")
@@ -31,6 +49,7 @@ DISK_FULL: Final = Reply(452, "4.3.1", "Not enough disk space. Please retry late
 TOO_MANY_HOPS: Final = Reply(554, "5.4.6", "Too many hops: this message runs in a circle. Check the forwardings.")
 LOOP: Final = Reply(554, "5.4.6", "This message was delivered to the same mailbox before: a forwarding loop.")
 HEADER_TOO_LARGE: Final = Reply(552, "5.3.4", "The header is larger than 256 kB. Send fewer or shorter header fields.")
+HEADER_TOO_LONG: Final = Reply(552, "5.3.4", "The header has more than 2,000 lines. Send fewer header fields.")
 
 KEYS_MAX: Final = 64
 """Recipients that `why` finds a message by; the rest of a long list is in the journal."""
@@ -50,44 +69,22 @@ class Arrival:
     login: str = ""
     user: str = ""
     """Who on this machine handed it in, where the kernel said so: "uid 1000 (anna)"."""
+    via: str = ""
+    """Address of the proxy that passed the client on."""
     hidden: bool = False
     """The Received line does not say where it came from; the journal does."""
     doubts: tuple[tuple[str, str], ...] = ()
     """Checks that could not tell and held nothing up: stable word, and what was found."""
     discarded: str = ""
     """Why nobody gets it although it is acknowledged."""
+    ours: bool = False
+    """Handed in by somebody who may use our names: a login, a program of this machine, a listed network."""
+    answered: bool = False
+    """The client hears of every recipient by itself, so nothing waits for a mailbox that is full."""
     quarantine: str = ""
     """Why it is held instead of delivered."""
-
-
-@dataclass(slots=True)
-class Destinations:
-    """Where the accepted recipients of one message go, merged over all of them."""
-
-    copies: list[tuple[str, int, str]] = field(default_factory=list)
-    """Recipient text, account, mailbox."""
-    remotes: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Recipient text, A-label domain, NOTIFY, ORCPT."""
-    expansions: list[tuple[str, str]] = field(default_factory=list)
-    """Recipient as given, and what it was turned into, for the journal."""
-    seen: set[str | tuple[int, str]] = field(default_factory=set)
-    """Addresses and mailboxes that are in the lists: a thousand recipients of a large list are a million looks."""
-
-    def add(self, recipient: Recipient, plan: Plan) -> None:
-        """Adds where one recipient's mail goes; a mailbox or address that is there already is not added twice."""
-        text, seen = str(recipient.address), self.seen
-        for account, mailbox, reached_by in plan.copies:
-            if (account, mailbox) not in seen:
-                seen.add((account, mailbox))
-                self.copies.append((reached_by, account, mailbox))
-        for target in plan.remotes:
-            to = str(target)
-            # RFC 3461 section 5.2.7.2: what an alias sends on keeps the wishes of the one who sent it.
-            if to not in seen:
-                seen.add(to)
-                self.remotes.append((to, target.domain_ascii, recipient.notify, recipient.orcpt))
-        for was, now in plan.expansions:
-            self.expansions.append((was or text, now))
+    above: bytes = b""
+    """Fields that go above our Received line, each with its CRLF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +93,8 @@ class Taken:
 
     id: int
     size: int
+    unfiled: dict[tuple[int, str], int] = field(default_factory=dict)
+    """Where every recipient is answered: accounts and mailboxes whose copy could not be filed, and the store's word."""
     repeated: bool = False
     """It was ours before: this was the same submission again."""
 
@@ -105,6 +104,7 @@ class Draft(Protocol):
 
     size: int
     header_too_large: bool
+    body_hash: BodyHash | None
 
     async def settle(self) -> tuple[bytes, bytes | None, str]:
         """Header block, inline body or None, and the name of the durable body file."""
@@ -142,6 +142,9 @@ class Intake:
         first_retry_s: float,
         lifetime_s: float,
         max_hops: int,
+        warn_after_s: float = 0.0,
+        reporter: Reporter | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self._hostname = hostname
         self._store = store
@@ -152,7 +155,15 @@ class Intake:
         self._first_retry_us = int(first_retry_s * 1e6)
         self._lifetime_us = int(lifetime_s * 1e6)
         self._max_hops = max_hops
+        self._warn_after_us = int(warn_after_s * 1e6)
+        self._at_once = AtOnce(store=store, story=story, ids=ids, reporter=reporter)
+        self._signer = signer
         self._date = (0, "")
+
+    @property
+    def signs(self) -> bool:
+        """Whether mail that leaves may be signed: whoever receives a draft may then hash its body meanwhile."""
+        return self._signer is not None
 
     def make_id(self) -> int:
         """A fresh id for a message that is asked about before it is accepted."""
@@ -175,26 +186,37 @@ class Intake:
         Raises StoreFull and StoreBroken; then too nothing is acknowledged, and what is on the disk is swept.
         """
         header, body, body_file = await draft.settle()
-        refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, destinations)
+        lowered = header.lower()
+        refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, lowered, destinations)
         if refusal is not None:
             draft.discard()
             return refusal
         now_us = self._clock.wall_us()
         ident = ident or self._ids.make(now_us)
-        received = self._received(ident, now_us, envelope, arrival)
+        received = arrival.above + self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
         sending = submission.sending(self._repetition(now_us, arrival)) if submission is not None else None
+        signed = UNSIGNED
+        if arrival.ours and destinations.remotes and self._signer is not None:
+            # All but Received: no trace field is signed (RFC 6376 section 5.4.1).
+            signed = await self._signer.sign(arrival.above + header, body, body_file, draft.body_hash)
         content = (received + header, body, body_file, size)
-        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending)
-        accepted = await self._store.call(accept_unit, accept)
+        tls = tls_wish(envelope, lowered)
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed, tls)
+        if destinations.wishes or destinations.expanded:
+            accept, accepted = await self._at_once.accept(accept, destinations, now_us)
+        else:
+            accepted = await self._store.call(accept_unit, accept)
         if sending is not None:
             if accepted.first or accepted.short is not None:
                 draft.discard()
                 return self._instead(accepted, sending, size)
             self._story.note(ident, unpack(accept.events))
+        if accept.reports:
+            self._at_once.note(accept)
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
-        return Taken(ident, size)
+        return Taken(ident, size, unfiled(accept, accepted) if arrival.answered else {})
 
     def _instead(self, accepted: Accepted, sending: Sending, size: int) -> Taken | Reply:
         """The answer to a submission that was not stored."""
@@ -207,8 +229,10 @@ class Intake:
 
     # -- checks that need the header ---------------------------------------------------------------------------------
 
-    def _look_at(self, header: bytes, destinations: Destinations) -> Reply | None:
-        lowered = header.lower()
+    def _look_at(self, header: bytes, lowered: bytes, destinations: Destinations) -> Reply | None:
+        # Nobody behind us could read it: whose it is, and for whom, would be anybody's guess.
+        if header.count(b"\n") > MAX_HEADER_LINES:
+            return HEADER_TOO_LONG
         # RFC 5321 section 6.3: count Received header fields to find loops.
         hops = lowered.count(b"\nreceived:") + lowered.startswith(b"received:")
         if hops > self._max_hops:
@@ -229,21 +253,24 @@ class Intake:
         arrival: Arrival,
         eightbit: bool,
         sending: Sending | None,
+        signed: Signed,
+        tls: int,
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
+        release_us = envelope.release_us if envelope.release_us > now_us else 0
+        begin_us = release_us or now_us
+        # Null senders are told of nothing.
+        warn_us = begin_us + self._warn_after_us if self._warn_after_us and sender else 0
         # As `flow.parcels.Letter` names the user.
-        legs = self._legs(destinations, now_us, size, arrival.login or sender.rpartition("@")[2])
-        copies = [
-            Copy(
-                recipient=recipient,
-                account=account,
-                prefix=f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode(),
-                mailbox=mailbox,
-            )
-            for recipient, account, mailbox in destinations.copies
-        ]
-        events = self._events(now_us, envelope, destinations, arrival, legs, size)
+        user = arrival.login or sender.rpartition("@")[2]
+        legs = self._legs(destinations, now_us, size, release_us, warn_us, signed.fields, user)
+        copies = self._copies(destinations, sender, warn_us)
+        if release_us:
+            # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named.
+            legs += [local_leg(self._ids.make(now_us), copy, release_us) for copy in copies]
+            copies = []
+        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, signed, tls)
         return Accept(
             id=ident,
             received_us=now_us,
@@ -254,17 +281,37 @@ class Intake:
             size=size,
             copies=copies,
             legs=legs,
-            expires_us=now_us + self._lifetime_us,
+            expires_us=begin_us + self._lifetime_us,
             keys=search_keys(header, sender, envelope, destinations),
             # What is submitted by a user may turn out to be a repetition, so its story is told after the commit.
             events=self._story.note(ident, events) if sending is None else self._story.pack(events),
             smtputf8=envelope.smtputf8,
             eightbit=eightbit,
-            ret=envelope.ret,
+            # RFC 8689 section 5: "the RET=FULL parameter MUST be disregarded"
+            ret="HDRS" if envelope.requiretls and envelope.ret else envelope.ret,
             envid=envelope.envid,
             login=arrival.login,
+            tls=tls,
             sending=sending,
+            answered=arrival.answered,
         )
+
+    def _copies(self, destinations: Destinations, sender: str, warn_us: int) -> list[Copy]:
+        copies = [
+            Copy(
+                recipient=recipient,
+                account=account,
+                prefix=f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode(),
+                mailbox=mailbox,
+                warn_us=warn_us,
+            )
+            for recipient, account, mailbox in destinations.copies
+        ]
+        for at in destinations.wishes:
+            wish = destinations.wish(at)
+            if wish is not None:
+                copies[at] = structs.replace(copies[at], notify=wish.notify, orcpt=wish.orcpt)
+        return copies
 
     def _repetition(self, now_us: int, arrival: Arrival) -> bytes:
         """The event that a repetition adds to the story of the first message."""
@@ -277,18 +324,37 @@ class Intake:
         )
         return self._story.pack([event])
 
-    def _legs(self, destinations: Destinations, now_us: int, size: int, user: str) -> list[Leg]:
+    def _legs(
+        self,
+        destinations: Destinations,
+        now_us: int,
+        size: int,
+        release_us: int,
+        warn_us: int,
+        prefix: bytes,
+        user: str,
+    ) -> list[Leg]:
         remotes = destinations.remotes
         if not remotes:
             return []
         # Born leased: the first attempt starts from memory right after the commit, and the second one's time is
         # part of the commit. Beyond the window mail is left to whoever has room.
-        mine = self._runner.room_for(len(remotes), size, user)
+        mine = not release_us and self._runner.room_for(len(remotes), size, user)
         owner = self._store.incarnation if mine else 0
-        due_us = now_us + self._first_retry_us if mine else now_us
+        due_us = now_us + self._first_retry_us if mine else release_us or now_us
         make = self._ids.make
         return [
-            Leg(make(now_us), recipient, domain, due_us=due_us, owner=owner, notify=notify, orcpt=orcpt)
+            Leg(
+                make(now_us),
+                recipient,
+                domain,
+                due_us=due_us,
+                owner=owner,
+                prefix=prefix,
+                notify=notify,
+                orcpt=orcpt,
+                warn_us=warn_us,
+            )
             for recipient, domain, notify, orcpt in remotes
         ]
 
@@ -300,6 +366,9 @@ class Intake:
         arrival: Arrival,
         legs: list[Leg],
         size: int,
+        release_us: int,
+        signed: Signed,
+        tls: int,
     ) -> list[Event]:
         events = [
             Event(
@@ -307,15 +376,30 @@ class Intake:
                 at_us=now_us,
                 by=who_text(arrival),
                 where=where_text(arrival),
-                cause=f"from <{envelope.sender_text}>, {size} bytes",
+                cause=f"from <{envelope.sender_text}>, {size} bytes{_WISHES[tls]}",
             )
         ]
         events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
+        if signed.words:
+            events.append(Event(kind="signed", at_us=now_us, cause=signed.words))
         if arrival.discarded:
             events.append(Event(kind="discarded", at_us=now_us, cause=arrival.discarded, by="policy"))
         events += [
             Event(kind="expanded", at_us=now_us, recipient=was, cause=now) for was, now in destinations.expansions
         ]
+        if release_us:
+            cause = "its sender asked for delivery at a later time"
+            return events + [
+                Event(
+                    kind="held",
+                    at_us=now_us,
+                    recipient=leg.recipient,
+                    cause=cause,
+                    by=who_text(arrival),
+                    next_us=release_us,
+                )
+                for leg in legs
+            ]
         events += [
             Event(kind="delivered", at_us=now_us, recipient=recipient, by="local delivery", where=f"mailbox {mailbox}")
             for recipient, _, mailbox in destinations.copies
@@ -331,7 +415,8 @@ class Intake:
         peer = arrival.peer
         # RFC 5321 section 4.1.3: an address literal of IPv6 says so.
         literal = f"IPv6:{peer}" if ":" in peer else peer
-        who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer and not arrival.hidden else ""
+        via = f" (via {arrival.via})" if arrival.via and arrival.via != peer else ""
+        who = f"from {host_word(arrival.helo)} ([{literal}]){via}\r\n\t" if peer and not arrival.hidden else ""
         tls = f"\r\n\t({arrival.tls})" if arrival.tls else f"\r\n\t(by {arrival.user})" if arrival.user else ""
         recipients = envelope.recipients
         whom = f"\r\n\tfor <{recipients[0].address}>" if len(recipients) == 1 else ""
@@ -345,6 +430,32 @@ class Intake:
         if self._date[0] != second:
             self._date = (second, formatdate(second, localtime=True))
         return self._date[1]
+
+
+def unfiled(accept: Accept, accepted: Accepted) -> dict[tuple[int, str], int]:
+    """Accounts and mailboxes whose copies the store did not file and did not leave open either."""
+    left = zip(accept.copies, accepted.copies, accepted.legs, strict=True)
+    return {(copy.account, copy.mailbox): outcome for copy, outcome, leg in left if outcome != FILED and not leg}
+
+
+_WISHES: Final = ("", ", REQUIRETLS", ", TLS-Required: No")
+"""How the journal tells what the sender wishes of TLS, by the number of the wish."""
+
+
+def tls_wish(envelope: Envelope, lowered: bytes) -> int:
+    """What the sender wishes of TLS on the way, from the envelope and the header block in small letters.
+
+    RFC 8689 section 4.1: with REQUIRETLS "the TLS-Required header field MUST be ignored".
+    """
+    if envelope.requiretls:
+        return TLS_REQUIRED
+    at = lowered.find(b"\ntls-required:") + 1
+    if not at and not lowered.startswith(b"tls-required:"):
+        return TLS_BY_POLICY
+    return TLS_OPTIONAL if _tls_required_no(lowered, at) else TLS_BY_POLICY
+
+
+_tls_required_no: Final = re.compile(rb"tls-required:(?:[ \t]|\r\n[ \t])*no(?:[ \t]|\r\n[ \t])*\r\n").match
 
 
 def host_word(helo: str) -> str:
@@ -378,7 +489,9 @@ def who_text(arrival: Arrival) -> str:
 
 def where_text(arrival: Arrival) -> str:
     """From where, and how the connection was protected."""
-    return f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
+    via = f"via {literal(arrival.via)}" if arrival.via else ""
+    words = (client_text(arrival.helo, arrival.peer), via, arrival.tls or arrival.user)
+    return " ".join(word for word in words if word)
 
 
 def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: Destinations) -> str:

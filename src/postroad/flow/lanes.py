@@ -117,12 +117,12 @@ class Site:
 
 
 class Lane:
-    """The mail for one set of hosts."""
+    """The mail for one set of hosts for which the same must hold of TLS."""
 
-    __slots__ = ("connections", "health", "name", "opening", "plain_until", "plan", "proven", "queue", "site")
+    __slots__ = ("connections", "health", "key", "opening", "plain_until", "plan", "proven", "queue", "site")
 
     def __init__(self, plan: Plan, site: Site) -> None:
-        self.name = plan.site
+        self.key = plan.key
         self.site = site
         self.plan = plan
         self.queue = Waiting()
@@ -295,11 +295,11 @@ class Lanes:
         """Called with every site that was not known before."""
 
     def lane(self, plan: Plan) -> Lane:
-        """The lane of a plan's hosts, with this newest plan."""
-        lane = self._lanes.get(plan.site)
+        """The lane of a plan's hosts and TLS policy, with this newest plan."""
+        lane = self._lanes.get(plan.key)
         if lane is None:
             self._forget()
-            lane = self._lanes[plan.site] = Lane(plan, self._site(plan))
+            lane = self._lanes[plan.key] = Lane(plan, self._site(plan))
             lane.site.lanes.add(lane)
         else:
             lane.plan = plan
@@ -323,9 +323,9 @@ class Lanes:
     def _forget(self) -> None:
         if len(self._lanes) < LANES_KEPT:
             return
-        for name, lane in list(self._lanes.items())[: LANES_KEPT // 10]:
+        for key, lane in list(self._lanes.items())[: LANES_KEPT // 10]:
             if lane.idle:
-                del self._lanes[name]
+                del self._lanes[key]
                 site = lane.site
                 site.lanes.discard(lane)
                 if not site.lanes and not site.held and site.shape.state is State.OPEN:
@@ -365,7 +365,7 @@ class Lanes:
         if place is Place.KNOCKING and self.knocking >= KNOCKING_MAX:
             self._knocking_line.setdefault(lane, None)
             return Place.NONE
-        self._lanes.setdefault(lane.name, lane)
+        self._lanes.setdefault(lane.key, lane)
         self._count(place, 1)
         site.connections += 1
         site.opening += 1

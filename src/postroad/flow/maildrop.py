@@ -31,7 +31,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from postroad.flow.bounce import ANY_QUOTA
-from postroad.flow.intake import Arrival, Destinations, Draft, Intake, Taken
+from postroad.flow.destinations import Destinations, Wish
+from postroad.flow.intake import Arrival, Draft, Intake, Taken
 from postroad.flow.local import INBOX, Planner
 from postroad.flow.local_users import LocalUser, SenderRules, local_user
 from postroad.flow.submission import local_submission
@@ -268,7 +269,9 @@ class Maildrop:
         marked = f"{_stem(name)}.mail.{id_text(ident)}"
         await self._in_thread(lambda: self._mark(name, marked))
         draft = await self._draft(submission.header, found.body)
-        arrival = Arrival("LOCAL", "maildrop", user=str(found.user), login=self._rules.own_address(found.user))
+        arrival = Arrival(
+            "LOCAL", "maildrop", user=str(found.user), login=self._rules.own_address(found.user), ours=True
+        )
         eightbit = not found.body.isascii()
         try:
             result = await self._intake.accept(
@@ -306,7 +309,7 @@ class Maildrop:
             try:
                 address = Address.parse(spelled, utf8=True)
             except AddressError as error:
-                _report_back(destinations, spelled, error.reason)
+                _report_back(destinations, spelled, error.reason, slip.notify)
                 continue
             plan = await self._planner.plan(address, size=ANY_QUOTA, may_relay=True)
             if plan.refusal is not None and not plan.refusal.permanent:
@@ -315,7 +318,7 @@ class Maildrop:
             envelope.recipients.append(recipient)
             envelope.smtputf8 = envelope.smtputf8 or address.needs_utf8
             if plan.refusal is not None:
-                _report_back(destinations, str(address), str(plan.refusal))
+                _report_back(destinations, str(address), str(plan.refusal), slip.notify)
             else:
                 destinations.add(recipient, plan)
         return envelope, destinations
@@ -410,8 +413,10 @@ def _halves(message: bytes) -> tuple[bytes, bytes]:
     return (message[: at + 2], message[at + 4 :]) if at >= 0 else (message, b"")
 
 
-def _report_back(destinations: Destinations, recipient: str, why: str) -> None:
+def _report_back(destinations: Destinations, recipient: str, why: str, notify: str) -> None:
     destinations.expansions.append((recipient, f"refused: {why}"))
+    if notify:
+        destinations.wishes[len(destinations.copies)] = [Wish(recipient, notify, "")]
     destinations.copies.append((recipient, _NOBODY, INBOX))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from postroad.store.records import INLINE_BODY_MAX, Accept, Due, Leg
+from postroad.store.records import INLINE_BODY_MAX, TLS_REQUIRED, Accept, Due, Leg
 from postroad.values.reply import Reply
 
 RECIPIENTS_MAX: Final = 100
@@ -20,7 +20,7 @@ class Letter:
 
     __slots__ = (
         "body", "body_file", "eightbit", "envid", "expires_us", "fresh", "header", "id", "open", "received_us", "ret",
-        "sender", "size", "smtputf8", "user", "weight",
+        "sender", "size", "smtputf8", "tls", "user", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -37,6 +37,8 @@ class Letter:
         self.eightbit = source.eightbit
         self.ret = source.ret
         self.envid = source.envid
+        self.tls = source.tls
+        """What the sender wishes of TLS on the way (`store.records`)."""
         self.body_file = source.body_file
         self.header = header
         self.body = body
@@ -53,7 +55,7 @@ class Delivery:
 
     __slots__ = (
         "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "notify", "orcpt", "prefix",
-        "recipient",
+        "recipient", "warn_us", "way",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -67,12 +69,18 @@ class Delivery:
         self.prefix = source.prefix
         self.notify = source.notify
         self.orcpt = source.orcpt
+        self.warn_us = source.warn_us
+        self.way = source.domain
+        """What the way is looked up by: the domain, and the wish for TLS where the sender has one."""
+        # RFC 8689 section 5: REQUIRETLS of a report SHOULD NOT keep it from a host that does not know it.
+        if letter.tls and (letter.sender or letter.tls != TLS_REQUIRED):
+            self.way = f"{source.domain} {letter.tls}"
         self.attempt = attempt
         """Number of the attempt that is to be made now; the first is 1."""
         self.last_reply = last_reply
 
 
-class Notice(NamedTuple):
+class Remark(NamedTuple):
     """What a reply did to its lane, for the journal of the message that got it."""
 
     kind: str
@@ -89,7 +97,7 @@ class Notice(NamedTuple):
 class Parcel:
     """Deliveries of one letter that travel in one transaction."""
 
-    __slots__ = ("deliveries", "letter", "notices", "returned", "started", "trail")
+    __slots__ = ("deliveries", "letter", "remarks", "returned", "started", "trail")
 
     def __init__(self, letter: Letter, deliveries: list[Delivery]) -> None:
         self.letter = letter
@@ -100,7 +108,7 @@ class Parcel:
         """When its attempt began, on the monotonic clock; 0 while it waits."""
         self.trail: list[tuple[str, str]] = []
         """Hosts that failed in this attempt: where, and why."""
-        self.notices: list[Notice] = []
+        self.remarks: list[Remark] = []
         """What this attempt told about the lane."""
 
 

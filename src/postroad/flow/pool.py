@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Final, Protocol
 
@@ -97,6 +97,18 @@ class Sink(Protocol):
         ...
 
 
+class TlsWatch(Protocol):
+    """Who is told what sessions showed of TLS (`flow.tls_log.TlsLog`)."""
+
+    def opened(self, domain: str, courier: Courier) -> str:
+        """A session that carries mail of a domain; returns what the journal shall note of it, or nothing."""
+        ...
+
+    def failed(self, domains: Iterable[str], hop: Hop, refusal: NoCourier) -> None:
+        """A host that took no session, for the mail of these domains."""
+        ...
+
+
 class _Idle:
     """A connection that waits for mail."""
 
@@ -123,6 +135,7 @@ class Pool:
         idle_s: float = 5.0,
         on_open: Callable[[Courier | NoCourier], None] = lambda opened: None,
         on_close: Callable[[], None] = lambda: None,
+        tls_watch: TlsWatch | None = None,
     ) -> None:
         self._sink = sink
         self._lanes = lanes
@@ -135,6 +148,7 @@ class Pool:
         self._idle_s = idle_s
         self._on_open = on_open
         self._on_close = on_close
+        self._tls_watch = tls_watch
         self._idle: dict[Lane, list[_Idle]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -265,7 +279,7 @@ class Pool:
                 lane.succeeded(courier.hop)
                 await self._serve(lane, courier)
         except Exception:
-            log.exception("a connection of lane %s ended by a bug", lane.name)
+            log.exception("a connection of lane %s ended by a bug", lane.key)
             self._give_up(lane)
         finally:
             if opening:
@@ -297,6 +311,7 @@ class Pool:
         """A session with the first host of the lane that takes one; without any, the lane's mail is deferred."""
         trail: list[tuple[str, str]] = []
         last: Outcome | None = None
+        decisive = 0
         for hop in lane.hops(self._now(), self._rng):
             opened = await self._open_hop(lane, hop)
             self._on_open(opened)
@@ -304,32 +319,40 @@ class Pool:
                 if lane.queue:
                     lane.queue.peek().trail += trail
                 return opened
-            last = opened.outcome
-            trail.append((str(hop), _words(last)))
-            lane.failed(hop, last.cause, self._now())
-            lesson = heard_at_the_door(lane.site, last, self._providers, self._now())
+            if self._tls_watch is not None and opened.fault:
+                self._tls_watch.failed(_domains(lane), hop, opened)
+            if last is None or last.fate is Fate.FAILED:
+                # A host that did not answer may still do what the others refuse for good.
+                last, decisive = opened.outcome, len(trail)
+            trail.append((str(hop), _words(opened.outcome)))
+            lane.failed(hop, opened.outcome.cause, self._now())
+            lesson = heard_at_the_door(lane.site, opened.outcome, self._providers, self._now())
             if lesson is not None:
                 self._learnt(lane, lane.queue.peek() if lane.queue else None, lesson)
                 if lane.site.shape.state is State.SUSPENDED:
                     break
-        self._defer_all(lane, trail[:-1], last)
+        self._defer_all(lane, [*trail[:decisive], *trail[decisive + 1 :]], last)
         return None
 
     def _learnt(self, lane: Lane, parcel: Parcel | None, lesson: Lesson) -> None:
         """Tells of a change of the lane's shape: in the journal of the parcel, and to who must know."""
         if parcel is not None:
-            parcel.notices.append(lesson.notice)
+            parcel.remarks.append(lesson.remark)
         self._sink.on_lesson(lane.site, lesson)
 
     async def _open_hop(self, lane: Lane, hop: Hop) -> Courier | NoCourier:
         plain = lane.plain_until.get(hop, 0.0) > self._now()
-        opened = await Courier.open(hop, self._manner, self._bodies, plain=plain)
+        policy = lane.plan.tls_of(hop.host)
+        opened = await Courier.open(hop, self._manner, self._bodies, plain=plain, policy=policy)
         if isinstance(opened, NoCourier) and opened.try_plain:
             # RFC 7435: encryption that fails must not cost the mail; the same host again, in the clear.
             lane.plain_until[hop] = self._now() + PLAIN_S
             if lane.queue:
                 lane.queue.peek().trail.append((str(hop), f"{opened.outcome.cause}; again without TLS"))
-            opened = await Courier.open(hop, self._manner, self._bodies, plain=True)
+            fault = opened.fault
+            opened = await Courier.open(hop, self._manner, self._bodies, plain=True, policy=policy)
+            if isinstance(opened, Courier):
+                opened.fault = fault
         return opened
 
     def _defer_all(self, lane: Lane, trail: list[tuple[str, str]], outcome: Outcome | None) -> None:
@@ -430,6 +453,8 @@ class Pool:
         if len(parcel.deliveries) > courier.limit:
             self._split(lane, parcel, courier.limit)
         parcel.started = parcel.started or self._now()
+        if self._tls_watch is not None:
+            self._tell(self._tls_watch, courier, parcel)
         self.busy += 1
         try:
             trip = await courier.carry(parcel)
@@ -437,13 +462,14 @@ class Pool:
             courier.abort()
             raise
         except Exception:
-            log.exception("a parcel of lane %s met a bug", lane.name)
+            log.exception("a parcel of lane %s met a bug", lane.key)
             courier.abort()
             trip = Trip([(delivery, BUG, Step.GO_ON) for delivery in parcel.deliveries], lost=True)
         finally:
             self.busy -= 1
         if trip.stale and not parcel.returned:
             parcel.returned += 1
+            lane.site.shape.spared()
             lane.queue.put_back(parcel)
             return False
         results = trip.results
@@ -484,6 +510,17 @@ class Pool:
             self.put_off(lane.site)
         return not trip.lost and failure is None
 
+    @staticmethod
+    def _tell(watch: TlsWatch, courier: Courier, parcel: Parcel) -> None:
+        """Tells of the session once for every domain whose mail it carries; mail with a wish of its own counts not."""
+        for delivery in parcel.deliveries:
+            domain = delivery.domain
+            if domain not in courier.domains and delivery.way == domain:
+                courier.domains.add(domain)
+                note = watch.opened(domain, courier)
+                if note:
+                    parcel.trail.append((courier.where, note))
+
     def _succeeded(self, site: Site) -> None:
         was_probing = site.shape.state is State.PROBING
         if site.shape.succeeded(self._now()) or was_probing:
@@ -501,7 +538,7 @@ class Pool:
         try:
             return await self._sink.load(parcel)
         except Exception:
-            log.exception("a parcel of lane %s could not be read", lane.name)
+            log.exception("a parcel of lane %s could not be read", lane.key)
             self._sink.on_result(parcel, [(delivery, BUG) for delivery in parcel.deliveries])
             return False
 
@@ -563,6 +600,12 @@ class Pool:
             for idle in every:
                 if not idle.future.done():
                     idle.future.set_result(None)
+
+
+def _domains(lane: Lane) -> set[str]:
+    """The domains whose mail waits in a lane, without mail whose sender has a wish of his own."""
+    waiting = (delivery for parcel in lane.queue for delivery in parcel.deliveries)
+    return {delivery.domain for delivery in waiting if delivery.way == delivery.domain}
 
 
 def _words(outcome: Outcome) -> str:

@@ -14,14 +14,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
+from msgspec import structs
+
 from postroad.config import Config
 from postroad.config.providers import load as load_providers
-from postroad.flow.bounce import ANY_QUOTA, Note, PlanFor, Reporter
-from postroad.flow.fates import Tale, notice_event, tell
+from postroad.flow.bounce import ANY_QUOTA, BY, Note, PlanFor, Reporter, reported
+from postroad.flow.dsn import Action, Notice
+from postroad.flow.fates import Tale, remark_event, tell
 from postroad.flow.grants import Grants
 from postroad.flow.intake import Story
 from postroad.flow.lanes import Alone, Lane, Lanes, Site
@@ -31,25 +34,38 @@ from postroad.flow.meters import Meters
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_address
 from postroad.flow.outside import Outside
 from postroad.flow.parcels import Delivery, Letter, Parcel, parcels
-from postroad.flow.pool import BUG, Pool, Results
+from postroad.flow.pool import BUG, Pool, Results, TlsWatch
+from postroad.flow.protection import Protection
 from postroad.flow.providers import Providers
 from postroad.flow.recorder import Recorder, Result, Store
-from postroad.flow.route import Plan, Signposts, plan, plan_gateway
+from postroad.flow.route import Plan, Signposts
 from postroad.flow.schedule import count_hops
 from postroad.flow.shaping import Limits, State
+from postroad.flow.sign import Signer
 from postroad.flow.signals import SUSPENDED, Lesson
 from postroad.flow.suspensions import Suspended, Suspensions
+from postroad.flow.tls_policy import TlsPolicies
+from postroad.flow.ways import NextHopOf, no_gateway, plan_way
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
 from postroad.store.reader import StoredMessage
-from postroad.store.records import FILED, KIND_LOCAL, OVER_QUOTA, Accept, Claim, Copy, Due, FileLocal, Later
+from postroad.store.records import (
+    FILED,
+    KIND_LOCAL,
+    OVER_QUOTA,
+    Accept,
+    Claim,
+    Copy,
+    Due,
+    FileLocal,
+    Later,
+)
 from postroad.store.suspensions import Rows, suspended_sites
 from postroad.store.suspensions import Suspended as SuspendedSite
 from postroad.values.address import Address
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.event import Event, pack
 from postroad.values.ids import IdMaker, id_text
-from postroad.values.next_hop import parse_next_hop
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock, Lookup
 from postroad.values.reply import Reply
@@ -103,14 +119,6 @@ class Reader(Letters, Rows, Protocol):
     """A worker's reading side, whole."""
 
 
-NextHopOf = Callable[[str], Awaitable[str]]
-"""Where a gateway domain's mail is passed to, empty for other domains (`store.directory.Directory.next_hop`)."""
-
-
-async def _no_gateway(domain: str) -> str:
-    return ""
-
-
 async def _none_suspended() -> list[SuspendedSite]:
     return []
 
@@ -134,6 +142,7 @@ class Runner:
         hostname: str,
         delays_s: tuple[float, ...],
         lifetime_s: float,
+        warn_after_s: float = 0.0,
         max_hops: int = 50,
         connections_per_lane: int = 20,
         messages_per_connection: int = 100,
@@ -144,7 +153,10 @@ class Runner:
         idle_s: float = 5.0,
         meters: Meters | None = None,
         rng: Random | None = None,
-        next_hop_of: NextHopOf = _no_gateway,
+        next_hop_of: NextHopOf = no_gateway,
+        policies: TlsPolicies | None = None,
+        tls_watch: TlsWatch | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self._store = store
         self._letters = letters
@@ -154,11 +166,16 @@ class Runner:
         self._lookup = lookup
         self._signposts = signposts
         self._next_hop_of = next_hop_of
+        self._policies = policies or TlsPolicies(lookup)
         self._delays_s = delays_s
+        self._warn_after_s = warn_after_s
         self._max_hops = max_hops
         self._rng = rng or Random()
         self._meters = _Meters(meters or Meters.private())
-        self._reporter = Reporter(hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note)
+        self.reporter = Reporter(
+            hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note, signer=signer
+        )
+        """Also for what is reported at acceptance."""
         self._recorder = Recorder(store, self._on_recorded)
         self._grants = Grants(store, workers, clock) if workers > 1 else None
         self._sharer = self._grants or Alone()
@@ -180,6 +197,7 @@ class Runner:
             idle_s=idle_s,
             on_open=self._meters.opened,
             on_close=self._meters.closed,
+            tls_watch=tls_watch,
         )
         self._suspensions = Suspensions(store, suspended, self._lanes, clock, self._spawn)
         self._suspensions.on_change = self._reshaped
@@ -216,6 +234,8 @@ class Runner:
         planner: Planner,
         outside: Outside,
         next_hop_of: NextHopOf,
+        protection: Protection,
+        signer: Signer | None = None,
         workers: int = 1,
     ) -> Runner:
         """The runner that a configuration describes; raises ConfigError for a provider file that cannot be used."""
@@ -239,9 +259,13 @@ class Runner:
             signposts=outside.signposts,
             manner=outside.manner,
             next_hop_of=next_hop_of,
+            policies=protection.policies,
+            tls_watch=protection.log,
+            signer=signer,
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
             lifetime_s=config.retry.lifetime_s,
+            warn_after_s=config.retry.warn_after_s,
             max_hops=config.limits.hops,
             connections_per_lane=relay.connections_per_lane,
             messages_per_connection=relay.messages_per_connection,
@@ -342,7 +366,8 @@ class Runner:
                 shut[lane] = max(0.05, until - now) if until > now else 1.0
         if not shut:
             return [], POLL_S
-        domains = [domain for domain, (_, lane) in self._ways.items() if lane in shut]
+        # Mail with a wish for TLS has a lane of its own, which says nothing about the other mail of its domain.
+        domains = [way for way, (_, lane) in self._ways.items() if lane in shut and " " not in way]
         return domains[:AVOIDED_MAX], min(shut.values())
 
     def _take_claimed(self, dues: Iterable[Due]) -> None:
@@ -373,14 +398,14 @@ class Runner:
         now = self._now()
         ways = self._ways
         if len(deliveries) == 1:
-            known = ways.get(deliveries[0].domain)
+            known = ways.get(deliveries[0].way)
             if known is not None and known[0] > now:
                 self._pool.submit(known[1], Parcel(letter, deliveries))
                 return
         by_lane: dict[Lane, list[Delivery]] = {}
         unknown: list[Delivery] = []
         for delivery in deliveries:
-            known = ways.get(delivery.domain)
+            known = ways.get(delivery.way)
             if known is not None and known[0] > now:
                 by_lane.setdefault(known[1], []).append(delivery)
             else:
@@ -396,11 +421,11 @@ class Runner:
 
     async def _route(self, letter: Letter, deliveries: list[Delivery]) -> None:
         """Plans the ways of all domains at the same time and submits what shares one together."""
-        by_domain: dict[str, list[Delivery]] = {}
+        by_way: dict[str, list[Delivery]] = {}
         for delivery in deliveries:
-            by_domain.setdefault(delivery.domain, []).append(delivery)
+            by_way.setdefault(delivery.way, []).append(delivery)
         try:
-            found = await self._plans(by_domain)
+            found = await self._plans([members[0] for members in by_way.values()])
         except asyncio.CancelledError:
             self._give_back(Parcel(letter, deliveries))
             raise
@@ -409,34 +434,30 @@ class Runner:
             self.on_result(Parcel(letter, deliveries), [(delivery, BUG) for delivery in deliveries])
             return
         by_lane: dict[Lane, list[Delivery]] = {}
-        for (domain, members), way in zip(by_domain.items(), found, strict=True):
-            if isinstance(way, Plan):
-                lane = self._lanes.lane(way)
+        for (way, members), planned in zip(by_way.items(), found, strict=True):
+            if isinstance(planned, Plan):
+                lane = self._lanes.lane(planned)
                 if len(self._ways) >= PLANS_KEPT:
                     self._ways.clear()
-                self._ways[domain] = (self._now() + PLAN_S, lane)
+                self._ways[way] = (self._now() + PLAN_S, lane)
                 if lane.site.shape.state is State.SUSPENDED:
-                    self._suspensions.mail_for(lane.site, domain)
+                    self._suspensions.mail_for(lane.site, way.partition(" ")[0])
                 by_lane.setdefault(lane, []).extend(members)
             else:
-                self.on_result(Parcel(letter, members), [(delivery, way) for delivery in members])
+                self.on_result(Parcel(letter, members), [(delivery, planned) for delivery in members])
         self._submit(letter, by_lane)
 
-    async def _plans(self, domains: Iterable[str]) -> list[Plan | Outcome]:
-        """The ways to all of them, none of them from before a gateway domain's host changed."""
+    async def _plans(self, deliveries: Iterable[Delivery]) -> list[Plan | Outcome]:
+        """The ways of all of them, none of them from before a gateway domain's host changed."""
         while True:
             change = self._change
-            found = await asyncio.gather(*(self._plan(domain) for domain in domains))
+            found = await asyncio.gather(*(self._plan(one) for one in deliveries))
             if change == self._change:
                 return found
 
-    async def _plan(self, domain: str) -> Plan | Outcome:
-        """The way to one domain; that of a gateway domain stands in the directory and nowhere else."""
+    async def _plan(self, delivery: Delivery) -> Plan | Outcome:
         async with self._planning:
-            next_hop = await self._next_hop_of(domain)
-            if next_hop:
-                return await plan_gateway(domain, parse_next_hop(next_hop), self._signposts, self._lookup)
-            return await plan(domain, self._signposts, self._lookup)
+            return await plan_way(delivery, self._next_hop_of, self._signposts, self._lookup, self._policies)
 
     def reroute(self) -> None:
         """A gateway domain has another host: what waits here and every way are planned again.
@@ -505,11 +526,11 @@ class Runner:
             self._meters.attempt.observe(self._now() - parcel.started)
         now_us = self._clock.wall_us()
         not_before_us = 0
-        for notice in parcel.notices:
-            if notice.kind == SUSPENDED:
-                not_before_us = self._wall_us(notice.until)
-        told = [notice_event(notice, results[0][0], now_us, self._wall_us(notice.until)) for notice in parcel.notices]
-        parcel.notices.clear()
+        for remark in parcel.remarks:
+            if remark.kind == SUSPENDED:
+                not_before_us = self._wall_us(remark.until)
+        told = [remark_event(remark, results[0][0], now_us, self._wall_us(remark.until)) for remark in parcel.remarks]
+        parcel.remarks.clear()
         tale = tell(
             letter,
             results,
@@ -517,11 +538,12 @@ class Runner:
             now_us=now_us,
             delays_s=self._delays_s,
             rng=self._rng,
+            warn_after_s=self._warn_after_s,
             not_before_us=not_before_us,
         )
         tale.events += told
-        if tale.failures:
-            self._spawn(self._report(letter, tale))
+        if tale.notices:
+            self._spawn(self._report(letter, tale, [delivery for delivery, _ in results]))
         else:
             self._record(letter, tale)
 
@@ -553,7 +575,7 @@ class Runner:
             self._suspensions.learnt(site, f"{lesson.signal.rule}: {lesson.signal.means}", self._domains(site))
 
     def _domains(self, site: Site) -> list[str]:
-        return [domain for domain, (_, lane) in self._ways.items() if lane.site is site]
+        return list({way.partition(" ")[0] for way, (_, lane) in self._ways.items() if lane.site is site})
 
     def on_disconnected(self, site: Site) -> None:
         """A share that is not used any more may be another worker's."""
@@ -599,13 +621,13 @@ class Runner:
         note = self._note(letter.id, tale.events) if tale.events else b""
         self._recorder.add(Result(letter, tale.done, tale.later, note, report))
 
-    async def _report(self, letter: Letter, tale: Tale) -> None:
-        """Ends deliveries undelivered, with the report that is due."""
+    async def _report(self, letter: Letter, tale: Tale, deliveries: Sequence[Delivery]) -> None:
+        """Writes down what the sender may have to be told of, with the report that is due."""
         now_us = self._clock.wall_us()
         try:
-            if not await self._fetch(letter, [failure.delivery for failure in tale.failures]):
+            if not await self._fetch(letter, deliveries):
                 return
-            report = await self._reporter.report(letter, tale.failures, now_us)
+            report = await self.reporter.report(letter, tale.notices, now_us)
         except (StoreBroken, StoreFull) as error:
             # Where the report must go could not be found out: nothing ends without one, so all of it waits.
             log.warning("a report could not be made, trying again later: %s", error)
@@ -617,21 +639,24 @@ class Runner:
             return
         if isinstance(report, str):
             tale.events += [
-                Event(kind="discarded", at_us=now_us, recipient=f.delivery.recipient, cause=report, by="report rules")
-                for f in tale.failures
+                Event(kind="discarded", at_us=now_us, recipient=delivery.recipient, cause=report, by=BY)
+                for delivery in tale.failed
             ]
             self._record(letter, tale)
             return
-        tale.events.append(
-            Event(kind="reported", at_us=now_us, recipient=letter.sender, by="report rules", link=id_text(report.id))
-        )
+        tale.events.append(reported(letter, report, now_us))
         self._record(letter, tale, report)
 
     def _postpone(self, letter: Letter, tale: Tale, now_us: int) -> None:
-        failed = {failure.delivery.id for failure in tale.failures}
+        """Writes an attempt down without its report: nothing ends undelivered, a delay is told another time.
+
+        What a host has taken has ended all the same, for it must not be sent twice.
+        """
+        failed = {delivery.id for delivery in tale.failed}
         tale.done = [ident for ident in tale.done if ident not in failed]
         due_us = now_us + int(self._delays_s[0] * 1e6)
-        tale.later += [Later(failure.delivery.id, due_us, failure.delivery.last_reply) for failure in tale.failures]
+        tale.later = [structs.replace(later, warned=False) for later in tale.later]
+        tale.later += [Later(delivery.id, due_us, delivery.last_reply) for delivery in tale.failed]
         tale.events = [event for event in tale.events if event.kind != "bounced"]
         self._record(letter, tale)
 
@@ -673,20 +698,33 @@ class Runner:
         )  # fmt: skip
         copy = Copy(delivery.recipient, delivery.account, delivery.prefix)
         letter = delivery.letter
+        events, reports = [event], []
         try:
+            if delivery.notify:
+                if not await self._fetch(letter, [delivery]):
+                    return
+                report = await self._delivered_report(delivery, now_us)
+                if isinstance(report, Accept):
+                    events, reports = [event, reported(letter, report, now_us)], [report]
             outcome = await self._store.call(
-                deliver_local, FileLocal(self._store.incarnation, delivery.id, copy, pack([event]))
+                deliver_local, FileLocal(self._store.incarnation, delivery.id, copy, pack(events), reports)
             )
         except (StoreBroken, StoreFull, UnitFailed) as error:
             self._not_filed(letter, delivery, Fate.DEFERRED, "4.3.0", f"the mailbox could not be written: {error}")
             return
         if outcome == FILED:
-            self._note(letter.id, [event])
+            self._note(letter.id, events)
             self._release(letter, [delivery.id])
         elif outcome == OVER_QUOTA:
             self._not_filed(letter, delivery, Fate.DEFERRED, "4.2.2", "the mailbox is full")
         else:
             self._not_filed(letter, delivery, Fate.FAILED, "5.1.1", "the mailbox does not exist any more")
+
+    async def _delivered_report(self, delivery: Delivery, now_us: int) -> Accept | str:
+        """The report that a copy is in its mailbox, if the sender asked for it."""
+        filed = Outcome(Fate.DELIVERED, About.RECIPIENT)
+        notice = Notice(Action.DELIVERED, delivery.recipient, filed, delivery.notify, delivery.orcpt)
+        return await self.reporter.report(delivery.letter, [notice], now_us)
 
     def _not_filed(self, letter: Letter, delivery: Delivery, fate: Fate, status: str, cause: str) -> None:
         outcome = Outcome(fate, About.RECIPIENT, cause, Reply(450 if fate is Fate.DEFERRED else 550, status, cause))

@@ -36,6 +36,22 @@ def is_over(now_us: int, expires_us: int) -> bool:
     return now_us >= expires_us
 
 
+def is_late(attempts: int, now_us: int, warn_us: int, warn_after_s: float, delays_s: Sequence[float]) -> bool:
+    """Whether the sender is to be told that a delivery is late, once attempt number `attempts` has failed too.
+
+    `warn_us` is the wall time of that (0: never), `warn_after_s` how long after its beginning it lies. At least half of
+    that time must have been spent waiting between attempts, so that a clock that jumped forward warns nobody.
+    """
+    if not warn_us or not warn_after_s or now_us < warn_us:
+        return False
+    waited_s = 0.0
+    for attempt in range(1, attempts):
+        waited_s += delay_s(attempt, delays_s)
+        if waited_s * 2 >= warn_after_s:
+            return True
+    return False
+
+
 def count_hops(header: bytes) -> int:
     """Received fields of a header block (RFC 5321 section 6.3: loops are found by counting them)."""
     lowered = header.lower()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from postroad.flow.judge import Step
-from postroad.flow.parcels import Delivery, Notice
+from postroad.flow.parcels import Delivery, Remark
 from postroad.flow.providers import SUSPENDING, Providers, Signal
 from postroad.flow.shaping import State
 from postroad.values.outcome import About, Fate, Outcome
@@ -28,9 +28,9 @@ class Lesson(NamedTuple):
     """What a reply changed."""
 
     signal: Signal
-    notice: Notice
+    remark: Remark
     suspended: bool
-    """Nothing goes there until `notice.until`."""
+    """Nothing goes there until `remark.until`."""
 
 
 Judged = tuple[Delivery, Outcome, Step]
@@ -92,8 +92,8 @@ def _act(site: Site, signal: Signal, outcome: Outcome, now: float) -> Lesson | N
     suspended = shape.state is State.SUSPENDED
     kind = SUSPENDED if suspended else SLOWED
     action = _words(site, signal, suspended)
-    notice = Notice(kind, signal.rule, f"{signal.means}: {action}", outcome.reply, outcome.where, shape.until)
-    return Lesson(signal, notice, suspended)
+    remark = Remark(kind, signal.rule, f"{signal.means}: {action}", outcome.reply, outcome.where, shape.until)
+    return Lesson(signal, remark, suspended)
 
 
 def _words(site: Site, signal: Signal, suspended: bool) -> str:

@@ -18,13 +18,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from postroad.trust import chain as certificates
+
 SERVER_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """RFC 9325 section 4.2 for TLS 1.2; those of TLS 1.3 are fixed."""
+
+TICKETS: Final = 1
+"""Session tickets of one TLS 1.3 connection: mail clients make one connection after another, so each brings the ticket
+of the next. OpenSSL's two are for browsers, and each costs 17 of 190 us of a handshake."""
 
 OPPORTUNISTIC_CIPHERS: Final = "HIGH:!aNULL:!MD5:!3DES:@SECLEVEL=1"
 """Without verification the choice is between weak encryption and none (RFC 7435), so more is taken than is offered."""
@@ -37,28 +44,79 @@ VERIFIED_MAX: Final = 10_000
 
 
 class ServerTls:
-    """The context of our listeners, and its certificate files.
+    """The contexts of our listeners, one for each service, and their certificate files.
 
-    Raises OSError or ssl.SSLError (also ValueError for an encrypted key) when they cannot be used.
+    A context makes the keys of its own session tickets, so a session that began at one service cannot be resumed at
+    another, where other rules hold (Postfix 20260805). Raises OSError or ssl.SSLError (also ValueError for an encrypted
+    key) when the files cannot be used.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self.certificate = certificate
         self.key = key
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers(SERVER_CIPHERS)
-        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-        self.context = context
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self.end_point = b""
+        """What a login over a connection made from now on is bound to (`end_point_of`); empty when it cannot be."""
         self.reload()
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context of a server that has one service only."""
+        return self.of("")
+
+    def of(self, service: str) -> ssl.SSLContext:
+        """The context of a service; always the same one for the same name."""
+        context = self._contexts.get(service)
+        if context is None:
+            context = server_context()
+            context.load_cert_chain(self.certificate, self.key, password=_no_password)
+            self._contexts[service] = context
+        return context
 
     def reload(self) -> None:
         """Reads the files again: connections made from now on get the new certificate, living ones keep theirs.
 
-        The pair is tried out first, so a broken one leaves the old in use. Raises like the constructor.
+        The pair is tried out first, so a broken one leaves the old in use everywhere. Raises like the constructor.
         """
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key, password=_no_password)
-        self.context.load_cert_chain(self.certificate, self.key, password=_no_password)
+        end_point = _end_point_in(self.certificate.read_bytes())
+        for context in self._contexts.values():
+            context.load_cert_chain(self.certificate, self.key, password=_no_password)
+        self.end_point = end_point
+
+
+def server_context() -> ssl.SSLContext:
+    """A context for accepted connections, as RFC 9325 wants it, without a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(SERVER_CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.num_tickets = TICKETS
+    return context
+
+
+def _end_point_in(pem: bytes) -> bytes:
+    """The end point of the first certificate in a file; one that only OpenSSL can read serves without."""
+    try:
+        return end_point_of(x509.load_pem_x509_certificates(pem)[0])
+    except ValueError:
+        return b""
+
+
+def end_point_of(certificate: x509.Certificate) -> bytes:
+    """The channel binding "tls-server-end-point": a hash of the certificate, or empty where none is defined.
+
+    RFC 5929 section 4.1: the hash function is that of the certificate's signature, SHA-256 in place of MD5 and SHA-1;
+    a signature that uses no hash function (Ed25519, Ed448) leaves the binding undefined.
+    """
+    try:
+        algorithm = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return b""
+    if algorithm is None:
+        return b""
+    weak = isinstance(algorithm, (hashes.MD5, hashes.SHA1))
+    return certificate.fingerprint(hashes.SHA256() if weak else algorithm)
 
 
 def _no_password() -> str:
@@ -87,7 +145,7 @@ class ClientTls:
         self._ca_file = ca_file
         self._system_roots = system_roots
         self._store: verification.Store | None = None
-        self._results: dict[tuple[bytes, str], bool] = {}
+        self._results: dict[tuple[bytes, str], str] = {}
 
     def describe(self, tls: ssl.SSLObject | None, host: str) -> str:
         """How a connection is protected: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified"; empty without TLS.
@@ -96,18 +154,24 @@ class ClientTls:
         """
         if tls is None:
             return ""
-        cipher = tls.cipher()
         verdict = "verified" if self.verifies(peer_chain(tls), host) else "unverified"
-        return f"{tls.version() or 'TLS'} {cipher[0] if cipher else ''} {verdict}"
+        return f"{protection(tls)} {verdict}"
 
     def verifies(self, chain: Sequence[bytes], host: str, now: datetime.datetime | None = None) -> bool:
         """Whether a chain of DER certificates, the peer's own first, proves `host`; remembered without `now`."""
+        return not self.fault(chain, host, now)
+
+    def fault(self, chain: Sequence[bytes], host: str, now: datetime.datetime | None = None) -> str:
+        """Why a chain does not prove `host`, in a word of RFC 8460 section 4.3.2.1; empty when it does.
+
+        Remembered without `now`.
+        """
         if not chain:
-            return False
+            return NOT_TRUSTED
         key = (hashlib.sha256(b"".join(chain)).digest(), host)
         known = self._results.get(key) if now is None else None
         if known is None:
-            known = self._verify(chain, host, now)
+            known = "" if self._verify(chain, host, now) else _fault(chain, host, now)
             if now is None:
                 if len(self._results) >= VERIFIED_MAX:
                     self._results.clear()
@@ -135,6 +199,29 @@ class ClientTls:
             # Raises ValueError when there is no root at all, which verifies nothing.
             self._store = verification.Store(roots)
         return self._store
+
+
+NOT_TRUSTED: Final = "certificate-not-trusted"
+
+
+def _fault(chain: Sequence[bytes], host: str, now: datetime.datetime | None) -> str:
+    """What is most plainly wrong with a chain that proves nothing."""
+    known = certificates.load(chain)
+    if known and not certificates.is_in_date(known[0], now or datetime.datetime.now(datetime.UTC)):
+        return "certificate-expired"
+    if known and not _is_address(host) and not certificates.bears_a_name(known[0], [host]):
+        return "certificate-host-mismatch"
+    return NOT_TRUSTED
+
+
+def _is_address(host: str) -> bool:
+    return isinstance(_subject(host), x509.IPAddress)
+
+
+def protection(tls: ssl.SSLObject) -> str:
+    """Version and cipher of a connection: "TLSv1.3 TLS_AES_256_GCM_SHA384"."""
+    cipher = tls.cipher()
+    return f"{tls.version() or 'TLS'} {cipher[0] if cipher else ''}"
 
 
 def read_roots(pem: bytes) -> list[x509.Certificate]:

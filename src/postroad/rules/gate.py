@@ -7,13 +7,13 @@ mail waits too. So no 5yz ever comes out of a doubt, and a doubt about one thing
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from postroad.rules.ports import NOBODY, Ports
 from postroad.rules.words import WORDS
-from postroad.values.facts import Facts, Stage
+from postroad.values.facts import Content, Facts, Stage
 from postroad.values.reply import Reply
 from postroad.values.verdict import ACCEPTED, NO_CHANGES, Changes, Ruling, Verdict, doubt
 
@@ -70,7 +70,9 @@ class Gate:
                 else:
                     undecided_blocker = _graver(undecided_blocker, verdict)
                 continue
-            changes = merged(changes, verdict.changes)
+            if verdict.changes:
+                changes = merged(changes, verdict.changes)
+                facts = changed(facts, verdict.changes)
             if rule.allows:
                 break
         settled = undecided_blocker or ACCEPTED
@@ -108,6 +110,7 @@ def merged(one: Changes, other: Changes) -> Changes:
     later_sender = other.sender is not None or other.null_sender
     return Changes(
         header=other.header if other.header is not None else one.header,
+        above=other.above + one.above,
         body=other.body if other.body is not None else one.body,
         sender=other.sender if later_sender else one.sender,
         null_sender=other.null_sender if later_sender else one.null_sender,
@@ -116,6 +119,32 @@ def merged(one: Changes, other: Changes) -> Changes:
         quarantine=one.quarantine or other.quarantine,
         discard=one.discard or other.discard,
     )
+
+
+def changed(facts: Facts, changes: Changes) -> Facts:
+    """The facts as the next check is to see them: with what the one before wants changed."""
+    content = facts.content
+    if content is not None and (changes.header is not None or changes.body is not None):
+        content = _changed_content(content, changes)
+    gone = frozenset(changes.recipients_removed)
+    return replace(
+        facts,
+        content=content,
+        sender=changes.sender if changes.sender is not None or changes.null_sender else facts.sender,
+        recipients=tuple(one for one in facts.recipients if one not in gone) + changes.recipients_added,
+    )
+
+
+def _changed_content(content: Content, changes: Changes) -> Content:
+    header = content.header if changes.header is None else changes.header
+    body = changes.body
+    if body is None:
+        return replace(content, header=header, size=content.size - len(content.header) + len(header))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body
+
+    return Content(header, len(header) + len(body), pieces, eightbit=not body.isascii())
 
 
 def explained(why: str) -> str:

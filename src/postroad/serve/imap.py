@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -14,9 +13,11 @@ from postroad.serve.imap_mailbox import Store
 from postroad.serve.imap_session import Handler, ImapSession
 from postroad.serve.imap_watch import MailboxWatch
 from postroad.serve.lifecycle import Lifecycle
+from postroad.serve.logins import LoggedIn, Logins, Trouble
 from postroad.serve.logs import log_line
 from postroad.serve.message_content import Bodies
-from postroad.serve.passwords import Passwords, Trouble
+from postroad.serve.refusals import Refusals
+from postroad.serve.sasl_exchange import Challenge, Circumstances, begin
 from postroad.store.account_records import Account
 from postroad.store.mailbox_reads import Mailboxes
 from postroad.store.spool import Draft
@@ -30,10 +31,14 @@ from postroad.wire.imap.machine import ImapMachine
 EXTENSIONS: Final = ("IDLE", "UIDPLUS", "UNSELECT", "MOVE", "ENABLE", "CHILDREN", "SPECIAL-USE")
 """What these sessions carry out beside IMAP4rev1; the machine itself adds LITERAL-, SASL-IR, ID and NAMESPACE."""
 
-FAILURE_DELAY_S: Final = 1.0
-"""Pause after a wrong password: it slows guessing on one connection, and nobody else."""
-
-BUSY: Final = ("too many logins at once, try again in a minute", "UNAVAILABLE")
+# RFC 5530 section 3
+REFUSED: Final = {
+    "wrong": ("wrong user or password", "AUTHENTICATIONFAILED"),
+    "busy": ("too many logins at once, try again in a minute", "UNAVAILABLE"),
+    "braked": ("too many failed logins from your network, try again in a quarter of an hour", "UNAVAILABLE"),
+}
+"""What is said by the kind of trouble, with its response code."""
+NOT_FOR_OTHERS: Final = ("acting for somebody else is not offered", "AUTHORIZATIONFAILED")
 
 
 class Counters(Protocol):
@@ -67,7 +72,8 @@ class ImapService:
     bodies: Spool
     ids: IdMaker
     clock: Clock
-    passwords: Passwords
+    logins: Logins
+    refusals: Refusals
     counters: Counters
     lifecycle: Lifecycle
     tls: ServerTls
@@ -76,12 +82,17 @@ class ImapService:
     insecure_auth: bool = False
     """Take passwords without TLS too: loopback and tests."""
     idle_s: float = 1800.0
-    failure_delay_s: float = FAILURE_DELAY_S
     trees: Trees = field(default_factory=Trees)
 
     def session(self, wire: Conversation) -> ImapSession:
         """A session for a connection that has just been made; TLS is on already when `wire.tls`."""
-        machine = ImapMachine(tls=wire.tls, tls_offered=True, plaintext_login=self.insecure_auth, extensions=EXTENSIONS)
+        machine = ImapMachine(
+            tls=wire.tls,
+            tls_offered=True,
+            plaintext_login=self.insecure_auth,
+            mechanisms=sasl.offered(sasl.MAIL_MECHANISMS, binding=bool(self.tls.end_point)),
+            extensions=EXTENSIONS,
+        )
         return ImapSession(wire, machine, self, HANDLERS)
 
 
@@ -91,8 +102,9 @@ class ImapService:
 async def start_tls(session: ImapSession, command: on.StartTls) -> None:
     """STARTTLS."""
     session.machine.begin_tls()
+    session.end_point = session.service.tls.end_point
     try:
-        await session.wire.start_tls(session.service.tls.context)
+        await session.wire.start_tls(session.service.tls.of("imap"))
     except OSError as error:
         raise ConnectionResetError(f"TLS handshake failed: {error}") from None
     session.machine.tls_started()
@@ -100,48 +112,56 @@ async def start_tls(session: ImapSession, command: on.StartTls) -> None:
 
 async def login(session: ImapSession, command: on.Login) -> None:
     """LOGIN."""
-    await _log_in(session, command.user, command.password)
+    logins, peer = session.service.logins, session.wire.peer
+    _settle(
+        session, await logins.verify(command.user, command.password, "imap", peer), f"login as {command.user} by LOGIN"
+    )
 
 
 async def authenticate(session: ImapSession, command: on.Authenticate) -> None:
-    """AUTHENTICATE PLAIN."""
-    if command.initial is None:
-        session.machine.challenge()
-    else:
-        await _plain(session, command.initial)
+    """AUTHENTICATE."""
+    where = Circumstances("imap", session.wire.peer, session.end_point)
+    session.mechanism, session.exchange = command.mechanism, begin(session.service.logins, command.mechanism, where)
+    await _go_on(session, command.initial)
 
 
 async def sasl_response(session: ImapSession, command: on.SaslResponse) -> None:
-    """The answer to the challenge."""
-    await _plain(session, command.octets)
+    """The answer to a challenge."""
+    await _go_on(session, command.octets)
 
 
-async def _plain(session: ImapSession, message: bytes) -> None:
+async def _go_on(session: ImapSession, octets: bytes | None) -> None:
+    exchange = session.exchange
+    assert exchange is not None
     try:
-        credentials = sasl.decode_plain(message)
+        step = await exchange.take(octets)
     except sasl.SaslError:
-        session.machine.bad("that is no PLAIN message")
+        session.machine.bad("that is not what this mechanism expects")
         return
-    if credentials.on_behalf_of not in ("", credentials.user):
-        session.machine.no("acting for somebody else is not offered", "AUTHORIZATIONFAILED")
+    if isinstance(step, Challenge):
+        session.machine.challenge(step.octets)
         return
-    await _log_in(session, credentials.user, credentials.password)
+    session.exchange = None
+    _settle(session, step, f"login as {exchange.user} by {session.mechanism}")
 
 
-async def _log_in(session: ImapSession, user: str, password: str) -> None:
-    service = session.service
-    found = await service.passwords.verify(user, password)
-    if found is Trouble.BUSY:
-        service.counters.logged_in("imap", "busy")
-        session.machine.no(*BUSY)
-    elif isinstance(found, Trouble):
-        service.counters.logged_in("imap", "wrong")
-        await asyncio.sleep(service.failure_delay_s)
-        session.machine.login_failed()
-    else:
+def _settle(session: ImapSession, found: LoggedIn | Trouble, command: str) -> None:
+    service, machine = session.service, session.machine
+    if isinstance(found, LoggedIn):
         service.counters.logged_in("imap", "ok")
-        session.account = found.id
-        session.machine.logged_in()
+        session.account = found.account
+        machine.logged_in()
+        return
+    service.counters.logged_in("imap", found.kind)
+    text, code = NOT_FOR_OTHERS if found is Trouble.BEHALF else REFUSED[found.kind]
+    said = service.refusals.login_failed(text, found.value, command, session.door, session.wire.peer)
+    if found is Trouble.BRAKED:
+        machine.no(said, code)
+        machine.bye(text)
+    elif found is Trouble.BUSY:
+        machine.no(said, code)
+    else:
+        machine.login_failed(said, code)
 
 
 # -- small commands --------------------------------------------------------------------------------------------------

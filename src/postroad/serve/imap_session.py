@@ -26,6 +26,7 @@ from postroad.wire.imap.sets import SequenceSet, resolve
 if TYPE_CHECKING:
     from postroad.serve.imap import ImapService
     from postroad.serve.imap_append import Incoming
+    from postroad.serve.sasl_exchange import Exchange
 
 SLICE_S: Final = 0.002
 """How long a session works on the loop before others get their turn."""
@@ -53,8 +54,11 @@ class ImapSession:
         "_turn_began",
         "account",
         "door",
+        "end_point",
+        "exchange",
         "incoming",
         "machine",
+        "mechanism",
         "selected",
         "service",
         "wire",
@@ -72,6 +76,11 @@ class ImapSession:
         self.service = service
         self.door = "imaps" if wire.tls else "imap"
         self.account = 0
+        # Taken with the handshake: a certificate that is loaded later is not the one this client has seen.
+        self.end_point = service.tls.end_point if wire.tls else b""
+        self.mechanism = ""
+        self.exchange: Exchange | None = None
+        """The login that is going on, and its mechanism."""
         self.selected: SelectedMailbox | None = None
         self.incoming: Incoming | None = None
         """The APPEND whose message is coming."""
@@ -110,6 +119,10 @@ class ImapSession:
             self._handling = False
             if self._lost:
                 self._let_go()
+
+    def penalty_s(self) -> float:
+        """Nothing is held back here: the machine ends a session after a few errors."""
+        return 0.0
 
     def deadline(self, now: float) -> float:
         """Counted from what the client said last, not from what it was told: news keep no dead client alive."""

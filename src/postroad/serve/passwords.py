@@ -4,8 +4,8 @@ The slow proof (argon2id, 18 ms and 19 MiB) runs in a small pool of named thread
 logins is answered "busy" and never slows the event loop. A password proved once is remembered for five minutes as a
 keyed hash (0.6 us to check), bound to the stored proof, so that a changed password counts at once.
 
-An unknown login costs the same slow proof as a known one, so the time of an answer does not tell which logins exist.
-Nothing in here logs, and no object that holds a password or a key shows it.
+Which proof a login needs, and what an unknown one costs, is decided in `serve.logins`. Nothing in here logs, and no
+object that holds a password or a key shows it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import hmac
 import os
 import stringprep
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
 from functools import cache
 from hashlib import blake2b, pbkdf2_hmac, sha256
-from typing import Final, Protocol
+from typing import Final
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -53,19 +52,6 @@ CACHE_S: Final = 300.0
 """How long a proved password is remembered."""
 CACHE_MAX: Final = 10_000
 """Logins remembered, about 2 MB."""
-
-
-class Trouble(Enum):
-    """Why a login was not let in; the peer is told no more than this."""
-
-    WRONG = "wrong user name or password"
-    BUSY = "too many logins at once"
-
-
-class Credentials(Protocol):
-    """The part of `store.directory.Directory` that logins need."""
-
-    async def credential(self, login: str) -> tuple[Account, Credential] | None: ...
 
 
 class PasswordError(ValueError):
@@ -169,18 +155,16 @@ class Passwords:
     hashed along, so an entry is never found again once the credential has changed.
     """
 
-    __slots__ = ("_cache", "_clock", "_credentials", "_key", "_nobodys", "_open", "_pool", "_proves", "_waiting_max")
+    __slots__ = ("_cache", "_clock", "_key", "_open", "_pool", "_proves", "_waiting_max", "nobodys")
 
     def __init__(
         self,
-        credentials: Credentials,
         clock: Clock,
         *,
         threads: int = THREADS,
         waiting_max: int = WAITING_MAX,
         proves: Callable[[str, str], bool] = proves,
     ) -> None:
-        self._credentials = credentials
         self._clock = clock
         self._proves = proves
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
@@ -188,30 +172,17 @@ class Passwords:
         self._key = os.urandom(32)
         self._cache: dict[bytes, float] = {}
         """Keyed hash of login, password and the stored proof it passed: when it is forgotten."""
-        self._nobodys = nobodys_hash()
+        self.nobodys = nobodys_hash()
+        """What is proved in place of a login that must not get in: it takes as long and never holds."""
         self._open: dict[bytes, asyncio.Future[bool]] = {}
         """Proofs waiting or under way; a client that opens ten connections at once pays for one."""
 
     def __repr__(self) -> str:
         return f"Passwords({len(self._cache)} remembered, {len(self._open)} open)"
 
-    async def verify(self, login: str, password: str) -> Account | Trouble:
-        """The account of a login whose password is proved; WRONG for every reason but an overload."""
-        prepared = prepare(password)
-        key = login_key(login)
-        found = await self._credentials.credential(key) if key else None
-        # A right password of a disabled account must not be remembered: the second try would come back faster.
-        argon2 = self._nobodys if found is None or found[0].disabled else found[1].argon2
-        proved = await self._prove(key, prepared if prepared is not None else "", argon2)
-        if proved is None:
-            return Trouble.BUSY
-        if not proved or found is None or prepared is None or found[0].disabled:
-            return Trouble.WRONG
-        return found[0]
-
-    async def _prove(self, login: str, prepared: str, argon2: str) -> bool | None:
+    async def prove(self, login: str, prepared: str, argon2: str) -> bool | None:
         """Whether the password is the one behind the hash; None when there are too many to find out."""
-        digest = blake2b(b"\0".join((login.encode(), prepared.encode(), argon2.encode())), key=self._key).digest()
+        digest = self.digest(login, prepared, argon2)
         if self._cache.get(digest, 0.0) > self._clock.monotonic():
             return True
         proof = self._open.get(digest)
@@ -223,6 +194,10 @@ class Passwords:
             proof.add_done_callback(lambda done: self._remember(digest, done))
         # A session that goes away must not take the answer from others that wait for the same one.
         return await asyncio.shield(proof)
+
+    def digest(self, *words: str) -> bytes:
+        """A keyed hash that stands for words nobody may keep; worth nothing outside this process."""
+        return blake2b(b"\0".join(word.encode("utf-8", "surrogatepass") for word in words), key=self._key).digest()
 
     def _remember(self, digest: bytes, proof: asyncio.Future[bool]) -> None:
         del self._open[digest]
@@ -245,9 +220,28 @@ class Passwords:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+async def known_login(find: Callable[[str], Awaitable[Account | None]] | None, login: str | None) -> Account | None:
+    """The account of a login that was proved elsewhere; None when nobody here has it, or it is disabled."""
+    key = login_key(login) if login else ""
+    account = await find(key) if find is not None and key else None
+    return None if account is None or account.disabled else account
+
+
+def app_password_digest(prepared: str) -> bytes:
+    """What is stored of an app password: it has 100 random bits, so a fast hash can be searched as little as a slow."""
+    return sha256(prepared.encode()).digest()
+
+
 def login_key(login: str) -> str:
     """The key of the address somebody logs in with; empty when it is no address."""
     try:
         return Address.parse(login.strip(), utf8=True).key
     except AddressError:
         return ""
+
+
+def split_label(login: str) -> tuple[str, str]:
+    """`anna@example.org#phone` in two: the address, and the label of the app password that is meant, if any."""
+    # A local part may hold "#", a domain may not.
+    at, mark = login.rfind("@"), login.rfind("#")
+    return (login[:mark], login[mark + 1 :].strip().lower()) if mark > at >= 0 else (login, "")

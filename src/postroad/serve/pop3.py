@@ -15,21 +15,26 @@ from typing import Any, Final, Protocol
 from postroad.net.tls import ServerTls
 from postroad.serve.conversation import Conversation
 from postroad.serve.lifecycle import Lifecycle
+from postroad.serve.logins import LoggedIn, Logins, Trouble
 from postroad.serve.logs import log_line
 from postroad.serve.mailstore import Mailstore
 from postroad.serve.message_content import BodyUnreadable, MessageContent
 from postroad.serve.outgoing import drained
-from postroad.serve.passwords import Passwords, Trouble
+from postroad.serve.refusals import Refusals
+from postroad.serve.sasl_exchange import Challenge, Circumstances, Exchange, begin
 from postroad.store.mailbox_records import Maildrop
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.wire import pop3 as on
 from postroad.wire import sasl
 from postroad.wire.pop3 import MaildropEntry, Pop3Machine
 
-FAILURE_DELAY_S: Final = 1.0
-"""Pause after a wrong password: it slows guessing on one connection, and nobody else."""
-
-BUSY: Final = "too many logins at once, try again in a minute"
+# RFC 3206: AUTH is about the credentials, SYS/TEMP about this server
+REFUSED: Final = {
+    "wrong": ("wrong user or password", "AUTH"),
+    "busy": ("too many logins at once, try again in a minute", "SYS/TEMP"),
+    "braked": ("too many failed logins from your network, try again in a quarter of an hour", "SYS/TEMP"),
+}
+"""What is said by the kind of trouble, with its response code."""
 IN_USE: Final = "another POP3 session has this mailbox open"
 NOT_NOW: Final = "the mailbox cannot be read right now, try again later"
 
@@ -47,14 +52,14 @@ class Pop3Service:
     """What the POP3 sessions of one worker share."""
 
     mailstore: Mailstore
-    passwords: Passwords
+    logins: Logins
+    refusals: Refusals
     counters: Counters
     lifecycle: Lifecycle
     tls: ServerTls
     insecure_auth: bool = False
     """Take passwords without TLS too: loopback and tests."""
     idle_s: float = 600.0
-    failure_delay_s: float = FAILURE_DELAY_S
 
     def session(self, wire: Conversation) -> Pop3Session:
         """A session for a connection that has just been made; TLS is on already when `wire.tls`."""
@@ -62,6 +67,7 @@ class Pop3Service:
             tls_active=wire.tls,
             tls_offered=True,
             plaintext_login=self.insecure_auth,
+            mechanisms=sasl.offered(sasl.MAIL_MECHANISMS, binding=bool(self.tls.end_point)),
         )
         return Pop3Session(wire, machine, self)
 
@@ -69,7 +75,17 @@ class Pop3Service:
 class Pop3Session:
     """One POP3 client; the invariant of its lock: `_locked` is the account whose lock we hold, or 0."""
 
-    __slots__ = ("_locked", "_maildrop", "_service", "_wire", "door", "machine")
+    __slots__ = (
+        "_end_point",
+        "_exchange",
+        "_locked",
+        "_maildrop",
+        "_mechanism",
+        "_service",
+        "_wire",
+        "door",
+        "machine",
+    )
 
     def __init__(self, wire: Conversation, machine: Pop3Machine, service: Pop3Service) -> None:
         self._wire = wire
@@ -78,6 +94,10 @@ class Pop3Session:
         self.door = "pop3s" if wire.tls else "pop3"
         self._locked = 0
         self._maildrop = Maildrop(0, 0, [])
+        self._exchange: Exchange | None = None
+        self._mechanism = ""
+        # Taken with the handshake: a certificate that is loaded later is not the one this client has seen.
+        self._end_point = service.tls.end_point if wire.tls else b""
 
     # -- for the driver ----------------------------------------------------------------------------------------------
 
@@ -88,6 +108,10 @@ class Pop3Session:
     async def handle(self, event: on.Event) -> None:
         """Carry out one event and answer it."""
         await HANDLERS[type(event)](self, event)
+
+    def penalty_s(self) -> float:
+        """Nothing is held back here: the machine ends a session after a few errors."""
+        return 0.0
 
     def deadline(self, now: float) -> float:
         """A stranger gets the machine's patience, a client that logged in the configured one."""
@@ -116,61 +140,64 @@ class Pop3Session:
 
     async def start_tls(self, event: on.StartTls) -> None:
         self.machine.begin_tls()
+        self._end_point = self._service.tls.end_point
         try:
-            await self._wire.start_tls(self._service.tls.context)
+            await self._wire.start_tls(self._service.tls.of("pop3"))
         except OSError as error:
             raise ConnectionResetError(f"TLS handshake failed: {error}") from None
         self.machine.tls_started()
 
     async def login(self, event: on.Login) -> None:
         try:
-            credentials = sasl.decode_login(event.user, event.password)
+            given = sasl.decode_login(event.user, event.password)
         except sasl.SaslError:
-            self._refuse_login("wrong")
+            self._refuse_login(Trouble.WRONG, "login by PASS")
             return
-        await self._log_in(credentials)
+        await self._settle(
+            await self._service.logins.verify(given.user, given.password, "pop3", self._wire.peer),
+            f"login as {given.user} by PASS",
+        )
 
     async def authenticate(self, event: on.Authenticate) -> None:
-        if event.initial is None:
-            self.machine.challenge()
-        else:
-            await self._plain(event.initial)
+        where = Circumstances("pop3", self._wire.peer, self._end_point)
+        self._mechanism, self._exchange = event.mechanism, begin(self._service.logins, event.mechanism, where)
+        await self._go_on(event.initial)
 
     async def sasl_response(self, event: on.SaslResponse) -> None:
-        await self._plain(event.octets)
+        await self._go_on(event.octets)
 
-    async def _plain(self, message: bytes) -> None:
+    async def _go_on(self, octets: bytes | None) -> None:
+        exchange = self._exchange
+        assert exchange is not None
         try:
-            credentials = sasl.decode_plain(message)
-        except sasl.SaslError:
-            self._refuse_login("wrong")
+            step = await exchange.take(octets)
+        except sasl.SaslError as error:
+            self._refuse_login(Trouble.WRONG, f"login by {self._mechanism}: {error}")
             return
-        if credentials.on_behalf_of not in ("", credentials.user):
-            self._refuse_login("wrong")  # acting for somebody else is not offered
+        if isinstance(step, Challenge):
+            self.machine.challenge(step.octets)
             return
-        await self._log_in(credentials)
+        await self._settle(step, f"login as {exchange.user} by {self._mechanism}")
 
-    async def _log_in(self, credentials: sasl.Credentials) -> None:
-        service = self._service
-        found = await service.passwords.verify(credentials.user, credentials.password)
+    async def _settle(self, found: LoggedIn | Trouble, command: str) -> None:
         if isinstance(found, Trouble):
-            if found is Trouble.WRONG:
-                await asyncio.sleep(service.failure_delay_s)
-            self._refuse_login("busy" if found is Trouble.BUSY else "wrong")
+            self._refuse_login(found, command)
             return
         try:
-            await self._open(found.id)
+            await self._open(found.account)
         except (StoreBroken, StoreFull) as error:
             log_line("error", f"POP3: the mailbox of {found.address} could not be opened: {error}")
             self._unlock()
             self.machine.refuse_login(NOT_NOW, "SYS/TEMP")
 
-    def _refuse_login(self, result: str) -> None:
-        self._service.counters.logged_in("pop3", result)
-        if result == "busy":
-            self.machine.refuse_login(BUSY, "SYS/TEMP")
-        else:
-            self.machine.refuse_login()
+    def _refuse_login(self, trouble: Trouble, command: str) -> None:
+        service = self._service
+        service.counters.logged_in("pop3", trouble.kind)
+        text, code = REFUSED[trouble.kind]
+        said = service.refusals.login_failed(text, trouble.value, command, self.door, self._wire.peer)
+        self.machine.refuse_login(said, code)
+        if trouble is Trouble.BRAKED:
+            self.machine.closed = True
 
     async def _open(self, account: int) -> None:
         mailstore = self._service.mailstore

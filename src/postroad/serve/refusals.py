@@ -11,6 +11,8 @@ from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
 
+COMMAND_MAX: Final = 100
+"""Letters of what a refused login is journaled with; a client may write thousands."""
 FOUND_MAX: Final = 1000
 """Characters of what decided a refusal that are kept."""
 
@@ -68,3 +70,11 @@ class Refusals:
         if reply.code == 354 or not reply.text:
             return reply
         return reply.with_text(f"{reply.text} Ref {id_text(reference)}")
+
+    def login_failed(self, text: str, why: str, command: str, door: str, peer: str) -> str:
+        """Record a refused login of a protocol without reply codes; returns the text with its reference."""
+        said = self.note(
+            Reply(535, "5.7.8", text), why=why, command=command[:COMMAND_MAX], door=door, peer=peer, helo="", sender="",
+            recipient="", login="",
+        )  # fmt: skip
+        return said.text

@@ -7,35 +7,34 @@ next (Postfix 20260724, Exim CVE-2020-28019).
 
 from __future__ import annotations
 
-import ipaddress
-import itertools
+import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, Final
 
-from postroad.flow.intake import Arrival, Intake
-from postroad.flow.local import Planner
-from postroad.flow.submission import Submission, Submissions
-from postroad.net.tls import ServerTls
+from postroad.flow.dsn import without_success
+from postroad.flow.intake import Arrival
+from postroad.flow.submission import Submission
 from postroad.rules.gate import Gate
 from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
-from postroad.serve.counters import SessionCounters
-from postroad.serve.lifecycle import Lifecycle
+from postroad.serve.greeting import EarlyTalkers
+from postroad.serve.logins import LoggedIn, Trouble
 from postroad.serve.logs import log_line
-from postroad.serve.passwords import Passwords, Trouble
-from postroad.serve.refusals import Refusals
-from postroad.serve.smtp_message import keep
-from postroad.serve.smtp_transaction import Transaction
-from postroad.store.spool import Spool
+from postroad.serve.sasl_exchange import Circumstances
+from postroad.serve.smtp_login import CHALLENGE, SmtpLogin
+from postroad.serve.smtp_message import Kept, keep
+from postroad.serve.smtp_service import Service
+from postroad.serve.smtp_transaction import TARGETS_MAX, Planned, Transaction
+from postroad.serve.smtp_xclient import speak_for
+from postroad.serve.tarpit import hold_s, pays
+from postroad.store.account_records import Account
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.facts import Content, Facts, Stage
-from postroad.values.ports import Clock
 from postroad.values.reply import Reply
 from postroad.values.verdict import Ruling, Verdict
-from postroad.wire import sasl
 from postroad.wire.smtp import events as on
 from postroad.wire.smtp.mode import Mode
 from postroad.wire.smtp.server import ServerMachine
@@ -58,6 +57,10 @@ NO_ENVELOPE: Final = Envelope(None)
 HELO_OK: Final = Reply(250, "", "")
 MAIL_OK: Final = Reply(250, "2.1.0", "Sender OK")
 RCPT_OK: Final = Reply(250, "2.1.5", "Recipient OK")
+FULL_ENVELOPE: Final = Reply(
+    452, "4.5.3", "The recipients so far lead to many others. Send to the rest in another transaction."
+)
+"""RFC 5321 section 4.5.3.1.10: who hears 452 behind a RCPT sends to the recipients it has, and then to the others."""
 RESET: Final = Reply(250, "2.0.0", "Reset")
 NOOP: Final = Reply(250, "2.0.0", "OK")
 GO_AHEAD: Final = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
@@ -68,10 +71,6 @@ NO_EXPN: Final = Reply(502, "5.5.1", "EXPN is not offered")
 HELP: Final = Reply(214, "2.0.0", "Commands: EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH")
 TLS_GO: Final = Reply(220, "2.0.0", "Ready to start TLS")
 LOG_IN: Final = Reply(530, "5.7.0", "Authentication required. Log in with your mail address and password.")
-AUTH_OK: Final = Reply(235, "2.7.0", "Authentication successful")
-AUTH_WRONG: Final = Reply(535, "5.7.8", "Wrong user name or password.")
-AUTH_BUSY: Final = Reply(454, "4.7.0", "Too many logins at once. Please retry in a minute.")
-AUTH_SYNTAX: Final = Reply(501, "5.5.2", "That is not what this mechanism expects")
 TOO_SLOW: Final = Reply(421, "4.4.2", "This transfer is too slow. Please reconnect and retry.")
 TIMEOUT: Final = Reply(421, "4.4.2", "Timeout: nothing came for too long. Please reconnect.")
 FULL: Final = Reply(452, "4.3.1", "Not enough space. Please retry later; nothing was lost.")
@@ -80,75 +79,23 @@ NOT_DURABLE: Final = Reply(451, "4.3.0", "The message could not be made safe on 
 OVERDUE: Final = Reply(421, "4.3.0", "This takes too long here: the storage does not answer. Please retry later.")
 
 
-@dataclass(slots=True)
-class Gates:
-    """Who is asked about mail: one list of rules for the world, one for our own users."""
-
-    inbound: Gate
-    submission: Gate
-    ended: Callable[[int], None] = lambda session: None
-    """Told the number of each session that is over."""
-
-
-@dataclass(slots=True)
-class Service:
-    """Everything that the SMTP sessions of one worker share."""
-
-    hostname: str
-    intake: Intake
-    planner: Planner
-    passwords: Passwords
-    spool: Spool
-    refusals: Refusals
-    counters: SessionCounters
-    lifecycle: Lifecycle
-    tls: ServerTls
-    clock: Clock
-    relay_networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]
-    data_timeout_s: float
-    data_rate_min: int
-    session_s: float
-    submissions: Submissions
-    full: Callable[[int], Reply | None]
-    """Says early that there is no room for a message of this size (disk, queue, drafts)."""
-    gates: Gates
-    hide_clients: bool = False
-    """Received lines of users' mail do not name the address it came from."""
-    relayers: dict[str, bool] = field(default_factory=dict)
-    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    """Numbers sessions for those who keep something for one."""
-
-    def may_relay(self, peer: str) -> bool:
-        """Whether an address may relay without a login; remembered per address."""
-        known = self.relayers.get(peer)
-        if known is None:
-            if len(self.relayers) > 10_000:
-                self.relayers.clear()
-            known = self.relayers[peer] = self._in_networks(peer)
-        return known
-
-    def _in_networks(self, peer: str) -> bool:
-        try:
-            address = ipaddress.ip_address(peer.partition("%")[0])
-        except ValueError:
-            return False
-        mapped = getattr(address, "ipv4_mapped", None)
-        return any((mapped or address) in network for network in self.relay_networks)
-
-
 class SmtpSession:
     """One client at one of our doors (mx, submission, submissions)."""
 
     __slots__ = (
         "_account",
         "_auth",
+        "_client",
         "_doubts",
         "_draining",
+        "_end_point",
+        "_gone",
         "_helo",
         "_line_since",
         "_mechanism",
         "_number",
         "_opened",
+        "_paid",
         "_transaction",
         "_wire",
         "door",
@@ -169,10 +116,15 @@ class SmtpSession:
         self._number = next(service.numbers)
         self._doubts: list[tuple[str, str]] = []
         self._transaction: Transaction | None = None
-        self._auth: tuple[str, list[bytes]] | None = None
+        self._auth: SmtpLogin | None = None
+        # Taken with the handshake: a certificate that is loaded later is not the one this client has seen.
+        self._end_point = service.tls.end_point if wire.tls else b""
         self._opened = service.clock.monotonic()
         self._draining = False
         self._line_since = 0.0
+        self._paid = 0
+        self._client: on.XClient | None = None
+        self._gone = False
         wire.work_s = FINAL_DOT_S
 
     # -- for the driver ----------------------------------------------------------------------------------------------
@@ -180,21 +132,49 @@ class SmtpSession:
     def opened(self) -> Coroutine[Any, Any, None] | None:
         """Greet (RFC 5321 section 4.3.1), with no product and no version; or what has to be done first."""
         self.service.counters.session_opened(self.door)
+        early = self.service.early
+        if early is not None and self.door == "mx" and (seconds := early.wait_s(self._wire.peer)):
+            return self._let_wait(early, seconds)
         if self.gate.asks(Stage.CONNECT):
             return self._welcome()
-        self._greet()
+        self.machine.greet(self._greeting())
         return None
 
-    async def _welcome(self) -> None:
-        verdict = await self.ask(Stage.CONNECT)
-        if verdict.say is None:
-            self._greet()
-        elif not self.machine.closed:
-            # RFC 5321 section 3.1: a server that is of no service to a client greets it with 554.
-            self.machine.greet(self.refused(verdict.say, verdict.why, "", evidence=verdict.evidence))
+    async def _let_wait(self, early: EarlyTalkers, seconds: float) -> None:
+        """Rows S13 and S15: who speaks now has been refused by the machine when the time is over."""
+        await asyncio.sleep(seconds)
+        if self.machine.closed or self._wire.over:
+            return
+        early.passed(self._wire.peer)
+        await self._welcome()
 
-    def _greet(self) -> None:
-        self.machine.greet(Reply(220, "", f"{self.service.hostname} ESMTP"))
+    async def _welcome(self) -> None:
+        greeting = await self._first_word("")
+        if not self.machine.closed:
+            self.machine.greet(greeting)
+
+    async def _first_word(self, command: str) -> Reply:
+        """220, or what the gate says instead: 554 to whom we are of no service (RFC 5321 section 3.1)."""
+        if self.gate.asks(Stage.CONNECT):
+            verdict = await self.ask(Stage.CONNECT)
+            if verdict.say is not None:
+                # RFC 5321 section 3.8: 421 is how a server says that it cannot serve for now.
+                say = replace(verdict.say, code=421) if verdict.say.temporary else verdict.say
+                return self.refused(say, verdict.why, command, evidence=verdict.evidence)
+        return self._greeting()
+
+    def _greeting(self) -> Reply:
+        return Reply(220, "", f"{self.service.hostname} ESMTP")
+
+    def penalty_s(self) -> float:
+        """What a stranger pays for errors; users who have logged in and listed networks pay nothing."""
+        errors, paid = self.machine.errors, self._paid
+        if errors == paid:
+            return 0.0
+        self._paid = errors
+        peer, service = self._wire.peer, self.service
+        stranger = service.tarpit and not self.login and not service.may_relay(peer) and pays(peer)
+        return hold_s(paid, errors) if stranger else 0.0
 
     def handle(self, event: on.Event) -> Coroutine[Any, Any, None]:
         """Carry out one event; a command among them is answered."""
@@ -246,6 +226,7 @@ class SmtpSession:
 
     def lost(self) -> None:
         """The peer is gone; a message handed to the intake goes its way, everything else is dropped."""
+        self._gone = True
         self.service.counters.session_closed(self.door)
         self.service.gates.ended(self._number)
         self._write_refusals_down()
@@ -265,32 +246,52 @@ class SmtpSession:
     # -- greeting, TLS and login -------------------------------------------------------------------------------------
 
     async def hello(self, event: on.Hello) -> None:
-        self._helo = event
-        self._drop_transaction()
+        before, self._helo = self._helo, event if self._client is None else self._client.hello(event)
         if self.gate.asks(Stage.HELLO) and not await self._passes(Stage.HELLO, f"{event.verb} {event.name}"):
+            # RFC 5321 section 4.1.4: "The SMTP server MUST stay in the same state after transmitting these replies that
+            # it was in before the EHLO was received."
+            self._helo = before
             return
+        self._drop_transaction()
         self.machine.answer(HELO_OK)
 
     async def start_tls(self, event: on.StartTls) -> None:
         self._drop_transaction()
-        self._helo = on.Hello("HELO", "")
         self.machine.answer(TLS_GO)
+        self._end_point = self.service.tls.end_point
         try:
-            await self._wire.start_tls(self.service.tls.context)
+            await self._wire.start_tls(self.service.tls.of(self.door))
         except OSError as error:
             self.service.counters.refused(self.door, 0, "tls handshake")
             raise ConnectionResetError(f"TLS handshake failed: {error}") from None
         # RFC 3207 section 4.2: nothing that was learnt in the clear counts any more.
-        self._account, self.login, self._mechanism = 0, "", ""
+        self._begin_anew()
         self.machine.tls_started()
 
+    def _begin_anew(self) -> None:
+        self._helo = on.Hello("HELO", "")
+        self._account, self.login, self._mechanism = 0, "", ""
+
+    async def become(self, client: on.XClient, account: Account | None) -> Reply:
+        """Begin anew as the session of a client that a listed peer names; the reply says whether it is let in."""
+        if client.address is not None and (away := self._wire.become(client.address, client.port or 0)) is not None:
+            return self.refused(away, "too many connections", f"XCLIENT ADDR={client.address}")
+        self._begin_anew()
+        self._client = client
+        if account is not None:
+            self._account, self.login, self._mechanism = account.id, account.address, "XCLIENT"
+        # What judges remember of the peer that speaks must not be taken for its client's.
+        self.service.gates.ended(self._number)
+        self._number = next(self.service.numbers)
+        word = await self._first_word("XCLIENT")
+        # A refused client must not go on as if nothing had been said: 421 ends the connection, 554 all but QUIT.
+        return word if word.code in (220, 421) else replace(word, code=554)
+
     async def auth(self, event: on.Auth) -> None:
-        """Begin an exchange (RFC 4954); PLAIN and LOGIN are offered under TLS only."""
-        self._auth = (event.mechanism, [])
-        if event.initial is not None:
-            await self._auth_take(event.initial)
-        else:
-            self._ask_more()
+        """Begin an exchange (RFC 4954); it is offered under TLS only."""
+        where = Circumstances("smtp", self._wire.peer, self._end_point)
+        self._auth = SmtpLogin(self.service.logins, event.mechanism, where, self.refused)
+        await self._auth_take(event.initial)
 
     async def auth_response(self, event: on.AuthResponse) -> None:
         """Go on with an exchange."""
@@ -301,55 +302,29 @@ class SmtpSession:
         self._auth = None
         self.machine.answer(event.reply)
 
-    def _ask_more(self) -> None:
-        assert self._auth is not None
-        mechanism, said = self._auth
-        prompt = b"" if mechanism == "PLAIN" else (sasl.LOGIN_PASSWORD_PROMPT if said else sasl.LOGIN_USER_PROMPT)
-        self.machine.answer(Reply(334, "", sasl.encode_base64(prompt).decode()))
-
-    async def _auth_take(self, octets: bytes) -> None:
-        assert self._auth is not None
-        mechanism, said = self._auth
-        said.append(octets)
-        if mechanism == "LOGIN" and len(said) == 1:
-            self._ask_more()
-            return
-        self._auth = None
-        try:
-            credentials = sasl.decode_plain(octets) if mechanism == "PLAIN" else sasl.decode_login(said[0], said[1])
-        except sasl.SaslError:
-            self.machine.answer(AUTH_SYNTAX)
-            return
-        # RFC 4616 section 2: acting on behalf of somebody else is not offered to anybody.
-        if credentials.on_behalf_of not in ("", credentials.user):
-            self._refuse_login(Trouble.WRONG, credentials.user)
-            return
-        found = await self.service.passwords.verify(credentials.user, credentials.password)
+    async def _auth_take(self, octets: bytes | None) -> None:
+        exchange = self._auth
+        assert exchange is not None
+        reply, found = await exchange.take(octets)
         if self.machine.closed:
             return
-        if isinstance(found, Trouble):
-            self._refuse_login(found, credentials.user)
+        if reply.code != CHALLENGE:
+            self._auth = None
+        if isinstance(found, LoggedIn) and not await self._let_in(found, exchange.mechanism):
             return
-        if not await self._let_in(found.id, found.address, mechanism):
-            return
-        self.service.counters.logged_in("smtp", "ok")
-        self.machine.authenticated(found.address)
-        self.machine.answer(AUTH_OK)
+        if found is not None:
+            self.service.counters.logged_in("smtp", found.kind if isinstance(found, Trouble) else "ok")
+        self.machine.answer(reply)
 
-    async def _let_in(self, account: int, login: str, mechanism: str) -> bool:
+    async def _let_in(self, found: LoggedIn, mechanism: str) -> bool:
         """Keep who has proved a login, unless policy refuses, which then is answered."""
-        self._account, self.login, self._mechanism = account, login, mechanism
+        self._account, self.login, self._mechanism = found.account, found.address, mechanism
         gate = self.service.gates.submission
-        if gate.asks(Stage.AUTH) and not await self._passes(Stage.AUTH, f"AUTH as {login}"):
+        if gate.asks(Stage.AUTH) and not await self._passes(Stage.AUTH, f"AUTH as {self.login}"):
             self._account, self.login, self._mechanism = 0, "", ""
             return False
+        self.machine.authenticated(self.login)
         return True
-
-    def _refuse_login(self, trouble: Trouble, user: str) -> None:
-        busy = trouble is Trouble.BUSY
-        self.service.counters.logged_in("smtp", "busy" if busy else "wrong")
-        reply, why = (AUTH_BUSY, "logins busy") if busy else (AUTH_WRONG, "wrong password")
-        self.machine.answer(self.refused(reply, why, f"AUTH as {user[:80]}"))
 
     # -- the transaction ---------------------------------------------------------------------------------------------
 
@@ -358,7 +333,7 @@ class SmtpSession:
         if self._draining:
             self.machine.answer(GOING_DOWN)
             return
-        if self.door != "mx" and not self.login and not service.may_relay(self._wire.peer):
+        if self.door not in WORLD and not self.login and not service.may_relay(self._wire.peer):
             self.machine.answer(self.refused(LOG_IN, "login required", "MAIL"))
             return
         params = event.params
@@ -373,6 +348,8 @@ class SmtpSession:
             smtputf8=params.smtputf8,
             ret=params.ret,
             envid=params.envid,
+            release_us=params.hold_until_us,
+            requiretls=params.requiretls,
         )
         self._transaction = Transaction(envelope, self.submission())
         if self.gate.asks(Stage.MAIL) and not await self._passes(Stage.MAIL, f"MAIL FROM:<{envelope.sender_text}>"):
@@ -383,10 +360,14 @@ class SmtpSession:
     async def rcpt(self, event: on.Rcpt) -> None:
         transaction = self._transaction
         assert transaction is not None
-        relay = bool(self.login) or self.service.may_relay(self._wire.peer)
+        if transaction.targets >= TARGETS_MAX:  # before planning, which costs a read for each of them
+            self.machine.answer(self.refused(FULL_ENVELOPE, "too many targets", "RCPT", event.address))
+            return
         plan = await self.service.planner.plan(
-            event.address, size=transaction.envelope.declared_size, may_relay=relay, peer=self._wire.peer
+            event.address, size=transaction.envelope.declared_size, may_relay=self.ours, peer=self._wire.peer
         )
+        if plan.refusal is not None and (told := self.service.gates.refused) is not None:
+            await told(self._facts(Stage.RCPT, transaction, event.address, 0, None), plan.refusal)
         if self.machine.closed:
             return
         if plan.refusal is not None:
@@ -396,7 +377,11 @@ class SmtpSession:
         address, params = event.address, event.params
         if self.gate.asks(Stage.RCPT) and not await self._passes(Stage.RCPT, f"RCPT TO:<{address}>", recipient=address):
             return
-        transaction.add(Recipient(address, params.notify, params.orcpt), plan)
+        notify = params.notify
+        if "SUCCESS" in notify and self.door == "mx" and not self.ours:
+            # Reports of success to whomever a stranger names would be backscatter.
+            notify = without_success(notify)
+        transaction.add(Recipient(address, notify, params.orcpt), plan)
         self.machine.answer(RCPT_OK)
 
     async def data(self, event: on.DataStart) -> None:
@@ -407,8 +392,8 @@ class SmtpSession:
         transaction = self._transaction
         assert transaction is not None
         if transaction.draft is None:
-            transaction.draft = self.service.spool.draft()
-            transaction.began = self.service.clock.monotonic()
+            signed = self.ours and self.service.intake.signs
+            transaction.begin(self.service.spool.draft(), self.service.clock.monotonic(), signed=signed)
         return transaction
 
     async def content(self, event: on.Content) -> None:
@@ -455,10 +440,11 @@ class SmtpSession:
         # From here on the message goes its way, whatever becomes of the client.
         transaction = self._begin_content()
         self._transaction = None
-        reply = await keep(self, transaction)
+        given = tuple(transaction.planned) if self.machine.lmtp else ()  # policy may change the envelope
+        kept = await keep(self, transaction)
         if self.machine.closed:
             return
-        self.machine.answer(reply)
+        self._answer_kept(kept, given)
         if self._draining:
             self.machine.close_with(GOING_DOWN)
 
@@ -472,9 +458,11 @@ class SmtpSession:
             protocol=self._protocol(transaction.envelope.smtputf8),
             door=self.door,
             peer=self._wire.peer,
+            via=self._wire.via,
             helo=self._helo.name,
             tls=self._wire.tls_text(),
             login=self.login,
+            ours=self.ours,
             hidden=self.service.hide_clients and self.completes,
             doubts=(*self._doubts, *transaction.doubts),
         )
@@ -493,9 +481,18 @@ class SmtpSession:
             transaction.discard()
 
     @property
+    def ours(self) -> bool:
+        """Whether this client may send elsewhere and in our names: it has logged in, or its network is listed."""
+        return bool(self.login) or self.service.may_relay(self._wire.peer)
+
+    @property
     def completes(self) -> bool:
         """Whether what a mail program left out of a message is added: RFC 6409 section 8 lets submission servers."""
         return self.door not in WORLD and self.door != "local"
+
+    def _answer_kept(self, kept: Kept, given: tuple[Planned, ...]) -> None:
+        """Say what became of the message; `given` are the recipients at a door that answers each of them."""
+        self.machine.answer(kept.reply)
 
     # -- policy ------------------------------------------------------------------------------------------------------
 
@@ -516,7 +513,11 @@ class SmtpSession:
         content: Content | None = None,
     ) -> Verdict:
         """What policy says at a stage, with what the stage has learnt; doubts that hold nothing up are kept."""
-        verdict = await self.gate.ask(self._facts(stage, transaction, recipient, message, content))
+        try:
+            verdict = await self.gate.ask(self._facts(stage, transaction, recipient, message, content))
+        finally:
+            if self._gone:  # whoever was asked behind its end keeps nothing for it either
+                self.service.gates.ended(self._number)
         if verdict.ruling is Ruling.COULD_NOT_TELL:
             log_line("warning", "policy could not tell", why=verdict.why, found=verdict.evidence, door=self.door)
             if verdict.passes:
@@ -526,7 +527,8 @@ class SmtpSession:
 
     async def _passes(self, stage: Stage, command: str, recipient: Address | None = None) -> bool:
         """Whether a command goes on; where not, it is answered."""
-        verdict = await self.ask(stage, self._transaction, recipient=recipient)
+        transaction = self._transaction if stage is not Stage.HELLO else None  # which ends the one that is open
+        verdict = await self.ask(stage, transaction, recipient=recipient)
         if self.machine.closed:
             return False
         if verdict.say is not None:
@@ -636,6 +638,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     on.ChunkEnd: SmtpSession.chunk_end,
     on.ContentRefused: SmtpSession.content_refused,
     on.StartTls: SmtpSession.start_tls,
+    on.XClient: speak_for,
     on.Auth: SmtpSession.auth,
     on.AuthResponse: SmtpSession.auth_response,
     on.AuthCancel: SmtpSession.auth_cancel,

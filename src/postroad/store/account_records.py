@@ -19,13 +19,27 @@ ADDRESS_IN_USE: Final = "address in use"
 NO_ACCOUNT: Final = "no such account"
 NO_ALIAS: Final = "no such alias"
 NO_TARGET: Final = "no such target"
-TOO_MANY: Final = "too many targets"
+TOO_MANY: Final = "too many"
 NOT_A_QUOTA: Final = "not a quota"
+NOT_A_LABEL: Final = "not a label"
+NOT_A_SCOPE: Final = "not a scope"
+NOT_A_NETWORK: Final = "not a network"
+NOT_A_SENDER: Final = "not a sender"
+LABEL_IN_USE: Final = "label in use"
+NO_APP_PASSWORD: Final = "no such app password"
+NO_GRANT: Final = "no such grant"
 NOT_A_LIMIT: Final = "not a limit"
 NOT_A_HOP: Final = "not a next hop"
 NOT_A_CHECK: Final = "not a check"
 OTHER_DOMAIN: Final = "other domain"
 TOO_MANY_AT_ONCE: Final = "too many at once"
+NO_KEY: Final = "no such key"
+NO_KEY_WAITS: Final = "no key waits"
+KEY_IN_USE: Final = "key in use"
+KEY_UNUSABLE: Final = "key unusable"
+NOT_A_SELECTOR: Final = "not a selector"
+SELECTOR_IN_USE: Final = "selector in use"
+TOO_MANY_KEYS: Final = "too many keys"
 
 WORDS: Final = {
     DONE: "It is done.",
@@ -38,13 +52,27 @@ WORDS: Final = {
     NO_ACCOUNT: "There is no such account.",
     NO_ALIAS: "There is no such alias.",
     NO_TARGET: "The alias does not lead to that address.",
-    TOO_MANY: "One alias cannot lead to so many addresses.",
+    TOO_MANY: "One address cannot have so many of them.",
     NOT_A_QUOTA: "A quota is a number of octets, or 0 for none.",
+    NOT_A_LABEL: "A label has up to 32 lower-case letters, digits, dots and hyphens.",
+    NOT_A_SCOPE: "An app password is for smtp, imap, pop3 or some of them.",
+    NOT_A_NETWORK: "That is not a network, or there are too many of them.",
+    NOT_A_SENDER: "That is neither a mail address nor a domain with an @ before it.",
+    LABEL_IN_USE: "The account already has an app password of this label.",
+    NO_APP_PASSWORD: "The account has no app password of this label.",
+    NO_GRANT: "The account has no such grant.",
     NOT_A_LIMIT: "A limit is a whole number up to 1,000,000,000, or 0 for none.",
     NOT_A_HOP: 'That is no host. Write "mail.example.org:25", "lmtp:host:port" or "lmtp:/run/lmtp.sock".',
     NOT_A_CHECK: "Recipients are checked by callout, by list, or all are taken; in doubt: known, accept or defer.",
     OTHER_DOMAIN: "One of these addresses belongs to another domain.",
     TOO_MANY_AT_ONCE: "That is more than one call may change.",
+    NO_KEY: "The domain has no DKIM key with that selector.",
+    NO_KEY_WAITS: "The domain has no published DKIM key that could begin to sign.",
+    KEY_IN_USE: "That DKIM key is not retired; retire it first.",
+    KEY_UNUSABLE: "That is no private key that DKIM can sign with.",
+    NOT_A_SELECTOR: "A selector is made of letters, digits and hyphens, like a host name.",
+    SELECTOR_IN_USE: "The domain has a DKIM key with that selector.",
+    TOO_MANY_KEYS: "The domain has too many DKIM keys; remove retired ones.",
 }
 """Every word a unit of this module may answer, with the sentence people see."""
 

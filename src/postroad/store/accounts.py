@@ -81,8 +81,8 @@ def _domain_id(tx: Tx, name: str) -> int:
     return rows[0][0] if rows else 0
 
 
-def _account_id(tx: Tx, address: str) -> int:
-    """Id of an account, 0 when there is none."""
+def account_id(tx: Tx, address: str) -> int:
+    """Id of an account by the address somebody typed, 0 when there is none."""
     found = parsed(address)
     rows = tx.execute("SELECT id FROM accounts WHERE address_key = ?", (found.key,)) if found else []
     return rows[0][0] if rows else 0
@@ -142,6 +142,7 @@ def domain_remove(tx: Tx, args: DomainRemove) -> DomainRemoved:
     if not drop_gateway(tx, domain):
         return DomainRemoved(DONE, accounts, 0, pointing, more=True)
     tx.execute("DELETE FROM aliases WHERE domain = ?", (domain,))
+    tx.execute("DELETE FROM dkim_keys WHERE domain = ?", (domain,))
     tx.execute("DELETE FROM domains WHERE id = ?", (domain,))
     return DomainRemoved(DONE, accounts, aliases, pointing)
 
@@ -212,7 +213,7 @@ def _in_use(tx: Tx, key: str) -> bool:
 @unit
 def user_remove(tx: Tx, args: UserRemove) -> Changed:
     """Frees an address; what the account held is erased in slices by `sweep_mailboxes`. Answers NO_ACCOUNT."""
-    account = _account_id(tx, args.address)
+    account = account_id(tx, args.address)
     if not account:
         return Changed(NO_ACCOUNT)
     _remove_account(tx, account)
@@ -226,14 +227,15 @@ def _remove_account(tx: Tx, account: int) -> None:
         "UPDATE accounts SET state = ?, domain = NULL, address_key = ? WHERE id = ?",
         (REMOVED, f"removed {account}", account),
     )
-    tx.execute("DELETE FROM credentials WHERE account = ?", (account,))
+    for table in ("credentials", "app_passwords", "grants", "known_networks"):
+        tx.execute(f"DELETE FROM {table} WHERE account = ?", (account,))
     begin_job(tx, ERASE_ACCOUNT, account, 0, due_us=tx.now_us)
 
 
 @unit
 def user_quota(tx: Tx, args: UserQuota) -> Changed:
     """Sets what an account may hold; answers NO_ACCOUNT or NOT_A_QUOTA."""
-    account = _account_id(tx, args.address)
+    account = account_id(tx, args.address)
     if not account:
         return Changed(NO_ACCOUNT)
     if not 0 <= args.quota_bytes <= QUOTA_MAX:
@@ -246,7 +248,7 @@ def user_quota(tx: Tx, args: UserQuota) -> Changed:
 @unit
 def user_limits(tx: Tx, args: UserLimits) -> Changed:
     """Sets how much an account may send; what it has sent stays counted. Answers NO_ACCOUNT or NOT_A_LIMIT."""
-    account = _account_id(tx, args.address)
+    account = account_id(tx, args.address)
     if not account:
         return Changed(NO_ACCOUNT)
     if not set_limits(tx, account, args.limits):
@@ -257,7 +259,7 @@ def user_limits(tx: Tx, args: UserLimits) -> Changed:
 @unit
 def user_disable(tx: Tx, args: UserDisable) -> Changed:
     """Stops an account from logging in and from taking mail, or lets it again; answers NO_ACCOUNT."""
-    account = _account_id(tx, args.address)
+    account = account_id(tx, args.address)
     if not account:
         return Changed(NO_ACCOUNT)
     state = DISABLED if args.disabled else ENABLED
@@ -269,7 +271,7 @@ def user_disable(tx: Tx, args: UserDisable) -> Changed:
 @unit
 def set_password(tx: Tx, args: SetPassword) -> Changed:
     """Replaces both proofs of an account's password; answers NO_ACCOUNT."""
-    account = _account_id(tx, args.address)
+    account = account_id(tx, args.address)
     if not account:
         return Changed(NO_ACCOUNT)
     tx.execute("DELETE FROM credentials WHERE account = ?", (account,))

@@ -1,4 +1,4 @@
-"""Reads of domains, accounts and aliases: what an address of an envelope means here, and lists for people.
+"""Reads of domains, accounts and aliases: what an address of an envelope means here, who may send as it, and lists.
 
 Methods are `async` because PostgreSQL answers later; on SQLite they never suspend. Each answer comes from one statement
 and so from one moment.
@@ -15,7 +15,6 @@ from postroad.store.account_records import (
     Account,
     Alias,
     AliasEntry,
-    Credential,
     Domain,
     Empty,
     Gateway,
@@ -25,7 +24,7 @@ from postroad.store.account_records import (
     Unknown,
 )
 from postroad.store.engine import Params, Row
-from postroad.values.address import Address
+from postroad.values.address import Address, AddressError
 from postroad.values.ports import Clock
 
 
@@ -46,6 +45,11 @@ ELSEWHERE_S: Final = 5.0
 ELSEWHERE_MAX: Final = 10_000
 """Domains that are remembered so."""
 
+SENDERS_S: Final = 5.0
+"""How long an answer of `may_send_as` is kept: what a lost hint may cost."""
+SENDERS_MAX: Final = 10_000
+"""Such answers that are kept."""
+
 LIST_PAGE: Final = 1000
 """Rows of one page of a list."""
 
@@ -64,15 +68,21 @@ _ANYBODY: Final = (
     " ORDER BY CASE WHEN domain = (SELECT id FROM domains WHERE name = ?) THEN 0 ELSE 1 END, id LIMIT 1"
 )
 _DOMAIN: Final = "SELECT id, name, postmaster, catch_all, created_us, next_hop, recipient_check, in_doubt FROM domains"
-_ACCOUNT: Final = "SELECT id, address, address_key, quota_bytes, used_bytes, messages, state, created_us FROM accounts"
-_CREDENTIAL: Final = (
-    "SELECT a.id, a.address, a.address_key, a.quota_bytes, a.used_bytes, a.messages, a.state, a.created_us, c.argon2,"
-    " c.scram_salt, c.scram_iterations, c.scram_stored_key, c.scram_server_key"
-    " FROM accounts a JOIN credentials c ON c.account = a.id WHERE a.address_key = ?"
+ACCOUNT_COLUMNS: Final = (
+    "a.id, a.address, a.address_key, a.quota_bytes, a.used_bytes, a.messages, a.state, a.created_us"
+)
+_ACCOUNT: Final = f"SELECT {ACCOUNT_COLUMNS} FROM accounts a"
+# One statement for all that can let an account send in a name; the address without its tag is asked for along.
+_SENDER: Final = (
+    "SELECT 0, address_key, '' FROM accounts WHERE id = ?"
+    " UNION ALL SELECT 1, address_key, '' FROM accounts WHERE address_key IN (?, ?)"
+    " UNION ALL SELECT 2, address_key, target FROM aliases WHERE address_key IN (?, ?)"
+    " UNION ALL SELECT 3, pattern, '' FROM grants WHERE account = ? AND pattern IN (?, ?, ?)"
 )
 
 
-def _account(row: Row) -> Account:
+def account_of(row: Row) -> Account:
+    """The account of a row of `ACCOUNT_COLUMNS`."""
     ident, address, key, quota, used, messages, state, created_us = row
     return Account(ident, address, key, quota, used, messages, state != ENABLED, created_us)
 
@@ -80,21 +90,24 @@ def _account(row: Row) -> Account:
 class Directory:
     """Who is served here, read through one connection.
 
-    With a clock it remembers which domains are none of ours, which is all that relayed mail asks; whoever gives one
-    calls `forget` for every hint about the directory.
+    With a clock it remembers which domains are none of ours, which is all that relayed mail asks, and who may send in
+    whose name; whoever gives one calls `forget` for every hint about the directory.
     """
 
-    __slots__ = ("_clock", "_elsewhere", "_elsewhere_until", "_rows")
+    __slots__ = ("_clock", "_elsewhere", "_elsewhere_until", "_rows", "_senders", "_senders_until")
 
     def __init__(self, reader: Rows, clock: Clock | None = None) -> None:
         self._rows = reader.rows
         self._clock = clock
         self._elsewhere: set[str] = set()
         self._elsewhere_until = 0.0
+        self._senders: dict[tuple[int, Address, str], bool] = {}
+        self._senders_until = 0.0
 
     def forget(self) -> None:
         """Something in the directory has changed."""
         self._elsewhere.clear()
+        self._senders.clear()
 
     def _is_elsewhere(self, domain: str) -> bool:
         return self._clock is not None and domain in self._elsewhere and self._clock.monotonic() < self._elsewhere_until
@@ -180,17 +193,48 @@ class Directory:
     async def account(self, key: str) -> Account | None:
         """An account by the key of its address."""
         rows = await self._rows(_ACCOUNT + " WHERE address_key = ?", (key,))
-        return _account(rows[0]) if rows else None
+        return account_of(rows[0]) if rows else None
 
     async def account_by_id(self, account: int) -> Account | None:
         """An account by its id; None once it was removed."""
         rows = await self._rows(_ACCOUNT + " WHERE id = ? AND state <> ?", (account, REMOVED))
-        return _account(rows[0]) if rows else None
+        return account_of(rows[0]) if rows else None
 
-    async def credential(self, login: str) -> tuple[Account, Credential] | None:
-        """The account of a login (the key of its address) and what proves its password; None without either."""
-        rows = await self._rows(_CREDENTIAL, (login,))
-        return (_account(rows[0][:8]), Credential(*rows[0][8:])) if rows else None
+    # -- in whose name an account may send -----------------------------------------------------------------------------
+
+    async def may_send_as(self, account: int, address: Address, delimiter: str = "+") -> bool:
+        """Whether an account may use an address as envelope sender or in From.
+
+        It may use its own address, with any tag; an alias that leads to it directly and to nobody else; and what was
+        granted to it. The address of somebody else stays his, tag or not, unless it was granted.
+        """
+        if self._clock is None:
+            return await self._may_send_as(account, address, delimiter)
+        now = self._clock.monotonic()
+        if now >= self._senders_until or len(self._senders) >= SENDERS_MAX:
+            self._senders.clear()
+            self._senders_until = now + SENDERS_S
+        asked = account, address, delimiter
+        known = self._senders.get(asked)
+        if known is None:
+            known = self._senders[asked] = await self._may_send_as(account, address, delimiter)
+        return known
+
+    async def _may_send_as(self, account: int, address: Address, delimiter: str) -> bool:
+        key, domain = address.key, address.domain_ascii
+        user, tag = _untagged(key[: -len(domain) - 1], delimiter)
+        plain = f"{user}@{domain}" if tag else key
+        names = (key, plain)
+        rows = await self._rows(_SENDER, (account, *names, *names, account, *names, f"@{domain}"))
+        own = [name for kind, name, _ in rows if kind == 0]
+        if not own:
+            return False
+        if any(kind == 3 for kind, _, _ in rows):
+            return True
+        # As mail to it would be delivered: what stands there with its tag goes before what stands there without.
+        named = key if any(kind in (1, 2) and name == key for kind, name, _ in rows) else plain
+        targets = [target for kind, name, target in rows if kind == 2 and name == named]
+        return named == own[0] or (len(targets) == 1 and _key(targets[0]) == own[0])
 
     # -- lists for people --------------------------------------------------------------------------------------------
 
@@ -206,7 +250,7 @@ class Directory:
             where += " AND domain = (SELECT id FROM domains WHERE name = ?)"
             params.append(domain)
         rows = await self._rows(f"{_ACCOUNT}{where} ORDER BY address_key LIMIT {LIST_PAGE}", params)
-        return [_account(row) for row in rows]
+        return [account_of(row) for row in rows]
 
     async def gateway_recipients(self, domain: str, after: str = "") -> list[str]:
         """A page of a gateway domain's list, ordered; `after` is the last key of the page before."""
@@ -233,6 +277,14 @@ class Directory:
         for key, target in rows:
             found.setdefault(key, []).append(target)
         return [AliasEntry(key, targets) for key, targets in found.items()]
+
+
+def _key(text: str) -> str:
+    """The key of an alias target; empty for a text that is no address."""
+    try:
+        return Address.parse(text, utf8=True).key
+    except AddressError:
+        return ""
 
 
 def _untagged(local: str, delimiter: str) -> tuple[str, str]:

@@ -148,6 +148,8 @@ def _erase_account(tx: Tx, job: int, account: int) -> None:
     if forget_account(tx, account):
         return
     tx.execute("DELETE FROM subscriptions WHERE account = ?", (account,))
+    # On PostgreSQL a login that another writer notes may have slipped in while the account was removed.
+    tx.execute("DELETE FROM known_networks WHERE account = ?", (account,))
     tx.execute("DELETE FROM accounts WHERE id = ?", (account,))
     end_job(tx, job)
 

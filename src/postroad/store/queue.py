@@ -36,7 +36,7 @@ MESSAGES: Final = Table(
 )
 DELIVERIES: Final = Table(
     "deliveries",
-    "id message due_us owner attempts kind account domain recipient notify orcpt prefix last_reply",
+    "id message due_us owner attempts kind account domain recipient notify orcpt prefix last_reply warn_us tls",
     order=10,
     holds="message",
 )
@@ -48,8 +48,9 @@ WHY_NOT_FILED: Final = {OVER_QUOTA: "the mailbox is full"}
 def accept(tx: Tx, args: Accept) -> Accepted:
     """The one door into the queue: when its transaction is committed the message is ours (S3 or S3m).
 
-    A copy whose mailbox is gone or full becomes an open local delivery that is due at once. A submission that was made
-    before, or that its sender may not make now, changes nothing.
+    A copy whose mailbox is gone or full becomes an open local delivery that is due at once; but when reports say that
+    it was filed, nothing is accepted and the result says so. A submission that was made before,
+    or that its sender may not make now, changes nothing.
     """
     if args.sending is not None:
         instead = weigh(tx, args.id, args.sending)
@@ -90,11 +91,15 @@ def accept(tx: Tx, args: Accept) -> Accepted:
                 leg.orcpt,
                 leg.prefix,
                 "",
+                leg.warn_us,
+                args.tls,
             ),
         )
     if args.legs and not args.legs[-1].owner:
         tx.hint("queue")
     remember(tx, args.id, args.keys)
+    for report in args.reports:
+        accept(tx, report)
     if not args.copies:
         note(tx, args.id, args.events)
         if not args.legs:
@@ -111,10 +116,16 @@ def _file_copies(tx: Tx, args: Accept) -> Accepted:
     if not any(outcomes):
         note(tx, args.id, args.events)
         return Accepted(outcomes, [0] * len(outcomes))
+    if args.reports:
+        raise Withdrawn(Accepted(outcomes, [], withdrawn=True))
+    if args.answered:
+        note(tx, args.id, corrected(args.events, args.copies, outcomes, tx.now_us, "refused"))
+        tx.release(args.id)
+        return Accepted(outcomes, [0] * len(outcomes))
     legs = [
         0 if filed == FILED else _leave_open(tx, args, copy) for filed, copy in zip(outcomes, args.copies, strict=True)
     ]
-    note(tx, args.id, _corrected(args, outcomes, tx.now_us))
+    note(tx, args.id, corrected(args.events, args.copies, outcomes, tx.now_us))
     tx.hint("queue")
     return Accepted(outcomes, legs)
 
@@ -122,18 +133,19 @@ def _file_copies(tx: Tx, args: Accept) -> Accepted:
 def _leave_open(tx: Tx, args: Accept, copy: Copy) -> int:
     ident = tx.make_id()
     domain = copy.recipient.rpartition("@")[2]
-    row = (ident, args.id, tx.now_us, 0, 0, KIND_LOCAL, copy.account, domain, copy.recipient, "", "", copy.prefix, "")
-    tx.append(DELIVERIES, row)
+    row = (ident, args.id, tx.now_us, 0, 0, KIND_LOCAL, copy.account, domain, copy.recipient)
+    tx.append(DELIVERIES, (*row, copy.notify, copy.orcpt, copy.prefix, "", copy.warn_us, args.tls))
     return ident
 
 
-def _corrected(args: Accept, outcomes: list[int], now_us: int) -> bytes:
+def corrected(foretold: bytes, copies: list[Copy], outcomes: list[int], now_us: int, became: str = "deferred") -> bytes:
     """The events as they really went: what the worker foretold of a copy that was not filed is replaced."""
-    unfiled = {copy.recipient: outcome for copy, outcome in zip(args.copies, outcomes, strict=True) if outcome != FILED}
-    events = [event for event in unpack(args.events) if event.kind != "delivered" or event.recipient not in unfiled]
+    unfiled = {copy.recipient: outcome for copy, outcome in zip(copies, outcomes, strict=True) if outcome != FILED}
+    events = [event for event in unpack(foretold) if event.kind != "delivered" or event.recipient not in unfiled]
     for recipient, outcome in unfiled.items():
         cause = WHY_NOT_FILED.get(outcome, "the mailbox does not exist any more")
-        events.append(Event(kind="deferred", at_us=now_us, recipient=recipient, cause=cause, next_us=now_us))
+        next_us = now_us if became == "deferred" else 0
+        events.append(Event(kind=became, at_us=now_us, recipient=recipient, cause=cause, next_us=next_us))
     return pack(events)
 
 
@@ -143,7 +155,7 @@ _FLAGS: Final = [Due.__struct_fields__.index(name) for name in ("smtputf8", "eig
 _CLAIM: Final = (  # in the order of the fields of `Due`
     "SELECT d.id, d.message, d.recipient, d.domain, d.kind, d.attempts, d.due_us, m.received_us, m.expires_us,"
     " m.sender, m.size, d.account, d.prefix, d.notify, d.orcpt, m.smtputf8, m.eightbit, m.ret, m.envid, m.body_file,"
-    " d.last_reply, m.login FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
+    " d.last_reply, d.warn_us, d.tls, m.login FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
 )
 
 
@@ -181,6 +193,13 @@ def claim(tx: Tx, args: Claim) -> Claimed:
     return Claimed(claimed, following[0][0] or 0)
 
 
+_DEFER: Final = (
+    "UPDATE deliveries SET owner = 0, due_us = ?, last_reply = ?, attempts = attempts - ?"
+    " WHERE id = ? AND owner = ? RETURNING id"
+)
+_DEFER_WARNED: Final = _DEFER.replace(" WHERE", ", warn_us = 0 WHERE")
+
+
 @unit
 def record(tx: Tx, args: Recorded) -> Unrecorded:
     """Ends or defers deliveries of the caller, with their journal rows and the reports they cause.
@@ -199,11 +218,9 @@ def record(tx: Tx, args: Recorded) -> Unrecorded:
         else:
             missed.append(done.delivery)
     for later in args.later:
-        if not tx.execute(
-            "UPDATE deliveries SET owner = 0, due_us = ?, last_reply = ?, attempts = attempts - ?"
-            " WHERE id = ? AND owner = ? RETURNING id",
-            (later.due_us, later.last_reply, int(later.untried), later.delivery, args.owner),
-        ):
+        sql = _DEFER_WARNED if later.warned else _DEFER
+        values = (later.due_us, later.last_reply, int(later.untried), later.delivery, args.owner)
+        if not tx.execute(sql, values):
             missed.append(later.delivery)
         elif later.due_us <= tx.now_us:
             tx.hint("queue")
@@ -237,5 +254,7 @@ def deliver_local(tx: Tx, args: FileLocal) -> int:
     if outcome == FILED:
         tx.execute("DELETE FROM deliveries WHERE id = ?", (args.delivery,))
         note(tx, message, args.events)
+        for report in args.reports:
+            accept(tx, report)
         tx.release(message)
     return outcome

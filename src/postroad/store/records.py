@@ -22,6 +22,13 @@ KIND_SMTP: Final = 0
 KIND_LOCAL: Final = 1
 """A delivery into a mailbox that could not be made inside the accepting transaction."""
 
+TLS_BY_POLICY: Final = 0
+"""The sender has no wish: what the domain publishes and the configuration says decides."""
+TLS_REQUIRED: Final = 1
+"""REQUIRETLS: only to hosts that have proved who they are and promise the same (RFC 8689 section 2)."""
+TLS_OPTIONAL: Final = 2
+"""The header field "TLS-Required: No": delivery counts more than what the domain publishes (RFC 8689 section 3)."""
+
 INLINE_BODY_MAX: Final = 64 * 1024
 """Bodies up to here stand in the database, larger ones in a file: the measured crossover is 50-100 kB."""
 
@@ -38,6 +45,10 @@ class Copy(Record, frozen=True):
     prefix: bytes = b""
     """Header lines of this copy alone (Return-Path, Delivered-To), each ending in CRLF."""
     mailbox: str = "INBOX"
+    notify: str = ""
+    orcpt: str = ""
+    warn_us: int = 0
+    """The wishes and the time of a warning that its open delivery gets if it cannot be filed now (see `Leg`)."""
 
 
 class Leg(Record, frozen=True):
@@ -57,6 +68,8 @@ class Leg(Record, frozen=True):
     prefix: bytes = b""
     notify: str = ""
     orcpt: str = ""
+    warn_us: int = 0
+    """From when on its sender is told that it is late; 0 for never."""
 
 
 class Allowed(Record, frozen=True):
@@ -113,8 +126,16 @@ class Accept(Record, frozen=True):
     envid: str = ""
     login: str = ""
     """Who submitted it; empty for mail from the world."""
+    tls: int = TLS_BY_POLICY
+    """What the sender wishes of TLS on the way: TLS_BY_POLICY, TLS_REQUIRED or TLS_OPTIONAL."""
     sending: Sending | None = None
     """Of mail that one of our users submitted."""
+    reports: list[Accept] = []
+    """What the sender is told of it at once: delivered, expanded. They tell that every copy was filed, so when one is
+    not, nothing at all is accepted (`Accepted.withdrawn`)."""
+    answered: bool = False
+    """The client hears of every recipient (LMTP): a copy that cannot be filed is not left open, and the result says
+    so."""
 
 
 class Shortfall(Record, frozen=True):
@@ -146,6 +167,9 @@ class Accepted(Record, frozen=True):
     """That message is another one than this."""
     short: Shortfall | None = None
     """Why nothing was stored: this account may not send it now."""
+    withdrawn: bool = False
+    """Nothing was accepted, because reports would not have been true: leave the copies that were not filed to open
+    deliveries, and ask again."""
 
 
 # -- the queue -------------------------------------------------------------------------------------------------------
@@ -177,6 +201,8 @@ class Due(Record, frozen=True):
     envid: str
     body_file: str
     last_reply: str = ""
+    warn_us: int = 0
+    tls: int = TLS_BY_POLICY
     login: str = ""
 
 
@@ -213,6 +239,8 @@ class Later(Record, frozen=True):
     delivery: int
     due_us: int
     last_reply: str
+    warned: bool = False
+    """The sender is told of the delay in this transaction, and not again."""
     untried: bool = False
     """No attempt was made: it does not count as one."""
 
@@ -252,6 +280,8 @@ class FileLocal(Record, frozen=True):
     copy: Copy
     events: bytes
     """Packed events of success; journaled only then."""
+    reports: list[Accept] = []
+    """What the sender is told of it; accepted only when it was filed."""
 
 
 class Refusal(Record, frozen=True):

@@ -39,6 +39,8 @@ class Outcome:
     reply: Reply | None = None
     where: str = ""
     tls: str = ""
+    dsn: bool = False
+    """The host took over what the sender wants to be told (RFC 3461): its reports are no longer ours to make."""
 
     @property
     def status(self) -> str:

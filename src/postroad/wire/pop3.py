@@ -37,12 +37,12 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from postroad.wire.lines import Fault, LineBuffer, LineError
-from postroad.wire.sasl import MAX_ENCODED, SaslError, decode_base64, encode_base64
+from postroad.wire.sasl import MAX_ENCODED, SaslError, decode_base64, encode_base64, offered
 
 MAX_COMMAND_LINE: Final = 512
 """Octets of a command with CRLF. RFC 2449 section 4 gives 255; a long address and password together need more."""
 
-MAX_UNREAD: Final = 64 * 1024
+MAX_UNREAD: Final = 32 * 1024
 """Octets waiting behind an open event at which the driver stops reading."""
 
 MAX_LOGIN_TRIES: Final = 3
@@ -365,7 +365,7 @@ class Pop3Machine:
         if self._passwords_allowed():
             lines.append(b"USER")
             if self._mechanisms:
-                lines.append(b"SASL " + " ".join(self._mechanisms).encode("ascii"))
+                lines.append(b"SASL " + " ".join(self._offered()).encode("ascii"))
         self._multiline("capabilities follow", lines)
         return None
 
@@ -402,8 +402,8 @@ class Pop3Machine:
         if not self._passwords_allowed():
             self._bad_command("use STLS first")
         elif not mechanism:
-            self._multiline("mechanisms follow", [offered.encode("ascii") for offered in self._mechanisms])
-        elif mechanism not in self._mechanisms:
+            self._multiline("mechanisms follow", [name.encode("ascii") for name in self._offered()])
+        elif mechanism not in self._offered():
             self._bad_command("unknown mechanism")
         elif not initial:
             return Authenticate(mechanism, None)
@@ -416,6 +416,9 @@ class Pop3Machine:
                 return Authenticate(mechanism, octets)
             self._bad_command("bad base64")
         return None
+
+    def _offered(self) -> tuple[str, ...]:
+        return offered(self._mechanisms, binding=self.tls_active)
 
     def _sasl_line(self, line: bytes) -> Event | None:
         self._awaiting_sasl = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +17,11 @@ MAX_ENCODED: Final = 12_288
 
 MAX_FIELD: Final = 255
 """Octets of an authorization identity, a user name or a password (RFC 4616 section 2)."""
+
+SCRAM: Final = "SCRAM-SHA-256"
+SCRAM_PLUS: Final = "SCRAM-SHA-256-PLUS"
+MAIL_MECHANISMS: Final = (SCRAM_PLUS, SCRAM, "PLAIN")
+"""What IMAP and POP3 offer, the best first; they have a LOGIN of their own. CRAM-MD5 needs the password in clear."""
 
 LOGIN_USER_PROMPT: Final = b"Username:"
 LOGIN_PASSWORD_PROMPT: Final = b"Password:"
@@ -33,6 +39,11 @@ class Credentials:
     password: str = field(repr=False)
     on_behalf_of: str = ""
     """Authorization identity of PLAIN (RFC 4616); empty when it is the user itself."""
+
+
+def offered(mechanisms: Sequence[str], *, binding: bool) -> tuple[str, ...]:
+    """The mechanisms to announce on a connection; those with PLUS need one whose channel can be bound to."""
+    return tuple(mechanism for mechanism in mechanisms if binding or not mechanism.endswith("-PLUS"))
 
 
 def decode_base64(octets: bytes) -> bytes:

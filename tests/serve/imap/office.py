@@ -17,7 +17,7 @@ from postroad.values.clock import SystemClock
 from postroad.values.errors import StoreBroken
 from postroad.values.ids import IdMaker
 from tests.imaptest.runner import Connection, Reply
-from tests.serve.harness import ANNA, PASSWORD, House, KnownAccount, Logins, open_house
+from tests.serve.harness import ANNA, PASSWORD, House, KnownLogins, open_house
 
 
 class Desk:
@@ -85,8 +85,8 @@ class Office:
         self.house = house
         self.account = house.store.account(ANNA)
         self.desk = Desk(house)
-        self.logins = Logins({ANNA: KnownAccount(self.account, ANNA)})
-        self.tls = SimpleNamespace(context=None)
+        self.logins = KnownLogins({ANNA: self.account})
+        self.tls = SimpleNamespace(context=None, end_point=b"")
         self.mailboxes = Mailboxes(house.store)
         self.watch = self.desk.watch = MailboxWatch(self.mailboxes)
         self.service = ImapService(
@@ -96,14 +96,14 @@ class Office:
             bodies=house.spool,
             ids=IdMaker(1),
             clock=SystemClock(),
-            passwords=self.logins,  # type: ignore[arg-type]
+            logins=self.logins,  # type: ignore[arg-type]
+            refusals=house.refusals,  # type: ignore[arg-type]
             counters=house.counters,
             lifecycle=house.lifecycle,
             tls=self.tls,  # type: ignore[arg-type]
             watch=self.watch,
             message_size=50_000_000,
             insecure_auth=True,
-            failure_delay_s=0,
         )
 
     async def connect(self) -> Client:

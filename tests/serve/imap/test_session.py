@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from pathlib import Path
 
 import pytest
 
-from tests.serve.harness import ANNA, PASSWORD, breathe
+from postroad.serve.logins import Trouble
+from tests.serve.harness import ANNA, PASSWORD, Peer, breathe, own_tls, real_logins, scram_exchange, trusting
 from tests.serve.imap.office import Office
 
 MAIL = b"Subject: one\r\n\r\nbody\r\n"
@@ -46,18 +48,40 @@ async def test_three_wrong_logins_end_the_session(office: Office) -> None:
         assert await client.word(b"LOGIN %b wrong" % ANNA.encode()) == b"NO [AUTHENTICATIONFAILED]"
     assert (await client.rest()).startswith(b"* BYE")
     assert office.house.counters.logins == [("imap", "wrong")] * 3
+    assert office.house.refusals.noted == [("wrong password", f"login as {ANNA} by LOGIN", "imap")] * 3
 
 
-async def test_a_wrong_login_waits(office: Office) -> None:
-    office.service.failure_delay_s = 3600
+@pytest.mark.parametrize(
+    "mechanism, password, word",
+    [
+        ("SCRAM-SHA-256", PASSWORD, b"x OK [CAPABILITY "),
+        ("SCRAM-SHA-256-PLUS", PASSWORD, b"x OK [CAPABILITY "),
+        ("SCRAM-SHA-256", "wrong", b"x NO [AUTHENTICATIONFAILED]"),
+    ],
+)
+async def test_scram_over_tls(office: Office, tmp_path: Path, mechanism: str, password: str, word: bytes) -> None:
+    office.service.tls = own_tls(tmp_path)
+    office.service.logins = real_logins(office.house, ANNA)
     client = await office.connect()
-    client.write(b"x LOGIN %b wrong\r\n" % ANNA.encode())
-    await breathe()
-    assert not client.reader._buffer  # type: ignore[attr-defined]
+    before = (await client.ask(b"CAPABILITY"))[0].arguments
+    assert b"AUTH=SCRAM-SHA-256" in before
+    assert b"AUTH=SCRAM-SHA-256-PLUS" not in before, "without TLS there is nothing to bind to"
+    assert (await client.word(b"STARTTLS")).startswith(b"OK")
+    await client.writer.start_tls(trusting())
+    assert b"AUTH=SCRAM-SHA-256-PLUS" in (await client.ask(b"CAPABILITY"))[0].arguments
+    peer = Peer(client.reader, client.writer)
+    assert (await scram_exchange(peer, b"x AUTHENTICATE", mechanism, password)).startswith(word)
+
+
+async def test_a_network_that_guesses_is_told_and_hung_up_on(office: Office) -> None:
+    office.logins.trouble = Trouble.BRAKED
+    client = await office.connect()
+    assert await client.word(b"LOGIN %b x" % ANNA.encode()) == b"NO [UNAVAILABLE]"
+    assert (await client.rest()).startswith(b"* BYE too many failed logins")
 
 
 async def test_a_busy_password_pool_is_said_and_counts_as_no_try(office: Office) -> None:
-    office.logins.busy = True
+    office.logins.trouble = Trouble.BUSY
     client = await office.connect()
     for _ in range(5):
         assert await client.word(b"LOGIN %b x" % ANNA.encode()) == b"NO [UNAVAILABLE]"

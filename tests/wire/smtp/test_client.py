@@ -214,6 +214,16 @@ def test_null_sender_and_international_addresses() -> None:
     assert "MAIL FROM:<anna@a.test> SMTPUTF8\r\nRCPT TO:<jürgen@bücher.example>\r\n".encode() in machine.take_output()
 
 
+def test_an_original_recipient_in_utf8_goes_only_where_utf8_goes() -> None:
+    """RFC 6533 section 3; what is no text is never sent."""
+    machine = Played(FULL).machine
+    machine.begin(ANNA, [Recipient(BOB, orcpt="utf-8;jürgen@b.test")], smtputf8=True)
+    assert "RCPT TO:<bob@b.test> ORCPT=utf-8;jürgen@b.test\r\n".encode() in machine.take_output()
+    for orcpt, smtputf8 in (("utf-8;jürgen@b.test", False), ("utf-8;a\u2028b", True), ("utf-8;a\u00a0b", True)):
+        with pytest.raises(ValueError, match="ORCPT is not printable"):
+            Played(FULL).machine.begin(ANNA, [Recipient(BOB, orcpt=orcpt)], smtputf8=smtputf8)
+
+
 @pytest.mark.parametrize(
     "wrong, why",
     [
@@ -582,3 +592,20 @@ def test_a_refused_null_sender_answers_no_recipient() -> None:
         result = play(*opening, ask(BOB, CAROL), replies).result
         assert result.mail is not None
         assert result.mail.code == 550
+
+
+def test_requiretls_is_asked_for_only_under_tls_and_where_announced() -> None:
+    """RFC 8689 section 4.2.1."""
+    announced = b"250-b.test\r\n250 REQUIRETLS\r\n"
+    for under_tls, hello, asked in (
+        (True, announced, True),
+        (False, announced, False),
+        (True, b"250 b.test\r\n", False),
+    ):
+        machine = ClientMachine(ehlo_name="a.test")
+        machine.start("may", under_tls=under_tls)
+        machine.receive(GREETING + hello)
+        assert isinstance(machine.next_event(), events.Ready)
+        machine.take_output()
+        machine.begin(None, [BOB], requiretls=True)
+        assert (machine.take_output() == b"MAIL FROM:<> REQUIRETLS\r\n") is asked

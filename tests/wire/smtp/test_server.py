@@ -157,7 +157,7 @@ def test_s41_the_handshake_forgets_everything() -> None:
     assert machine.tls
     ask(machine, b"EHLO again.test\r\n", events.Hello)
     machine.answer(Reply(250, "", ""))
-    assert b"250-AUTH PLAIN LOGIN\r\n" in machine.take_output()
+    assert b"250-AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN\r\n" in machine.take_output()
 
 
 def test_starttls_may_be_unavailable() -> None:

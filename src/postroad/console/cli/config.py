@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from postroad.console.cli.exits import NOTHING
 from postroad.console.cli.place import Place, place_options
 from postroad.console.cli.show import count, json_option, print_json
+
+if TYPE_CHECKING:
+    from postroad.config import Config
+    from postroad.config.problems import Complaint
 
 
 @click.group()
@@ -45,6 +50,8 @@ def check(file: Path | None, as_json: bool, place: Place) -> None:
     reading = Place(file or place.file, place.data).examine()
     if reading.config is not None:
         reading = reading.with_complaints(list(machine_complaints(reading.config)))
+    if reading.config is not None and reading.config.policy.file:
+        reading = reading.with_complaints(_policy_complaints(reading.config))
     wrong = sum(problem.fatal for problem in reading.problems)
     if as_json:
         rows = [
@@ -60,6 +67,19 @@ def check(file: Path | None, as_json: bool, place: Place) -> None:
         click.echo(f"{reading.file}: {count(wrong, 'problem') if wrong else 'ok'}{told}")
     if wrong:
         raise click.exceptions.Exit(NOTHING)
+
+
+def _policy_complaints(config: Config) -> list[Complaint]:
+    """What a server would say when it loads the policy file."""
+    from postroad.config.problems import Complaint
+    from postroad.console.cli.policy import load
+
+    file = Path(config.policy.file)
+    loaded = load(file, config)
+    if not loaded.error:
+        return []
+    place = f"{file} line {loaded.line}" if loaded.line else str(file)
+    return [Complaint(("policy", "file"), f"{place}: {loaded.error}", f"Look at it with: postroad policy check {file}")]
 
 
 @config.command()

@@ -21,6 +21,7 @@ REASON_WIDTH: Final = 60
 PREVIEW: Final = 10
 """Deliveries shown before they are dropped."""
 LIST_MAX: Final = 1000
+HELD: Final = "held until the time its sender asked for"
 
 
 class Which(NamedTuple):
@@ -126,7 +127,7 @@ def _show_each(found: list[Waiting], which: Which, now_us: int, as_json: bool) -
                 "attempts": one.attempts,
                 "next_us": one.due_us,
                 "received_us": made_at_us(one.message),
-                "reason": one.last_reply,
+                "reason": _why(one, now_us),
             }
             for one in found
         ]
@@ -142,7 +143,7 @@ def _show_each(found: list[Waiting], which: Which, now_us: int, as_json: bool) -
                 one.recipient,
                 str(one.attempts),
                 _when(one.due_us, now_us),
-                _reason(one.last_reply),
+                _reason(_why(one, now_us)),
             )
             for one in found
         ],
@@ -255,6 +256,11 @@ def _when(due_us: int, now_us: int) -> str:
     from postroad.console.why import span
 
     return "now" if due_us <= now_us else f"in {span((due_us - now_us) / 1e6)}"
+
+
+def _why(one: Waiting, now_us: int) -> str:
+    """Why a delivery waits: the last answer; or it was never tried, because its sender asked for a later time."""
+    return one.last_reply or (HELD if not one.attempts and one.due_us > now_us else "")
 
 
 def _reason(reply: str) -> str:

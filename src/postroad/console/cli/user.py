@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -10,15 +9,16 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 
 from postroad.console.cli.answers import demand
+from postroad.console.cli.app_password import app_password
 from postroad.console.cli.exits import Trouble
+from postroad.console.cli.grant import grant, grants, revoke
 from postroad.console.cli.place import Place, place_options
+from postroad.console.cli.secrets import made_up, show_once
 from postroad.console.cli.show import confirm, json_option, parse_size, print_json, print_rows, size_text, wall
 
 if TYPE_CHECKING:
     from postroad.store.account_records import Account, Credential
 
-GENERATED_GROUPS = 5
-"""Five groups of four letters out of 32: 100 bits, and easy to read aloud."""
 LIMITS: Final = {
     "messages_per_hour": "Messages in an hour",
     "recipients_per_day": "Recipients in a day",
@@ -26,7 +26,6 @@ LIMITS: Final = {
     "recipients_per_message": "Recipients of one message",
 }
 """The limits of `store.records.Allowed`, in their order, with what each counts."""
-LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
 @click.group()
@@ -43,6 +42,10 @@ def user() -> None:
       postroad user remove anna@example.org
     """
 
+
+user.add_command(app_password)
+for _command in (grant, revoke, grants):
+    user.add_command(_command)
 
 _stdin = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 _generate = click.option("--generate", is_flag=True, help="Make a password and show it once.")
@@ -75,7 +78,7 @@ def add(address: str, quota: str, password_stdin: bool, generate: bool, place: P
     with changing(place.data_dir(), make=True) as call:
         demand(call(user_add, UserAdd(address, octets, credential)), address)
     click.echo(f"{address} can receive mail and log in with the whole address.")
-    _show_once(password, made)
+    show_once(password, made=made)
 
 
 @user.command("list")
@@ -161,15 +164,25 @@ def remove(address: str, yes: bool, place: Place) -> None:
 @click.argument("address")
 @_stdin
 @_generate
+@click.option("--app-only", is_flag=True, help="Let only app passwords in; changes no password.")
+@click.option("--not-app-only", is_flag=True, help="Let the account's own password in again.")
 @place_options
-def passwd(address: str, password_stdin: bool, generate: bool, place: Place) -> None:
-    """Give an account a new password.
+def passwd(
+    address: str, password_stdin: bool, generate: bool, app_only: bool, not_app_only: bool, place: Place
+) -> None:
+    """Give an account a new password, or say whether it may be used.
 
     \b
     Examples:
       postroad user passwd anna@example.org
       postroad user passwd anna@example.org --generate
+      postroad user passwd anna@example.org --app-only
     """
+    if app_only or not_app_only:
+        if app_only + not_app_only + password_stdin + generate > 1:
+            raise click.UsageError("Choose one of --app-only, --not-app-only, --password-stdin and --generate.")
+        _set_app_only(address, place, app_only=app_only)
+        return
     from postroad.console.cli.stores import changing
     from postroad.store.account_records import SetPassword
     from postroad.store.accounts import set_password
@@ -179,7 +192,20 @@ def passwd(address: str, password_stdin: bool, generate: bool, place: Place) -> 
     with changing(place.data_dir()) as call:
         demand(call(set_password, SetPassword(address, credential)), address)
     click.echo(f"The password of {address} is changed and counts at once.")
-    _show_once(password, made)
+    show_once(password, made=made)
+
+
+def _set_app_only(address: str, place: Place, *, app_only: bool) -> None:
+    from postroad.console.cli.stores import changing
+    from postroad.store.credential_records import AppOnly
+    from postroad.store.credentials import user_app_only
+
+    with changing(place.data_dir()) as call:
+        demand(call(user_app_only, AppOnly(address, app_only)), address)
+    if app_only:
+        click.echo(f"Only app passwords let {address} in. Make one: postroad user app-password add {address}")
+    else:
+        click.echo(f"{address} can log in with its own password again, and with app passwords.")
 
 
 @user.command()
@@ -348,11 +374,6 @@ def _new_password(from_stdin: bool, generate: bool) -> tuple[str, bool]:
     return click.prompt("New password", hide_input=True, confirmation_prompt="Again"), False
 
 
-def made_up() -> str:
-    """A password nobody can guess, in groups of letters that cannot be mistaken for each other."""
-    return "-".join("".join(secrets.choice(LETTERS) for _ in range(4)) for _ in range(GENERATED_GROUPS))
-
-
 def _credential(password: str) -> Credential:
     from postroad.serve.passwords import PasswordError, hash_password
 
@@ -360,12 +381,6 @@ def _credential(password: str) -> Credential:
         return hash_password(password)
     except PasswordError as error:
         raise Trouble(f"This password cannot be used: {error}.", "Choose another one.", exit_code=2) from error
-
-
-def _show_once(password: str, made: bool) -> None:
-    if made:
-        click.echo(f"Password: {password}")
-        click.echo("It is shown only now.", err=True)
 
 
 def _size(text: str) -> int:

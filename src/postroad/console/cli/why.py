@@ -36,6 +36,7 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
     "slowed": {"fg": "yellow"},
     "suspended": {"fg": "yellow"},
     "waiting": {"fg": "yellow"},
+    "held": {"fg": "yellow"},
     "due": {"fg": "yellow"},
     "bounced": {"fg": "red"},
     "refused": {"fg": "red"},

@@ -46,7 +46,7 @@ from postroad.wire.imap.grammar import READERS, Refused, State, read_append, rea
 from postroad.wire.imap.responses import response_text
 from postroad.wire.imap.syntax import BadSyntax, Cursor
 from postroad.wire.lines import Fault, LineBuffer, LineError
-from postroad.wire.sasl import MAX_ENCODED, SaslError, decode_base64, encode_base64
+from postroad.wire.sasl import MAX_ENCODED, SaslError, decode_base64, encode_base64, offered
 
 __all__ = ["ImapMachine", "State"]
 
@@ -66,6 +66,9 @@ MAX_LOGIN_TRIES: Final = 3
 
 MAX_UNREAD: Final = 128 * 1024
 """Octets waiting behind an open command at which the driver stops reading."""
+
+MAX_EARLY_UNREAD: Final = 32 * 1024
+"""The same before login: with what one read may bring on top, 64 kB."""
 
 EARLY_PATIENCE: Final = 60.0
 """Seconds for a command before login."""
@@ -191,7 +194,8 @@ class ImapMachine:
     @property
     def wants_input(self) -> bool:
         """Whether the driver may go on reading; False when enough waits behind the open command."""
-        return self._mode is not Mode.OVER and self._lines.unread < MAX_UNREAD
+        most = MAX_EARLY_UNREAD if self.state is State.NOT_AUTHENTICATED else MAX_UNREAD
+        return self._mode is not Mode.OVER and self._lines.unread < most
 
     @property
     def patience(self) -> float:
@@ -580,9 +584,12 @@ class ImapMachine:
         else:
             cursor.end()
         self._check_login_allowed()
-        if mechanism not in self._mechanisms:
+        if mechanism not in self._offered():
             raise Refused("mechanism is not offered")
         return Authenticate(mechanism, initial)
+
+    def _offered(self) -> tuple[str, ...]:
+        return offered(self._mechanisms, binding=self.tls)
 
     def _sasl_line(self, line: bytes) -> Event | None:
         self._mode = Mode.COMMAND
@@ -633,7 +640,7 @@ class ImapMachine:
             if self._may_start_tls():
                 words.append("STARTTLS")
             if self.tls or self._plaintext_login:
-                words += [f"AUTH={mechanism}" for mechanism in self._mechanisms]
+                words += [f"AUTH={mechanism}" for mechanism in self._offered()]
             else:
                 words.append("LOGINDISABLED")
         return " ".join([*words, *self._extensions])

@@ -134,10 +134,14 @@ def text_part(text: str, subtype: str = "plain") -> bytes:
         octets.isascii() and b"\0" not in octets and all(len(line) <= MAX_LINE_OCTETS for line in octets.split(b"\r\n"))
     )
     charset = "us-ascii" if octets.isascii() else "utf-8"
-    head = structured_header("Content-Type", f"text/{subtype}; charset={charset}")
-    if plain:
-        return head + structured_header("Content-Transfer-Encoding", "7bit") + b"\r\n" + octets
+    media_type = f"text/{subtype}; charset={charset}"
+    return raw_part(octets, media_type) if plain else quoted_part(octets, media_type)
+
+
+def quoted_part(octets: bytes, media_type: str) -> bytes:
+    """A text part of any octets as quoted-printable, with its MIME header; every line end becomes a CRLF."""
     encoded = _ANY_LINE_END.sub(b"\r\n", binascii.b2a_qp(octets, istext=True))
+    head = structured_header("Content-Type", media_type)
     return head + structured_header("Content-Transfer-Encoding", "quoted-printable") + b"\r\n" + encoded
 
 

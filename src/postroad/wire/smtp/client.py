@@ -183,6 +183,7 @@ class ClientMachine:
         smtputf8: bool = False,
         ret: str = "",
         envid: str = "",
+        requiretls: bool = False,
         chunking: bool = False,
     ) -> None:
         """Open a transaction; only after `Ready` or `TransactionDone`.
@@ -198,7 +199,7 @@ class ClientMachine:
             raise ValueError("no recipients")
         known = self._extensions
         plan: list[tuple[Stage, bytes]] = [("reset", b"RSET\r\n")] if self._dirty else []
-        plan.append(("mail", self._mail_line(sender, size, body8bit, smtputf8, ret, envid)))
+        plan.append(("mail", self._mail_line(sender, size, body8bit, smtputf8, ret, envid, requiretls)))
         for recipient in recipients:
             plan.append(("rcpt", self._rcpt_line(recipient, smtputf8)))
         chunked = chunking and known.chunking and known.pipelining and not self._lmtp
@@ -438,7 +439,14 @@ class ClientMachine:
     # --- transactions --------------------------------------------------------------------------------------------
 
     def _mail_line(
-        self, sender: Address | None, size: int, body8bit: bool, smtputf8: bool, ret: str, envid: str
+        self,
+        sender: Address | None,
+        size: int,
+        body8bit: bool,
+        smtputf8: bool,
+        ret: str,
+        envid: str,
+        requiretls: bool = False,
     ) -> bytes:
         known = self._extensions
         line = "MAIL FROM:<>" if sender is None else f"MAIL FROM:<{_wire(sender, smtputf8)}>"
@@ -450,6 +458,9 @@ class ClientMachine:
             if not known.smtputf8:
                 raise ValueError("the server did not announce SMTPUTF8")
             line += " SMTPUTF8"
+        # RFC 8689 section 4.2.1: only under TLS, and only to a server that announced it there.
+        if requiretls and known.requiretls and self.tls:
+            line += " REQUIRETLS"
         if known.dsn and (ret or envid):
             line += _parameter("RET", ret) + _parameter("ENVID", envid)
         return f"{line}\r\n".encode()
@@ -459,7 +470,9 @@ class ClientMachine:
             return f"RCPT TO:<{_wire(recipient, smtputf8)}>\r\n".encode()
         line = f"RCPT TO:<{_wire(recipient.address, smtputf8)}>"
         if self._extensions.dsn and (recipient.notify or recipient.orcpt):
-            line += _parameter("NOTIFY", recipient.notify) + _parameter("ORCPT", recipient.orcpt)
+            # RFC 6533 section 3: an ORCPT of type utf-8 may have any characters where SMTPUTF8 is used.
+            orcpt = _parameter("ORCPT", recipient.orcpt, utf8=smtputf8)
+            line += _parameter("NOTIFY", recipient.notify) + orcpt
         return f"{line}\r\n".encode()
 
     def _send(self, stage: Stage, line: bytes) -> None:
@@ -633,10 +646,13 @@ def _wire(address: Address, smtputf8: bool) -> str:
     return address.to_ascii()
 
 
-def _parameter(keyword: str, value: str) -> str:
-    """One ESMTP parameter with a space in front, nothing for an empty value; raises `ValueError` for a bad one."""
+def _parameter(keyword: str, value: str, *, utf8: bool = False) -> str:
+    """One ESMTP parameter with a space in front, nothing for an empty value; raises `ValueError` for a bad one.
+
+    `utf8` allows printable characters beyond ASCII.
+    """
     if not value:
         return ""
-    if not _printable(value):
+    if not (_printable(value) or (utf8 and value.isprintable() and " " not in value)):
         raise ValueError(f"{keyword} is not printable")
     return f" {keyword}={value}"

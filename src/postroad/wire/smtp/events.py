@@ -41,6 +41,8 @@ class MailParams:
     """"FULL", "HDRS" or empty (RFC 3461 section 4.3)."""
     envid: str = ""
     """ENVID as sent, still in xtext (RFC 3461 section 4.4)."""
+    requiretls: bool = False
+    """REQUIRETLS (RFC 8689 section 2)."""
     hold_until_us: int = 0
     """When the message shall leave (RFC 4865), in microseconds since 1970; 0 for at once.
 
@@ -182,6 +184,11 @@ class XClient:
     local_address: str | None = None
     """IP address that the client connected to."""
     local_port: int | None = None
+
+    def hello(self, said: Hello) -> Hello:
+        """What the client said by way of greeting, when the peer that speaks for it says `said`."""
+        verb = {"SMTP": "HELO", "ESMTP": "EHLO"}.get(self.protocol or "", said.verb)
+        return Hello(verb, self.helo or said.name)
 
 
 @dataclass(slots=True)

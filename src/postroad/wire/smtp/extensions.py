@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
+from postroad.wire.sasl import SCRAM, SCRAM_PLUS, offered
 from postroad.wire.smtp.grammar import decimal
 from postroad.wire.smtp.release import utc_text
 
@@ -19,13 +20,15 @@ class Door:
     starttls: bool = False
     """STARTTLS is announced until TLS is on."""
     auth: tuple[str, ...] = ()
-    """SASL mechanisms announced under TLS, upper case, the best first: ("SCRAM-SHA-256", "PLAIN", "LOGIN")."""
+    """SASL mechanisms announced under TLS, upper case, the best first."""
     dsn: bool = False
     """DSN (RFC 3461) is announced; its parameters are understood in any case."""
     binarymime: bool = False
     """BODY=BINARYMIME (RFC 3030 section 3): content of any octets, by BDAT only."""
     future_release_s: int = 0
     """Seconds for which a client may ask us to hold a message (RFC 4865), at most 999,999,999; 0: not offered."""
+    requiretls: bool = False
+    """REQUIRETLS (RFC 8689) is announced under TLS."""
     xclient: bool = False
     """XCLIENT: the peer is listed as one that may speak for others."""
     lmtp: bool = False
@@ -38,14 +41,23 @@ class Door:
     """A client that sends more behind its first EHLO without waiting for the answer is turned away (521)."""
 
 
-MX: Final = Door("mx", starttls=True, dsn=True, strict_hello=True)
-"""Mail from the world, port 25."""
-SUBMISSION: Final = Door("submission", starttls=True, auth=("PLAIN", "LOGIN"), dsn=True)
+MECHANISMS: Final = (SCRAM_PLUS, SCRAM, "PLAIN", "LOGIN")
+"""CRAM-MD5 is never offered: a server must keep the password in clear for it, and MD5 protects nobody."""
+
+MX: Final = Door("mx", starttls=True, binarymime=True, requiretls=True, strict_hello=True)
+"""Mail from the world, port 25. Without DSN: a report of success to whomever a stranger names would be backscatter."""
+SUBMISSION: Final = Door("submission", starttls=True, auth=MECHANISMS, dsn=True, binarymime=True, requiretls=True)
 """Mail from users, port 587: TLS by STARTTLS."""
-SUBMISSIONS: Final = Door("submissions", auth=("PLAIN", "LOGIN"), dsn=True)
+SUBMISSIONS: Final = Door("submissions", auth=MECHANISMS, dsn=True, binarymime=True, requiretls=True)
 """Mail from users, port 465: TLS from the first octet (RFC 8314)."""
-LMTP: Final = Door("lmtp", dsn=True, lmtp=True)
+LMTP: Final = Door("lmtp", dsn=True, binarymime=True, lmtp=True)
 """Mail from our own neighbours, by unix socket or a port that the world does not reach (RFC 2033 section 5)."""
+
+
+@lru_cache(maxsize=64)
+def without_binding(door: Door) -> Door:
+    """The same door where a login cannot be bound to the TLS channel, so that no mechanism with PLUS is offered."""
+    return replace(door, auth=offered(door.auth, binding=False))
 
 
 def ehlo_lines(door: Door, *, size: int, tls: bool, recipients: int = 0, now_s: int = 0) -> tuple[str, ...]:
@@ -63,6 +75,9 @@ def ehlo_lines(door: Door, *, size: int, tls: bool, recipients: int = 0, now_s: 
         lines.append("AUTH " + " ".join(door.auth))
     if door.dsn:
         lines.append("DSN")
+    # RFC 8689 section 2: it is announced "only if TLS is negotiated", and there is nothing behind the keyword.
+    if door.requiretls and tls:
+        lines.append("REQUIRETLS")
     if door.binarymime:
         lines.append("BINARYMIME")
     if door.future_release_s:
@@ -100,6 +115,8 @@ class Extensions:
     smtputf8: bool = False
     starttls: bool = False
     dsn: bool = False
+    requiretls: bool = False
+    """REQUIRETLS (RFC 8689): it passes mail on under TLS alone where that is asked for."""
     enhanced: bool = False
     """ENHANCEDSTATUSCODES: the digits in front of a text are status codes (RFC 2034)."""
     auth: tuple[str, ...] = ()
@@ -130,6 +147,7 @@ def read_extensions(lines: tuple[str, ...]) -> Extensions:
         smtputf8="SMTPUTF8" in words,
         starttls="STARTTLS" in words,
         dsn="DSN" in words,
+        requiretls="REQUIRETLS" in words,
         enhanced="ENHANCEDSTATUSCODES" in words,
         auth=tuple(dict.fromkeys(words.get("AUTH", ()))),
         max_recipients=_number([limits.get("RCPTMAX", "")]),

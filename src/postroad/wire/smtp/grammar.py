@@ -16,7 +16,8 @@ MAX_LONG_COMMAND: Final = 2_048
 """Octets of a MAIL or RCPT line.
 
 512, and by extension: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), ORCPT 500
-and NOTIFY 28 (RFC 3461), ENVID 107 and RET 9, HOLDUNTIL 34 (RFC 4865); doubled for addresses in UTF-8 or xtext.
+and NOTIFY 28 (RFC 3461), ENVID 107 and RET 9, HOLDUNTIL 34 (RFC 4865), REQUIRETLS 11 (RFC 8689); doubled for addresses
+in UTF-8 or xtext.
 """
 
 MAX_ENVID: Final = 100
@@ -241,6 +242,11 @@ def _is_original_recipient(kind: str, address: str, utf8: bool) -> bool:
 def _is_character(point: int) -> bool:
     """Whether a number is a character that can stand in an address: no control character, no surrogate."""
     return 0x20 <= point < 0x7F or 0xA0 <= point < 0xD800 or 0xE000 <= point <= 0x10FFFF
+
+
+def ascii_orcpt(value: str) -> str:
+    r"""An ORCPT without characters beyond ASCII: of type utf-8 they become \x{HEX} (RFC 6533 section 3)."""
+    return value if value.isascii() else "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in value)
 
 
 def read_bdat(line: bytes) -> tuple[int, bool] | None:
