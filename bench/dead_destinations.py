@@ -4,8 +4,8 @@
 
 A dead destination is a host whose packets nobody answers: its address is that of a listener whose queue is full, so
 that the system drops what comes for it and a connection waits for its timeout (30 s). Each gets one message. The living
-ones are the harness's load to its sink. They are measured on a server without dead mail and on one that has just been given
-it, in turns, and the best round of each counts.
+ones are the harness's load to its sink. They are measured on a server without dead mail and on one that has just been
+given it, in turns, and the best round of each counts.
 """
 
 from __future__ import annotations
