@@ -37,6 +37,10 @@ LANES_KEPT: Final = 10_000
 """Lanes without mail or connections that are remembered for the health of their hosts."""
 
 
+MOVED: Final = ">"
+"""Before the next hop of a delivery that somebody moved; no domain begins so."""
+
+
 class Letter:
     """One message as far as sending it needs it; `header` is None until it has been read from the store."""
 
@@ -73,7 +77,7 @@ class Delivery:
 
     __slots__ = (
         "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "notify", "orcpt", "prefix",
-        "recipient", "warn_us",
+        "recipient", "warn_us", "way",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -91,6 +95,8 @@ class Delivery:
         self.attempt = attempt
         """Number of the attempt that is to be made now; the first is 1."""
         self.last_reply = last_reply
+        self.way = f"{MOVED}{source.next_hop}" if isinstance(source, Due) and source.next_hop else source.domain
+        """What its way is planned by: its domain, or the next hop that somebody moved it to."""
 
 
 class Parcel:

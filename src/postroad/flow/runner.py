@@ -24,7 +24,7 @@ from postroad.flow.bounce import ANY_QUOTA, BY, Note, PlanFor, Reporter, reporte
 from postroad.flow.dsn import Action, Notice
 from postroad.flow.fates import Tale, tell
 from postroad.flow.intake import Story
-from postroad.flow.lanes import Delivery, Lane, Lanes, Letter, Parcel, parcels
+from postroad.flow.lanes import MOVED, Delivery, Lane, Lanes, Letter, Parcel, parcels
 from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
@@ -32,8 +32,9 @@ from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_addres
 from postroad.flow.outside import Outside
 from postroad.flow.pool import BUG, Pool, Results
 from postroad.flow.recorder import Recorder, Result, Store
-from postroad.flow.route import Plan, Signposts, plan, plan_gateway
+from postroad.flow.route import Plan, Signposts, plan, plan_gateway, plan_hop
 from postroad.flow.schedule import count_hops
+from postroad.flow.site_book import SiteBook
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
 from postroad.store.reader import StoredMessage
@@ -67,6 +68,9 @@ PLAN_S: Final = 60.0
 """How long the way to a domain is used before it is planned again."""
 
 PLANS_KEPT: Final = 20_000
+ASKED_AT_ONCE: Final = 200
+"""Deliveries that one read on the loop looks up: well under a millisecond."""
+
 AVOIDED_MAX: Final = 200
 """Domains that one claim may be told to leave alone."""
 
@@ -83,6 +87,10 @@ class Letters(Protocol):
 
     async def message(self, ident: int) -> StoredMessage | None:
         """A message by its id; raises StoreBroken."""
+        ...
+
+    async def changed_by_hand(self, deliveries: Sequence[int]) -> list[tuple[int, bool, str]]:
+        """Of these deliveries those that somebody held, dropped or moved (`store.reader.Reader`)."""
         ...
 
 
@@ -138,6 +146,7 @@ class Runner:
         self.reporter = Reporter(hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note)
         """Also for what is reported at acceptance."""
         self._recorder = Recorder(store, self._on_recorded)
+        self._sites = SiteBook(store)
         self._lanes = Lanes(per_lane=connections_per_lane, total=CONNECTIONS_MAX)
         self._pool = Pool(
             sink=self,
@@ -323,14 +332,14 @@ class Runner:
         now = self._now()
         ways = self._ways
         if len(deliveries) == 1:
-            known = ways.get(deliveries[0].domain)
+            known = ways.get(deliveries[0].way)
             if known is not None and known[0] > now:
                 self._pool.submit(known[1], Parcel(letter, deliveries))
                 return
         by_lane: dict[Lane, list[Delivery]] = {}
         unknown: list[Delivery] = []
         for delivery in deliveries:
-            known = ways.get(delivery.domain)
+            known = ways.get(delivery.way)
             if known is not None and known[0] > now:
                 by_lane.setdefault(known[1], []).append(delivery)
             else:
@@ -346,11 +355,11 @@ class Runner:
 
     async def _route(self, letter: Letter, deliveries: list[Delivery]) -> None:
         """Plans the ways of all domains at the same time and submits what shares one together."""
-        by_domain: dict[str, list[Delivery]] = {}
+        by_way: dict[str, list[Delivery]] = {}
         for delivery in deliveries:
-            by_domain.setdefault(delivery.domain, []).append(delivery)
+            by_way.setdefault(delivery.way, []).append(delivery)
         try:
-            found = await self._plans(by_domain)
+            found = await self._plans(by_way)
         except asyncio.CancelledError:
             self._give_back(Parcel(letter, deliveries))
             raise
@@ -359,12 +368,14 @@ class Runner:
             self.on_result(Parcel(letter, deliveries), [(delivery, BUG) for delivery in deliveries])
             return
         by_lane: dict[Lane, list[Delivery]] = {}
-        for (domain, members), way in zip(by_domain.items(), found, strict=True):
+        for (name, members), way in zip(by_way.items(), found, strict=True):
             if isinstance(way, Plan):
                 lane = self._lanes.lane(way)
                 if len(self._ways) >= PLANS_KEPT:
                     self._ways.clear()
-                self._ways[domain] = (self._now() + PLAN_S, lane)
+                self._ways[name] = (self._now() + PLAN_S, lane)
+                if not name.startswith(MOVED):
+                    self._sites.learn(name, way.site, self._now())
                 by_lane.setdefault(lane, []).extend(members)
             else:
                 self.on_result(Parcel(letter, members), [(delivery, way) for delivery in members])
@@ -379,7 +390,12 @@ class Runner:
                 return found
 
     async def _plan(self, domain: str) -> Plan | Outcome:
-        """The way to one domain; that of a gateway domain stands in the directory and nowhere else."""
+        """The way to one domain; that of a gateway domain stands in the directory and nowhere else.
+
+        Of a delivery that somebody moved it is the way to its next hop.
+        """
+        if domain.startswith(MOVED):
+            return await plan_hop(parse_next_hop(domain[len(MOVED) :], self._signposts.port), self._lookup)
         next_hop = await self._next_hop_of(domain)
         if next_hop:
             return await plan_gateway(domain, parse_next_hop(next_hop), self._signposts, self._lookup)
@@ -397,6 +413,36 @@ class Runner:
             lane.queue.clear()
             for parcel in waiting:
                 self._dispatch(parcel.letter, parcel.deliveries)
+
+    def recall(self) -> None:
+        """Somebody held, dropped or moved deliveries that workers have in hand: those that only wait here go back."""
+        self._spawn(self._recall())
+
+    async def _recall(self) -> None:
+        waiting = [delivery for lane in self._lanes.all() for parcel in lane.queue for delivery in parcel.deliveries]
+        touched: set[int] = set()
+        for start in range(0, len(waiting), ASKED_AT_ONCE):
+            part = {delivery.id: delivery for delivery in waiting[start : start + ASKED_AT_ONCE]}
+            try:
+                found = await self._letters.changed_by_hand(list(part))
+            except StoreBroken as error:
+                log.warning("what was held or moved by hand could not be read: %s", error)
+                return
+            touched.update(
+                ident
+                for ident, held, next_hop in found
+                if held or part[ident].way != (f"{MOVED}{next_hop}" if next_hop else part[ident].domain)
+            )
+        for lane in self._lanes.all() if touched else ():
+            parcels_there = list(lane.queue)
+            lane.queue.clear()
+            for parcel in parcels_there:
+                out = [delivery for delivery in parcel.deliveries if delivery.id in touched]
+                if out:
+                    parcel.deliveries = [delivery for delivery in parcel.deliveries if delivery.id not in touched]
+                    self._give_back(Parcel(parcel.letter, out))
+                if parcel.deliveries:
+                    lane.queue.append(parcel)
 
     # -- what the pool asks and tells (flow.pool.Sink) ---------------------------------------------------------------
 
@@ -474,7 +520,7 @@ class Runner:
         for delivery in parcel.deliveries:
             # Fresh mail keeps the next time it was born with; what was claimed has waited long enough already.
             due_us = max(opens_us, delivery.due_us) if parcel.letter.fresh else opens_us
-            tale.later.append(Later(delivery.id, due_us, delivery.last_reply or why))
+            tale.later.append(Later(delivery.id, due_us, delivery.last_reply or why, throttled=True))
             tale.events.append(
                 Event(
                     kind="deferred", at_us=now_us, recipient=delivery.recipient, cause=why, next_us=due_us,
@@ -606,6 +652,7 @@ class Runner:
         An attempt that is cut off is as if its host had never answered: the time of the next one stands in the store.
         """
         self._draining = True
+        self._sites.close()
         if self._claiming is not None:
             self._claiming.cancel()
         until = self._now() + grace

@@ -22,6 +22,21 @@ KIND_SMTP: Final = 0
 KIND_LOCAL: Final = 1
 """A delivery into a mailbox that could not be made inside the accepting transaction."""
 
+QUEUED: Final = 0
+DEFERRED: Final = 1
+"""A host said not now, or could not be reached."""
+THROTTLED: Final = 2
+"""A lane of ours has enough: nothing was tried."""
+HELD: Final = 3
+"""Nothing is tried before its time, or before somebody releases it."""
+DROPPED: Final = 4
+"""Somebody dropped it and may still take that back."""
+STATES: Final = ("queued", "deferred", "throttled", "held", "dropped")
+"""Why a delivery waits, by its number."""
+
+NEVER_US: Final = 1 << 62
+"""When a delivery is due that waits for a hand: after every time there is."""
+
 INLINE_BODY_MAX: Final = 64 * 1024
 """Bodies up to here stand in the database, larger ones in a file: the measured crossover is 50-100 kB."""
 
@@ -63,6 +78,10 @@ class Leg(Record, frozen=True):
     orcpt: str = ""
     warn_us: int = 0
     """From when on its sender is told that it is late; 0 for never."""
+    held: str = ""
+    """Why it is held until somebody releases it; then `due_us` is NEVER_US."""
+    left_us: int = 0
+    """The lifetime that a held one has from its release on."""
 
 
 class Allowed(Record, frozen=True):
@@ -190,6 +209,8 @@ class Due(Record, frozen=True):
     body_file: str
     last_reply: str = ""
     warn_us: int = 0
+    next_hop: str = ""
+    """Where somebody moved it to; empty for the way that DNS and configuration say."""
 
 
 class Claim(Record, frozen=True):
@@ -227,6 +248,8 @@ class Later(Record, frozen=True):
     last_reply: str
     warned: bool = False
     """The sender is told of the delay in this transaction, and not again."""
+    throttled: bool = False
+    """No host was asked: a lane of ours has enough for now."""
 
 
 class Noted(Record, frozen=True):
