@@ -1,4 +1,4 @@
-"""`postroad-sendmail`, also called `sendmail`, `mailq` and `newaliases`: the interface every Unix program knows.
+"""`postroad-sendmail`, also called `sendmail`, `mailq`, `newaliases` and `postqueue`: the interface every Unix program knows.
 
 Started for every mail, so it imports little and nothing that is not needed for the call at hand. The order is: read
 all of standard input, make mail of it, hand it to the server's socket; what the server cannot take now goes to the
@@ -77,6 +77,14 @@ def run(name: str, words: list[str], stdin: BinaryIO) -> int:
         from postroad.console.mailq import show
 
         return show(call.config)
+    if call.mode == options.QUEUE_JSON:
+        from postroad.console.mailq import show
+
+        return show(call.config, as_json=True)
+    if call.mode == options.FLUSH:
+        from postroad.console.mailq import flush
+
+        return flush(call)
     if call.mode in (options.RETRY, options.MESSAGE):
         from postroad.console.mailq import act
 

@@ -11,6 +11,7 @@ import click
 from postroad.console.cli import queue_hands
 from postroad.console.cli.exits import Trouble
 from postroad.console.cli.place import Place, place_options
+from postroad.console.cli.queue_amend import amend
 from postroad.console.cli.queue_selection import Which, selection_options
 from postroad.console.cli.show import json_option, print_json, print_rows, size_text, wall
 
@@ -43,7 +44,7 @@ def queue(ctx: click.Context) -> None:
         ctx.invoke(list_)
 
 
-for _command in queue_hands.COMMANDS:
+for _command in (*queue_hands.COMMANDS, amend):
     queue.add_command(_command)
 
 
@@ -325,9 +326,8 @@ def actions_(as_json: bool, place: Place) -> None:
 
 def _action_row(one: Action, now_us: int) -> tuple[str, ...]:
     state = "taken back" if one.undone else "can be taken back" if one.until_us > now_us else "final"
-    return (
-        str(one.number), wall(one.at_us), one.by, one.what, str(one.deliveries), one.selection, one.detail or "-", state,
-    )  # fmt: skip
+    number, deliveries, detail = str(one.number), str(one.deliveries), one.detail or "-"
+    return (number, wall(one.at_us), one.by, one.what, deliveries, one.selection, detail, state)
 
 
 def _when(due_us: int, now_us: int) -> str:

@@ -5,7 +5,6 @@ Each shows first what is meant and asks; what was shown is what is changed, and 
 
 from __future__ import annotations
 
-import sys
 import time
 from array import array
 from collections.abc import Callable
@@ -238,7 +237,7 @@ def undo(number: int | None, place: Place) -> None:
         click.echo(f"{count(passed, 'delivery has', 'deliveries have')} ended or changed since.")
 
 
-COMMANDS: Final[tuple[click.Command, ...]] = (retry, hold, release, move, drop, fail, undo)
+COMMANDS: Final[tuple[click.Command, ...]] = (retry, hold, release, move, fail, drop, undo)
 """What `console.cli.queue` adds to its group."""
 
 
@@ -328,4 +327,4 @@ def _said(doing: Doing, which: Which, touched: int, under_way: array[int], until
         click.echo(f"Until {wall(until_us)[11:]} it can be taken back: postroad queue undo {number}", err=True)
     if not touched and not under_way:
         click.echo("Nothing was changed: nothing of it could be.", err=True)
-        sys.exit(1)
+        raise click.exceptions.Exit(1)
