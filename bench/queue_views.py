@@ -2,9 +2,9 @@
 
     python bench/queue_views.py [--deliveries 1000000] [--domains 10000] [--data DIR]
 
-The rows are written into the tables directly, with the index of a real queue; 100 sites, 40 logins and 200 reasons, ages
-up to five days. Each figure is the best and the median of several calls on connections of their own, as a command makes
-them, and the least CPU time of one. `--data` keeps the folder, and uses it again when it is there.
+The rows are written into the tables directly, with the index of a real queue; 100 sites, 40 logins and 200 reasons, and
+ages up to five days. Each figure is the best and the median of several calls on connections of their own, as a command
+makes them, and the least CPU time of one. `--data` keeps the folder, and uses it again when it is there.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ import pytest
 
 from postroad.store import folder
 from postroad.store.access import open_store
+from postroad.store.actions import Act, ActionBegin, act, action_begin
 from postroad.store.client import StoreClient, UnitFailed
 from postroad.store.frames import Unframer, frame
 from postroad.store.opening import OpenStore
-from postroad.store.actions import Act, ActionBegin, act, action_begin
 from postroad.store.queue import accept, claim, record
 from postroad.store.reader import Reader
 from postroad.store.records import Claim, Done, Recorded, Refusal

@@ -227,7 +227,7 @@ def _retry_words(what: str) -> list[str]:
 def _run(config: str, words: list[str], *, nothing_is_fine: bool = False) -> int:
     import click
 
-    from postroad.console.cli.exits import NOTHING, Trouble
+    from postroad.console.cli.exits import Trouble
     from postroad.console.cli.main import postroad
 
     try:
@@ -238,4 +238,6 @@ def _run(config: str, words: list[str], *, nothing_is_fine: bool = False) -> int
         raise Failure(trouble.exit_code, trouble.format_message()) from trouble
     except click.ClickException as error:
         raise Failure(USAGE if error.exit_code == 2 else BAD_CONFIG, error.format_message()) from error
-    return status if isinstance(status, int) else OK
+    if not isinstance(status, int) or (nothing_is_fine and status == NOTHING):
+        return OK
+    return status

@@ -1,4 +1,4 @@
-"""`postroad-sendmail`, by its other names `sendmail`, `mailq`, `newaliases` and `postqueue`: what every Unix program knows.
+"""`postroad-sendmail`, which is also `sendmail`, `mailq`, `newaliases` and `postqueue`: what every Unix program knows.
 
 Started for every mail, so it imports little and nothing that is not needed for the call at hand. The order is: read
 all of standard input, make mail of it, hand it to the server's socket; what the server cannot take now goes to the
