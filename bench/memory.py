@@ -1,4 +1,4 @@
-"""What memory a worker takes: idle, per idle SMTP connection, and per transfer of a 50 MB message in each direction.
+"""What memory a worker takes: idle, per idle connection, per stranger, and per transfer of a 50 MB message each way.
 
     python bench/memory.py [--connections 2000] [--transfers 20]
 
@@ -42,6 +42,9 @@ def main() -> None:
         idle = rig.memory_kb(worker)
         rig.report("idle worker", rss_mb=mb(idle["Rss"]), pss_mb=mb(idle["Pss"]), anonymous_mb=mb(idle["Anonymous"]))
         idle_connections(server, worker, options.connections)
+        for door, port in (("SMTP", server.mx), ("IMAP", server.imap), ("POP3", server.pop3)):
+            strangers(server, f"silent stranger, {door}", port, b"", options.connections)
+            strangers(server, f"stranger with half a line of 64 kB, {door}", port, b"x" * 65_536, options.connections)
         large_messages(server, sink_port, options.transfers)
 
 
@@ -73,6 +76,30 @@ def idle_connections(server: rig.Server, worker: int, count: int) -> None:
         anonymous_kb=round((held - before) / count, 1),
         kernel_kb_both_ends=round((kernel_held - kernel) / count, 1),
     )
+
+
+def strangers(server: rig.Server, what: str, port: int, octets: bytes, count: int) -> None:
+    """Clients that have not logged in and do not go on, at a fresh worker; who is thrown out costs nothing any more."""
+    server.stop()
+    [worker] = server.start().workers
+    time.sleep(1.0)
+    before = rig.memory_kb(worker)["Anonymous"]
+
+    async def hold() -> int:
+        writers = []
+        for _ in range(count):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writers.append(writer)
+            await reader.readline()
+            writer.write(octets)
+        await asyncio.sleep(1.0)
+        held = rig.memory_kb(worker)["Anonymous"]
+        for writer in writers:
+            writer.close()
+        return held
+
+    held = asyncio.run(hold())
+    rig.report(what, connections=count, anonymous_kb=round(max(0, held - before) / count, 1))
 
 
 def kernel_kb() -> int:

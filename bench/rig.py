@@ -32,7 +32,7 @@ insecure_auth = true
 [listen]
 mx = ["127.0.0.1:{mx}"]
 submission = []
-submissions = []
+submissions = [{submissions}]
 imap = ["127.0.0.1:{imap}"]
 imaps = []
 pop3 = ["127.0.0.1:{pop3}"]
@@ -46,6 +46,7 @@ allow_private = ["127.0.0.0/8"]
 connections_per_lane = 50
 
 [limits]
+connections = 15000
 connections_per_address = 10000
 """
 
@@ -63,15 +64,16 @@ def free_port() -> int:
 class Server:
     """A server in a folder of its own: the supervisor, the store and `workers` workers."""
 
-    def __init__(self, *, workers: int, sink: int) -> None:
+    def __init__(self, *, workers: int, sink: int, tls: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="postroad-bench-", dir=os.environ.get("BENCH_DIR", "/var/tmp")))
         self.workers_wanted = workers
-        self.mx, self.imap, self.pop3, metrics = (free_port() for _ in range(4))
+        self.mx, self.imap, self.pop3, self.submissions, metrics = (free_port() for _ in range(5))
         self.config = self.folder / "postroad.toml"
         self.config.write_text(
             CONFIG.format(
                 folder=self.folder,
                 workers=workers,
+                submissions=f'"127.0.0.1:{self.submissions}"' if tls else "",
                 mx=self.mx,
                 imap=self.imap,
                 pop3=self.pop3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import signal
 import smtplib
 import socket
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-SERVICES = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "metrics")
+SERVICES = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "lmtp", "metrics")
 START_S = 20.0
 """How long a busy machine may take to start three interpreters."""
 
@@ -54,6 +55,8 @@ class LiveServer:
     config: str = ""
     domain: str = "local.test"
     environment: dict[str, str] = field(default_factory=dict)
+    files: int = 0
+    """Open files that each of its processes may have; 0: as many as this one."""
     ports: dict[str, int] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
@@ -105,6 +108,8 @@ class LiveServer:
                 start_new_session=True,
                 env=os.environ | self.environment,
             )
+            if self.files:  # its children start long after this
+                resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (self.files, self.files))
         self.wait_ready()
 
     def wait_ready(self, patience: float = START_S) -> None:

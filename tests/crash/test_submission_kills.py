@@ -17,6 +17,7 @@ import pytest
 
 from postroad.values.ids import WRITER_BITS, parse_id
 from tests.crash.scene import crash_file_of, faults
+from tests.e2e.mail import until
 from tests.live import LiveServer, free_ports, wait_gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.crash, pytest.mark.e2e]
@@ -89,6 +90,8 @@ def test_killed_between_commit_and_250_it_is_sent_once(tmp_path: Path, point: st
         with logged_in(server) as client:
             up_to_the_dot(client, message(key=key))
             pids = server.pids()
+            # The store's note of this login must not be the commit that is waited for.
+            until(lambda: rows(server, "SELECT count(*) FROM known_networks") == [(1,)])
             crash_file_of(tmp_path).write_text(f"{point} 1 all nonce")
             client.send(b".\r\n")
             with pytest.raises((smtplib.SMTPServerDisconnected, ConnectionError, socket.timeout)):

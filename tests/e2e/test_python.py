@@ -48,12 +48,33 @@ def test_smtputf8_address_in_the_header_is_delivered_as_sent(office: LiveServer,
         "From: Jürgen <jürgen@müller.test>\r\nDate: Fri, 27 Nov 2026 08:00:00 +0100\r\n"
         "Message-ID: <gruss@müller.test>\r\nSubject: Grüße\r\n\r\nroh\r\n"
     ).encode()
+    office.run("user", "grant", account, "@müller.test")
     with submission(office, account) as client:
         assert client.has_extn("smtputf8")
         assert client.sendmail("jürgen@müller.test", [account], mail, ["SMTPUTF8", "BODY=8BITMIME"]) == {}
     [raw] = arrived(office, account)
     assert raw.startswith("Return-Path: <jürgen@müller.test>\r\n".encode())
     assert raw.endswith(mail)
+
+
+def test_lmtp_answers_for_every_recipient(office: LiveServer, new_account: NewAccount) -> None:
+    one, other = new_account(), new_account()
+    office.run("user", "quota", other, "1KB")
+    content = message(one, one, "by a neighbour", "x" * 60 + "\n" + "y\n" * 1500).as_string()
+    with smtplib.LMTP("127.0.0.1", office.ports["lmtp"], timeout=20) as client:
+        refused = client.sendmail("a@sender.test", [one, other, f"nobody@{office.domain}"], content)
+    assert {address: code for address, (code, _) in refused.items()} == {other: 452, f"nobody@{office.domain}": 550}
+    [raw] = arrived(office, one)
+    assert b" with LMTP id " in raw
+    assert messages(office, other) == []
+
+
+def test_a_message_is_held_until_its_time_and_then_comes(office: LiveServer, account: str) -> None:
+    with submission(office, account) as client:
+        assert client.has_extn("futurerelease")
+        client.sendmail(account, [account], message(account, account, "later").as_string(), ["HOLDFOR=2"])
+        assert messages(office, account) == []
+    assert len(arrived(office, account)) == 1
 
 
 def test_one_refused_recipient_does_not_stop_the_other(office: LiveServer, account: str) -> None:

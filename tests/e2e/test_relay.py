@@ -102,6 +102,7 @@ def near(tmp_path_factory: pytest.TempPathFactory, dns: DnsServer, far: LiveServ
         + f'[relay]\nport = {far.ports["mx"]}\nallow_private = ["127.0.0.0/8"]\nca_file = "{far.certificate}"\n'
         + "[relay.routes]\n"
         + "".join(f'"{name}" = "127.0.0.1:{port}"\n' for name, port in SINKS.items())
+        + "[sending]\nfirst_time_recipients_per_day = 0\n"
         + f'[retry]\ndelays_s = [0.3, 0.5]\nlifetime_s = 30\n[dns]\nnameservers = ["{dns.address}"]\n'
     )
     with live_server(folder, kind=Office, config=config) as started:

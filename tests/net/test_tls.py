@@ -209,3 +209,48 @@ def test_a_new_certificate_is_a_new_end_point_and_a_broken_one_none(tmp_path: Pa
     write_pair(tmp_path, make_self_signed(["mx.dev.test"], NOW_US))
     tls.reload()
     assert tls.end_point == hashlib.sha256(der(tls.certificate.read_bytes())).digest() != first
+
+
+def test_class_e4_each_service_has_a_context_and_ticket_keys_of_its_own(tmp_path: Path) -> None:
+    tls = ServerTls(*write_pair(tmp_path, make_self_signed(["x.test"], NOW_US)))
+    assert tls.of("imaps") is tls.of("imaps")
+    assert tls.of("imaps") is not tls.of("submissions")
+    session = shaken(tls.of("imaps"), None)
+    assert shaken(tls.of("imaps"), session).session_reused
+    assert not shaken(tls.of("submissions"), session).session_reused
+
+
+def test_a_reload_reaches_every_service(tmp_path: Path) -> None:
+    certificate, key = write_pair(tmp_path, make_self_signed(["x.test"], NOW_US))
+    tls = ServerTls(certificate, key)
+    before = {name: shaken(tls.of(name), None).getpeercert(True) for name in ("mx", "imaps")}
+    write_pair(tmp_path, make_self_signed(["x.test"], NOW_US))
+    assert shaken(tls.of("imaps"), None).getpeercert(True) == before["imaps"]
+    tls.reload()
+    for name in ("mx", "imaps", "pop3s"):
+        assert shaken(tls.of(name), None).getpeercert(True) != before["mx"]
+
+
+def test_a_tls13_connection_gets_one_ticket(tmp_path: Path) -> None:
+    tls = ServerTls(*write_pair(tmp_path, make_self_signed(["x.test"], NOW_US)))
+    assert tls.of("mx").num_tickets == 1
+
+
+def shaken(context: ssl.SSLContext, like: ssl.SSLObject | None) -> ssl.SSLObject:
+    """The client's side of a handshake by TLS 1.2, whose session is whole at its end; `like` is one to resume."""
+    client_context = like.context if like is not None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if like is None:
+        client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
+        client_context.maximum_version = ssl.TLSVersion.TLSv1_2
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    client = client_context.wrap_bio(to_client, to_server, session=like.session if like is not None else None)
+    open_ends = [client, server]
+    while open_ends:
+        for end in list(open_ends):
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            open_ends.remove(end)
+    return client

@@ -19,7 +19,7 @@ from postroad.serve.conversation import Conversation
 from postroad.serve.counters import SessionCounters
 from postroad.serve.doors import smtp_sessions
 from postroad.serve.refusals import Refusals
-from postroad.serve.smtp import Service
+from postroad.serve.smtp_service import Service
 from postroad.store.records import Accept, Allowed, Refusal
 from postroad.values.clock import SystemClock
 from postroad.values.event import Event, unpack

@@ -12,15 +12,18 @@ from typing import Any
 import pytest
 import uvloop
 
-from postroad.serve.admission import Admission
+from postroad.net.tls_link import READ_OCTETS
+from postroad.serve.conversation import WRITE_HIGH_WATER
 from postroad.serve.doors import Doors, smtp_sessions, turned_away
 from postroad.serve.smtp import DRAIN_PATIENCE_S, FINAL_DOT_S
 from postroad.store.client import UnitFailed
 from postroad.store.migrate import migrate
 from postroad.store.sqlite import SqliteConnection
 from postroad.values.errors import StoreBroken, StoreFull
+from postroad.wire.smtp.limits import MachineLimits
 from tests.serve.harness import ANNA, Peer, breathe, open_house
 from tests.serve.post_office import PostOffice, ehlo, open_post_office
+from tests.serve.test_admission import admission as admission_of
 
 MESSAGE = b"Subject: hello\r\n\r\nA line\r\n"
 
@@ -80,7 +83,7 @@ Client = Callable[[tuple[str, int]], Coroutine[Any, Any, None]]
 async def left_behind(folder: Path, client: Client) -> tuple[int, int]:
     """How many connections are still counted, and watched, when ten such clients have gone."""
     office = open_office(folder)
-    admission = Admission(100, 100)
+    admission = admission_of()
     doors = Doors(
         smtp_sessions(office.service, limits=office.limits),
         admission=admission,
@@ -146,6 +149,29 @@ async def test_reading_goes_on_when_a_slow_reader_has_caught_up(office: PostOffi
     conversation.resume_writing()
     assert (await client.line()).startswith(b"500 5.5.2")
     assert (await client.ask(b"\r\nNOOP")).startswith(b"250 ")
+
+
+async def test_row_s61_replies_that_nobody_reads_stay_bounded_and_then_it_is_over(office: PostOffice) -> None:
+    office.limits = MachineLimits(junk=10**9)
+    client = await office.greeted()
+    (conversation,) = office.house.conversations
+    client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    for _ in range(300):
+        client.send(b"NOOP\r\n" * 1000)
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.05)
+    transport, reply = conversation.transport, len(b"250 2.0.0 OK\r\n")
+    # One read brings so many commands, and their replies are written together.
+    most = WRITE_HIGH_WATER + READ_OCTETS // len(b"NOOP\r\n") * reply + reply
+    assert WRITE_HIGH_WATER < transport.get_write_buffer_size() <= most
+    assert not transport.is_reading()
+    assert conversation.machine._lines.unread <= office.limits.unread + READ_OCTETS  # type: ignore[attr-defined]
+    due = conversation.due
+    assert due <= asyncio.get_running_loop().time() + office.limits.command_patience
+    conversation.check_time(due + 1)
+    conversation.check_time(conversation.due + 1)
+    await breathe()
+    assert not office.house.watch.conversations
 
 
 # -- time --------------------------------------------------------------------------------------------------------------

@@ -130,6 +130,36 @@ async def test_a_refused_command_changes_nothing(office: PostOffice, stage: str,
     assert last[:3] in (b"503", b"554")
 
 
+async def test_milters_hear_of_a_recipient_that_was_refused_before_they_were_asked(office: PostOffice) -> None:
+    heard: list[tuple[str, str]] = []
+
+    class Milter(Scripted):
+        async def refused(self, facts: Facts, reply: Reply) -> None:
+            heard.append((str(facts.recipient), reply.enhanced))
+
+    office.service.gates = make_gates(Ports(milters=Milter()))
+    client = await office.greeted()
+    assert (await client.ask(b"MAIL FROM:<a@b.test>")).startswith(b"250 ")
+    assert (await client.ask(b"RCPT TO:<nobody@example.com>")).startswith(b"550 ")
+    assert heard == [("nobody@example.com", "5.1.1")]
+
+
+async def test_policy_sees_a_submission_completed(office: PostOffice) -> None:
+    seen: list[bytes] = []
+
+    async def read(facts: Facts) -> None:
+        assert facts.content is not None
+        seen.append(facts.content.header)
+
+    judged(office, message=read)
+    client = await office.greeted("submission")
+    await log_in(client, office)
+    message = b"Subject: hi\r\nBcc: ben@example.com\r\n\r\nx\r\n"
+    assert (await send(client, message=message, sender=ANNA)).startswith(b"250 ")
+    assert b"Message-ID: <" in seen[0]
+    assert b"Bcc" not in seen[0]
+
+
 async def test_a_refused_message_leaves_nothing(office: PostOffice) -> None:
     judged(office, message=NO)
     client = await office.greeted()

@@ -24,7 +24,7 @@ from postroad.serve.supervisor import StartError, Supervisor, drop_privileges
 from postroad.store import folder
 from postroad.values.clock import SystemClock
 
-SERVICES: Final = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "local")
+SERVICES: Final = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "lmtp", "local")
 
 FILES_WANTED: Final = 65_536
 """Open files a process asks for: one per connection, and few others."""

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from postroad.app.gates import make_gates
+from postroad.app.gates import OwnSenders, make_gates, make_milters
 from postroad.flow.allowance import Allowances, allowed
 from postroad.flow.callout import Callout
 from postroad.flow.intake import Intake
@@ -22,11 +22,13 @@ from postroad.flow.runner import Runner
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
 from postroad.rules.ports import NOBODY, Ports
-from postroad.serve.admission import Admission
+from postroad.serve.admission import Admission, allowances, room_for_clients
 from postroad.serve.conversation import Watch
+from postroad.serve.conversions import Conversions
 from postroad.serve.counters import SessionCounters
 from postroad.serve.doors import Doors, MakeSession, smtp_sessions, turned_away
 from postroad.serve.fullness import Fullness
+from postroad.serve.greeting import EarlyTalkers
 from postroad.serve.hints import Hints
 from postroad.serve.imap import ImapService
 from postroad.serve.imap_watch import MailboxWatch
@@ -40,8 +42,9 @@ from postroad.serve.passwords import Passwords
 from postroad.serve.policy import UserPolicy
 from postroad.serve.pop3 import Pop3Service
 from postroad.serve.refusals import Refusals
-from postroad.serve.smtp import Service as SmtpService
+from postroad.serve.smtp_service import Service as SmtpService
 from postroad.serve.supervisor import GRACE_S
+from postroad.serve.tally import Tally
 from postroad.serve.worker import Errand, adopt, main
 from postroad.store.allowances import Spendings
 from postroad.store.client import StoreClient
@@ -55,6 +58,7 @@ from postroad.store.spool import Spool
 from postroad.store.stories import Stories
 from postroad.values.clock import SystemClock
 from postroad.values.ids import IdMaker
+from postroad.values.networks import Networks
 from postroad.wire.smtp.limits import MachineLimits
 
 
@@ -183,11 +187,21 @@ async def build_worker(errand: Errand) -> Parts:
     fullness = Fullness(spool, lambda: count_deliveries(data_dir), config.limits.queue_messages)
     watch = Watch(loop)
     counters = SessionCounters(meters)
-    share = max(1, config.limits.connections // errand.workers)
+    relay_from, proxies = config.relay.relay_from, Networks(config.listen.proxy_from)
+    world, login = allowances(config.limits)
+    admission = Admission(
+        total=config.limits.connections,
+        own=room_for_clients(),
+        world=world,
+        login=login,
+        tally=Tally(errand.tally, errand.number, errand.workers),
+        monotonic=clock.monotonic,
+        exempt=Networks((*relay_from, *config.listen.proxy_from)),
+    )
     refusals = Refusals(store=store, story=story, ids=ids, clock=clock)
-    admission = Admission(share, config.limits.connections_per_address)
     policy = UserPolicy(config.policy, meters) if config.policy.file else None
     everybody = allowed(config.sending)
+    conversions = Conversions()
     smtp = SmtpService(
         hostname=config.hostname,
         intake=intake,
@@ -199,19 +213,32 @@ async def build_worker(errand: Errand) -> Parts:
         lifecycle=lifecycle,
         tls=tls,
         clock=clock,
-        relay_networks=[ipaddress.ip_network(network) for network in config.relay.relay_from],
+        relay_networks=[ipaddress.ip_network(network) for network in relay_from],
         data_timeout_s=config.limits.data_timeout_s,
         data_rate_min=config.limits.data_rate_min,
         session_s=config.limits.session_s,
         submissions=Submissions(everybody),
+        conversions=conversions,
+        hide_clients=config.sending.hide_client,
         full=fullness,
-        gates=make_gates(Ports(allowances=Allowances(Spendings(reader), everybody, clock), policy=policy or NOBODY)),
+        gates=make_gates(
+            Ports(
+                senders=OwnSenders(directory, config.recipient_delimiter),
+                allowances=Allowances(Spendings(reader), everybody, clock),
+                milters=make_milters(config, clock),
+                policy=policy or NOBODY,
+            )
+        ),
+        account=directory.account,
+        early=EarlyTalkers(config.limits.greeting_wait_s, clock.monotonic, Networks(relay_from)),
+        tarpit=config.limits.tarpit,
     )
     limits = MachineLimits(
         size=config.limits.message_size,
         recipients=config.limits.recipients,
         command_patience=config.limits.command_timeout_s,
     )
+    speakers = Networks(config.listen.xclient_from)
     senders = SenderRules(config.hostname, config.local.trusted_users, config.local.senders)
     pop3 = Pop3Service(
         mailstore=Mailstore(store, reader, spool),
@@ -250,12 +277,17 @@ async def build_worker(errand: Errand) -> Parts:
         "imaps": imap.session,
     }
     doors = Doors(
-        {**smtp_sessions(smtp, limits=limits), **local_sessions(smtp, limits=limits, rules=senders), **mail_sessions},
+        {
+            **smtp_sessions(smtp, limits=limits, speakers=speakers, hold_s=config.sending.future_release_s),
+            **local_sessions(smtp, limits=limits, rules=senders),
+            **mail_sessions,
+        },
         admission=admission,
         counters=counters,
         watch=watch,
         tls=tls,
         turn_away=turned_away(),
+        proxies=proxies,
     )
     fullness.start()
     mailbox_watch.start()

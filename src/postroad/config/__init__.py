@@ -33,6 +33,12 @@ class Listen(Section, frozen=True):
     pop3s: tuple[str, ...] = (":995",)
     local: tuple[str, ...] = ()
     """Paths of unix sockets for programs on this machine (`postroad-sendmail`)."""
+    proxy_from: tuple[str, ...] = ()
+    """Networks of proxies, whose connections must begin with a PROXY header that names the client."""
+    xclient_from: tuple[str, ...] = ()
+    """Networks of SMTP proxies that may name the client by XCLIENT."""
+    lmtp: tuple[str, ...] = ()
+    """Addresses or paths of unix sockets where neighbours deliver to our mailboxes (RFC 2033)."""
     metrics: str = "127.0.0.1:9925"
     """Prometheus page; empty: not offered."""
 
@@ -76,6 +82,20 @@ class Local(Section, frozen=True):
     """More senders of a user: {"www-data" = "shop@example.org @shop.example.org"}."""
 
 
+class Milter(Section, frozen=True):
+    """Mail filters of others that speak the milter protocol: docs/milters.md."""
+
+    mx: tuple[str, ...] = ()
+    """Asked in this order about mail from the world: "inet:host:port" or "unix:/path"."""
+    submission: tuple[str, ...] = ()
+    """Asked about mail from our users: `submission`, `submissions` and `local`."""
+    on_failure: str = "tempfail"
+    """What becomes of a message about which a milter could not be asked: "tempfail", "accept" or "reject"."""
+    timeout_connect_s: Seconds = 10.0
+    timeout_command_s: Seconds = 20.0
+    timeout_content_s: Seconds = 20.0
+
+
 class Relay(Section, frozen=True):
     """How mail for other domains leaves, and who may hand it in without a login."""
 
@@ -109,6 +129,10 @@ class Sending(Section, frozen=True):
     first_time_recipients_per_day: Allowance = 200
     """Recipients that the account has never sent to."""
     recipients_per_message: Allowance = 200
+    future_release_s: Annotated[int, Meta(ge=0, le=999_999_999)] = 30 * 86400
+    """How long a client may have us hold a message (RFC 4865); 0: not offered."""
+    hide_client: bool = False
+    """Received lines of users' mail do not say from where it was submitted."""
 
 
 class Retry(Section, frozen=True):
@@ -148,7 +172,20 @@ class Limits(Section, frozen=True):
     """RFC 5321 section 4.5.3.1.8: at least 100 MUST be accepted."""
     hops: Count = 50
     connections: Count = 10_000
-    connections_per_address: Count = 200
+    connections_per_address: Count = 500
+    """At the doors for users: one address, or /64 of IPv6, can be a whole office."""
+    connections_per_network: Count = 2000
+    """The same for a /24, or /48 of IPv6."""
+    connections_per_minute: Count = 1200
+    """The same for new connections of one address."""
+    mx_per_address: Count = 20
+    """At the door for the world."""
+    mx_per_network: Count = 100
+    mx_per_minute: Count = 300
+    greeting_wait_s: Annotated[float, Meta(ge=0, le=30)] = 1.0
+    """How long a client the MX has not met waits for its greeting; 0: not at all."""
+    tarpit: bool = True
+    """Hold back the replies to errors of strangers."""
     command_timeout_s: Seconds = 300
     """RFC 5321 section 4.5.3.2.7."""
     data_timeout_s: Seconds = 600
@@ -185,6 +222,7 @@ class Config(Section, frozen=True):
     tls: Tls = Tls()
     acme: Acme = Acme()
     local: Local = Local()
+    milter: Milter = Milter()
     relay: Relay = Relay()
     sending: Sending = Sending()
     retry: Retry = Retry()

@@ -54,6 +54,39 @@ def parse_nameserver(text: str) -> Endpoint:
     return endpoint
 
 
+class MilterPlace(NamedTuple):
+    """Where a milter listens: the path of a unix socket, or a host and a port."""
+
+    path: str
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"inet:{Endpoint(self.host, self.port)}"
+
+
+def parse_milter(text: str) -> MilterPlace:
+    """The place of a milter as Postfix writes it: "inet:host:port", "inet6:[::1]:port", "unix:/path" or "local:/path".
+
+    Raises ValueError whose text says what is wrong and how to write it.
+    """
+    kind, colon, rest = text.strip().partition(":")
+    if kind in ("unix", "local") and colon:
+        if not rest.startswith("/") or "\0" in rest:
+            raise ValueError(f'"{text}" has no absolute path. Write it as "unix:/run/opendkim/opendkim.sock"')
+        return MilterPlace(rest)
+    if kind not in ("inet", "inet6") or not colon:
+        raise ValueError(f'"{text}" does not say what it is. Write it as "inet:127.0.0.1:8891" or "unix:/path"')
+    port, at, host = rest.partition("@")
+    if at:
+        raise ValueError(f'"{text}" is in the order of sendmail. Write it as "{kind}:{host or "127.0.0.1"}:{port}"')
+    try:
+        endpoint = parse_endpoint(rest)
+    except ValueError as error:
+        raise ValueError(f'{str(error).partition(". ")[0]}. Write it as "inet:127.0.0.1:8891"') from None
+    return MilterPlace("", endpoint.host, endpoint.port)
+
+
 def is_address(text: str) -> bool:
     """Whether the text is an IPv4 or IPv6 address."""
     try:

@@ -12,12 +12,13 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from postroad.config import Config, Retry
+from postroad.config import Config, Limits, Retry
 from postroad.config.endpoints import (
     Endpoint,
     is_address,
     is_hostname,
     parse_endpoint,
+    parse_milter,
     parse_nameserver,
 )
 from postroad.config.problems import Complaint, closest
@@ -37,9 +38,12 @@ SERVICES: Final = {
 LOGIN_SERVICES: Final = ("submission", "imap", "pop3")
 """Services that meet passwords before TLS, when `insecure_auth` lets them."""
 
-_USUAL_PORTS: Final = SERVICES | {"metrics": 9925, "http": 80, "alpn": 443}
+_USUAL_PORTS: Final = SERVICES | {"lmtp": 24, "metrics": 9925, "http": 80, "alpn": 443}
 
 LOG_FORMATS: Final = ("auto", "text", "json")
+MILTER_FAILURES: Final = ("tempfail", "accept", "reject")
+MILTER_PATIENCE_S: Final = 20.0
+"""A command is answered within 30 s, for the reason of RFC 1047, and others need some of them too."""
 UNDECIDED: Final = ("defer", "accept")
 POLICY_MOST_S: Final = 10.0
 """A policy that may take longer would use up what a final dot may take, which other checks need too."""
@@ -105,7 +109,16 @@ def _listen(config: Config) -> Iterator[Complaint]:
     for name in ("http", "alpn") if config.acme.names else ():
         if getattr(config.acme, name):
             yield from _one_listener(("acme", name), getattr(config.acme, name), taken)
-    if not any(getattr(config.listen, service) for service in SERVICES):
+    for text in config.listen.lmtp:
+        if text.startswith("/"):
+            yield from _socket(("listen", "lmtp"), text, "lmtp.sock")
+            continue
+        yield from _one_listener(("listen", "lmtp"), text, taken)
+        if not _loopback(_host(text)):
+            what = f"{text} delivers to every mailbox without a login, to whomever reaches it"
+            fix = 'Write a path, or "127.0.0.1:24", unless a firewall stands before it'
+            yield Complaint(("listen", "lmtp"), what, fix, fatal=False)
+    if not any(getattr(config.listen, service) for service in (*SERVICES, "lmtp")):
         yield Complaint(("listen",), "no service is offered at all", 'Give at least one an address: mx = [":25"]')
 
 
@@ -128,6 +141,31 @@ def _one_listener(path: tuple[str, str], text: str, taken: dict[Endpoint, str]) 
     if path[1] == "metrics" and not _loopback(place.host):
         what = f"{text} shows the figures of this server to the network"
         yield Complaint(path, what, f'Write "127.0.0.1:{place.port}" unless a firewall stands before it', fatal=False)
+
+
+def _proxies(config: Config) -> Iterator[Complaint]:
+    """Who is believed about clients is listed by name, never the whole world."""
+    for name in ("proxy_from", "xclient_from"):
+        path = ("listen", name)
+        for text in getattr(config.listen, name):
+            wrong = _network(path, text)
+            if wrong:
+                yield wrong
+            elif ipaddress.ip_network(text).prefixlen == 0:
+                what = f'"{text}" believes the whole world about who it is'
+                yield Complaint(path, what, "Name the addresses of your proxies only")
+    yield from _proxies_that_relay(config)
+
+
+def _proxies_that_relay(config: Config) -> Iterator[Complaint]:
+    for text in config.listen.proxy_from:
+        for other in config.relay.relay_from:
+            if _network(("listen", "proxy_from"), text) or _network(("relay", "relay_from"), other):
+                continue
+            proxy, relay = ipaddress.ip_network(text), ipaddress.ip_network(other)
+            if proxy.version == relay.version and proxy.overlaps(relay):
+                what = f'"{text}" is also in relay.relay_from: a client that the proxy cannot name may relay'
+                yield Complaint(("listen", "proxy_from"), what, "Keep proxies out of relay.relay_from", fatal=False)
 
 
 def _passwords(config: Config) -> Iterator[Complaint]:
@@ -209,15 +247,19 @@ def _authority(config: Config) -> Iterator[Complaint]:
             yield Complaint(("acme", have), f"acme.{lack} is missing", "Write both, or neither without such an account")
 
 
+def _socket(path: tuple[str, str], text: str, example: str) -> Iterator[Complaint]:
+    if not text.startswith("/") or "\0" in text:
+        fix = f'Write it as "/run/postroad/{example}"'
+        yield Complaint(path, f'"{text}" is not the path of a unix socket', fix)
+    elif len(os.fsencode(text)) > SOCKET_PATH_MAX:
+        what = f'"{text}" is longer than the {SOCKET_PATH_MAX} octets that a unix socket may have'
+        yield Complaint(path, what, f'Write a shorter one, such as "/run/postroad/{example}"')
+
+
 def _local(config: Config) -> Iterator[Complaint]:
     """Paths that can be a socket and a folder, and grants that name addresses."""
     for text in config.listen.local:
-        if not text.startswith("/") or "\0" in text:
-            fix = 'Write it as "/run/postroad/submit.sock"'
-            yield Complaint(("listen", "local"), f'"{text}" is not the path of a unix socket', fix)
-        elif len(os.fsencode(text)) > SOCKET_PATH_MAX:
-            what = f'"{text}" is longer than the {SOCKET_PATH_MAX} octets that a unix socket may have'
-            yield Complaint(("listen", "local"), what, 'Write a shorter one, such as "/run/postroad/submit.sock"')
+        yield from _socket(("listen", "local"), text, "submit.sock")
     maildrop = config.local.maildrop
     if maildrop and (not maildrop.startswith("/") or "\0" in maildrop):
         fix = 'Write it as "/var/spool/postroad/maildrop"'
@@ -230,6 +272,31 @@ def _local(config: Config) -> Iterator[Complaint]:
                 what = f'"{word}" is neither an address nor "@" and a domain'
                 fix = 'Write them as "shop@example.org @shop.example.org"'
                 yield Complaint(("local", "senders", user), what, fix)
+
+
+def _milter(config: Config) -> Iterator[Complaint]:
+    """Places that can be called, and patience that ends before the client's."""
+    milter = config.milter
+    for name in ("mx", "submission"):
+        seen: set[str] = set()
+        for text in getattr(milter, name):
+            try:
+                place = str(parse_milter(text))
+            except ValueError as error:
+                yield _said(("milter", name), error)
+                continue
+            if place in seen:
+                yield Complaint(("milter", name), f"{text} stands there twice", "Name each milter once")
+            seen.add(place)
+    if milter.on_failure not in MILTER_FAILURES:
+        meant = closest(milter.on_failure, MILTER_FAILURES)
+        fix = f'Did you mean "{meant}"?' if meant else 'Write "tempfail", "accept" or "reject"'
+        yield Complaint(("milter", "on_failure"), f'"{milter.on_failure}" is no way to go on', fix)
+    for name in ("timeout_connect_s", "timeout_command_s", "timeout_content_s"):
+        seconds = getattr(milter, name)
+        if seconds > MILTER_PATIENCE_S:
+            what = f"{seconds:g} s is longer than a client is kept waiting for the answer to one command"
+            yield Complaint(("milter", name), what, f"Write {MILTER_PATIENCE_S:g} or less")
 
 
 def _who_may_relay(config: Config) -> Iterator[Complaint]:
@@ -325,9 +392,16 @@ def _dns(config: Config) -> Iterator[Complaint]:
 def _limits(config: Config) -> Iterator[Complaint]:
     """Limits that contradict each other, and those below what the protocols ask for."""
     limits = config.limits
-    if limits.connections_per_address > limits.connections:
-        what = f"{limits.connections_per_address} is more than limits.connections ({limits.connections})"
-        yield Complaint(("limits", "connections_per_address"), what, f"Write {limits.connections} or less")
+    for name in ("connections_per_address", "connections_per_network", "mx_per_address", "mx_per_network"):
+        value = getattr(limits, name)
+        if value > limits.connections and value != getattr(Limits(), name):
+            what = f"{value} is more than limits.connections ({limits.connections})"
+            yield Complaint(("limits", name), what, f"Write {limits.connections} or less")
+    for near, wide in (("connections_per_address", "connections_per_network"), ("mx_per_address", "mx_per_network")):
+        value, network = getattr(limits, near), getattr(limits, wide)
+        if value > network != getattr(Limits(), wide):
+            what = f"{network} is less than limits.{near} ({value}), which is for a part of it"
+            yield Complaint(("limits", wide), what, f"Write {value} or more")
     if limits.session_s < limits.data_timeout_s:
         what = f"a session would end after {limits.session_s:g} s, before one message may ({limits.data_timeout_s:g} s)"
         yield Complaint(("limits", "session_s"), what, f"Write {limits.data_timeout_s:g} or more")
@@ -392,8 +466,10 @@ RULES: Final[tuple[Rule, ...]] = (
     _delimiter,
     _passwords,
     _listen,
+    _proxies,
     _tls,
     _local,
+    _milter,
     _acme,
     _who_may_relay,
     _next_hops,

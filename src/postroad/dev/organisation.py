@@ -346,6 +346,10 @@ class Reception:
         self.machine.close_with(GOING_DOWN)
         self._wire.turn_soon()
 
+    def penalty_s(self) -> float:
+        """Nothing is held back here."""
+        return 0.0
+
     def deadline(self, now: float) -> float:
         """As long as the machine is patient."""
         return now + self.machine.patience

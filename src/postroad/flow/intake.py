@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Final, Protocol
 
@@ -23,7 +23,7 @@ from postroad.flow.local import delivered_before
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.records import NEVER_US, Accept, Accepted, Copy, Leg, Sending
+from postroad.store.records import FILED, NEVER_US, Accept, Accepted, Copy, Leg, Sending
 from postroad.values.envelope import Envelope
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
@@ -58,14 +58,20 @@ class Arrival:
     login: str = ""
     user: str = ""
     """Who on this machine handed it in, where the kernel said so: "uid 1000 (anna)"."""
+    via: str = ""
+    """Address of the proxy that passed the client on."""
     hidden: bool = False
     """The Received line does not say where it came from; the journal does."""
     doubts: tuple[tuple[str, str], ...] = ()
     """Checks that could not tell and held nothing up: stable word, and what was found."""
     discarded: str = ""
     """Why nobody gets it although it is acknowledged."""
+    answered: bool = False
+    """The client hears of every recipient by itself, so nothing waits for a mailbox that is full."""
     quarantine: str = ""
     """Why it is held until somebody releases it, instead of delivered."""
+    above: bytes = b""
+    """Fields that go above our Received line, each with its CRLF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,8 @@ class Taken:
 
     id: int
     size: int
+    unfiled: dict[tuple[int, str], int] = field(default_factory=dict)
+    """Where every recipient is answered: accounts and mailboxes whose copy could not be filed, and the store's word."""
     repeated: bool = False
     """It was ours before: this was the same submission again."""
 
@@ -163,7 +171,7 @@ class Intake:
             return refusal
         now_us = self._clock.wall_us()
         ident = ident or self._ids.make(now_us)
-        received = self._received(ident, now_us, envelope, arrival)
+        received = arrival.above + self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
         sending = submission.sending(self._repetition(now_us, arrival)) if submission is not None else None
         content = (received + header, body, body_file, size)
@@ -182,7 +190,7 @@ class Intake:
             self._at_once.note(accept)
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
-        return Taken(ident, size)
+        return Taken(ident, size, unfiled(accept, accepted) if arrival.answered else {})
 
     def _instead(self, accepted: Accepted, sending: Sending, size: int) -> Taken | Reply:
         """The answer to a submission that was not stored."""
@@ -255,6 +263,7 @@ class Intake:
             envid=envelope.envid,
             login=arrival.login,
             sending=sending,
+            answered=arrival.answered,
         )
 
     def _copies(self, destinations: Destinations, sender: str, warn_us: int) -> list[Copy]:
@@ -357,7 +366,8 @@ class Intake:
         peer = arrival.peer
         # RFC 5321 section 4.1.3: an address literal of IPv6 says so.
         literal = f"IPv6:{peer}" if ":" in peer else peer
-        who = f"from {host_word(arrival.helo)} ([{literal}])\r\n\t" if peer and not arrival.hidden else ""
+        via = f" (via {arrival.via})" if arrival.via and arrival.via != peer else ""
+        who = f"from {host_word(arrival.helo)} ([{literal}]){via}\r\n\t" if peer and not arrival.hidden else ""
         tls = f"\r\n\t({arrival.tls})" if arrival.tls else f"\r\n\t(by {arrival.user})" if arrival.user else ""
         recipients = envelope.recipients
         whom = f"\r\n\tfor <{recipients[0].address}>" if len(recipients) == 1 else ""
@@ -371,6 +381,12 @@ class Intake:
         if self._date[0] != second:
             self._date = (second, formatdate(second, localtime=True))
         return self._date[1]
+
+
+def unfiled(accept: Accept, accepted: Accepted) -> dict[tuple[int, str], int]:
+    """Accounts and mailboxes whose copies the store did not file and did not leave open either."""
+    left = zip(accept.copies, accepted.copies, accepted.legs, strict=True)
+    return {(copy.account, copy.mailbox): outcome for copy, outcome, leg in left if outcome != FILED and not leg}
 
 
 def host_word(helo: str) -> str:
@@ -404,7 +420,9 @@ def who_text(arrival: Arrival) -> str:
 
 def where_text(arrival: Arrival) -> str:
     """From where, and how the connection was protected."""
-    return f"{client_text(arrival.helo, arrival.peer)} {arrival.tls or arrival.user}".strip()
+    via = f"via {literal(arrival.via)}" if arrival.via else ""
+    words = (client_text(arrival.helo, arrival.peer), via, arrival.tls or arrival.user)
+    return " ".join(word for word in words if word)
 
 
 def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: Destinations) -> str:

@@ -221,6 +221,19 @@ async def _connected(connecting: Awaitable[tuple[asyncio.Transport, Link]], pati
     return link
 
 
+async def dial_unix(path: str, *, patience: float) -> Link:
+    """Connects to a unix socket. Raises Unreachable."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(patience):
+            _, link = await loop.create_unix_connection(lambda: Link(loop), path)
+    except TimeoutError:
+        raise Unreachable(f"timeout after {patience:g} s") from None
+    except OSError as error:
+        raise Unreachable(words_of(error)) from None
+    return link
+
+
 def words_of(error: BaseException) -> str:
     """An operating system's error in plain lower-case words: "connection refused", "no route to host"."""
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:

@@ -27,6 +27,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 SERVER_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """RFC 9325 section 4.2 for TLS 1.2; those of TLS 1.3 are fixed."""
 
+TICKETS: Final = 1
+"""Session tickets of one TLS 1.3 connection: mail clients make one connection after another, so each brings the ticket
+of the next. OpenSSL's two are for browsers, and each costs 17 of 190 us of a handshake."""
+
 OPPORTUNISTIC_CIPHERS: Final = "HIGH:!aNULL:!MD5:!3DES:@SECLEVEL=1"
 """Without verification the choice is between weak encryption and none (RFC 7435), so more is taken than is offered."""
 
@@ -38,32 +42,55 @@ VERIFIED_MAX: Final = 10_000
 
 
 class ServerTls:
-    """The context of our listeners, and its certificate files.
+    """The contexts of our listeners, one for each service, and their certificate files.
 
-    Raises OSError or ssl.SSLError (also ValueError for an encrypted key) when they cannot be used.
+    A context makes the keys of its own session tickets, so a session that began at one service cannot be resumed at
+    another, where other rules hold (Postfix 20260805). Raises OSError or ssl.SSLError (also ValueError for an encrypted
+    key) when the files cannot be used.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self.certificate = certificate
         self.key = key
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers(SERVER_CIPHERS)
-        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-        self.context = context
+        self._contexts: dict[str, ssl.SSLContext] = {}
         self.end_point = b""
         """What a login over a connection made from now on is bound to (`end_point_of`); empty when it cannot be."""
         self.reload()
 
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context of a server that has one service only."""
+        return self.of("")
+
+    def of(self, service: str) -> ssl.SSLContext:
+        """The context of a service; always the same one for the same name."""
+        context = self._contexts.get(service)
+        if context is None:
+            context = server_context()
+            context.load_cert_chain(self.certificate, self.key, password=_no_password)
+            self._contexts[service] = context
+        return context
+
     def reload(self) -> None:
         """Reads the files again: connections made from now on get the new certificate, living ones keep theirs.
 
-        The pair is tried out first, so a broken one leaves the old in use. Raises like the constructor.
+        The pair is tried out first, so a broken one leaves the old in use everywhere. Raises like the constructor.
         """
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key, password=_no_password)
         end_point = _end_point_in(self.certificate.read_bytes())
-        self.context.load_cert_chain(self.certificate, self.key, password=_no_password)
+        for context in self._contexts.values():
+            context.load_cert_chain(self.certificate, self.key, password=_no_password)
         self.end_point = end_point
+
+
+def server_context() -> ssl.SSLContext:
+    """A context for accepted connections, as RFC 9325 wants it, without a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(SERVER_CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.num_tickets = TICKETS
+    return context
 
 
 def _end_point_in(pem: bytes) -> bytes:

@@ -110,6 +110,7 @@ def merged(one: Changes, other: Changes) -> Changes:
     later_sender = other.sender is not None or other.null_sender
     return Changes(
         header=other.header if other.header is not None else one.header,
+        above=other.above + one.above,
         body=other.body if other.body is not None else one.body,
         sender=other.sender if later_sender else one.sender,
         null_sender=other.null_sender if later_sender else one.null_sender,

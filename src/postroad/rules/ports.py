@@ -46,6 +46,14 @@ class Judge(Protocol):
         ...
 
 
+class Milters(Judge, Protocol):
+    """Milters hear of recipients too that others have refused."""
+
+    async def refused(self, facts: Facts, reply: Reply) -> None:
+        """Tells them of one; never raises."""
+        ...
+
+
 class Nobody:
     """Stands in every port that nobody is behind; rules that need it are left out of a gate."""
 
@@ -56,6 +64,9 @@ class Nobody:
     async def may_send_as(self, account: int, address: Address) -> bool:
         """Nobody objects."""
         return True
+
+    async def refused(self, facts: Facts, reply: Reply) -> None:
+        """Nobody listens."""
 
     def ended(self, session: int) -> None:
         """Nothing was kept."""
@@ -70,7 +81,7 @@ class Ports:
 
     senders: Senders = NOBODY
     allowances: Allowances = NOBODY
-    milters: Judge = NOBODY
+    milters: Milters = NOBODY
     policy: Judge = NOBODY
 
     def ended(self, session: int) -> None:

@@ -11,6 +11,9 @@ WORDS: Final = {
     # the session
     "protocol": "a command or a message broke the protocol",
     "too many connections": "too many connections from one address or network, or altogether",
+    "too many new connections": "too many connections were begun within a minute",
+    "too busy": "all connections that are held at once are taken",
+    "going down": "the server is being stopped or started again",
     "talked before the greeting": "the client spoke before it was greeted, as programs do that only send spam",
     "tls handshake": "TLS could not be agreed on",
     "answer overdue": "our own work took longer than a client waits; nothing was acknowledged",
@@ -18,10 +21,13 @@ WORDS: Final = {
     "store broken": "the message could not be made safe on disk",
     "content refused": "the content is larger than is taken, or a line of it is",
     "nobody left": "policy took all recipients out of the message",
+    "not convertible": "binary content that could not be made into ordinary mail",
     "message refused": "the message runs in a circle or its header is too large",
     # logins
     "login required": "this door takes mail from users only",
     "wrong password": "user name or password are wrong",
+    "login not well formed": "what the client sent is no login by the mechanism it chose",
+    "unknown login": "a proxy named a login by XCLIENT that nobody here has",
     "logins busy": "more logins were under way than can be proved at once",
     # recipients
     "relay refused": "the recipient is elsewhere and the client may not send there through us",
@@ -54,6 +60,10 @@ WORDS: Final = {
     "policy not running": "policy.py could not be loaded, or is being started again after it ended at once",
     # form
     "no header": "the message has no header field at all",
+    # milters
+    "milter refused": "a mail filter of this server refused the client, the sender, the recipient or the message",
+    "milter deferred": "a mail filter of this server asked to come back later, as greylisting does",
+    "milter failed": "a mail filter could not be asked: it is not there, is silent, hung up or broke the protocol",
     # checks in general
     "check failed": "a check broke down; nothing was decided by it",
 }

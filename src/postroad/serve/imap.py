@@ -104,7 +104,7 @@ async def start_tls(session: ImapSession, command: on.StartTls) -> None:
     session.machine.begin_tls()
     session.end_point = session.service.tls.end_point
     try:
-        await session.wire.start_tls(session.service.tls.context)
+        await session.wire.start_tls(session.service.tls.of("imap"))
     except OSError as error:
         raise ConnectionResetError(f"TLS handshake failed: {error}") from None
     session.machine.tls_started()

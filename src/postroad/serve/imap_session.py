@@ -120,6 +120,10 @@ class ImapSession:
             if self._lost:
                 self._let_go()
 
+    def penalty_s(self) -> float:
+        """Nothing is held back here: the machine ends a session after a few errors."""
+        return 0.0
+
     def deadline(self, now: float) -> float:
         """Counted from what the client said last, not from what it was told: news keep no dead client alive."""
         if self._active:

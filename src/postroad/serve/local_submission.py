@@ -19,7 +19,8 @@ from postroad.flow.submission import Submission, local_submission
 from postroad.net.unix_listen import peer_uid
 from postroad.serve.conversation import Conversation, Session
 from postroad.serve.logs import log_line
-from postroad.serve.smtp import Service, SmtpSession
+from postroad.serve.smtp import SmtpSession
+from postroad.serve.smtp_service import Service
 from postroad.serve.smtp_transaction import Transaction
 from postroad.wire.smtp import events as on
 from postroad.wire.smtp.extensions import Door

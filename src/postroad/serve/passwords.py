@@ -15,7 +15,7 @@ import hmac
 import os
 import stringprep
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from hashlib import blake2b, pbkdf2_hmac, sha256
@@ -25,7 +25,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.low_level import Type
 
-from postroad.store.account_records import Credential
+from postroad.store.account_records import Account, Credential
 from postroad.values.address import Address, AddressError
 from postroad.values.ports import Clock
 
@@ -218,6 +218,13 @@ class Passwords:
     def close(self) -> None:
         """Ends the pool; proofs that have not begun are dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def known_login(find: Callable[[str], Awaitable[Account | None]] | None, login: str | None) -> Account | None:
+    """The account of a login that was proved elsewhere; None when nobody here has it, or it is disabled."""
+    key = login_key(login) if login else ""
+    account = await find(key) if find is not None and key else None
+    return None if account is None or account.disabled else account
 
 
 def app_password_digest(prepared: str) -> bytes:

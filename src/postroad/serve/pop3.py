@@ -109,6 +109,10 @@ class Pop3Session:
         """Carry out one event and answer it."""
         await HANDLERS[type(event)](self, event)
 
+    def penalty_s(self) -> float:
+        """Nothing is held back here: the machine ends a session after a few errors."""
+        return 0.0
+
     def deadline(self, now: float) -> float:
         """A stranger gets the machine's patience, a client that logged in the configured one."""
         return now + (self._service.idle_s if self.machine.logged_in else self.machine.patience)
@@ -138,7 +142,7 @@ class Pop3Session:
         self.machine.begin_tls()
         self._end_point = self._service.tls.end_point
         try:
-            await self._wire.start_tls(self._service.tls.context)
+            await self._wire.start_tls(self._service.tls.of("pop3"))
         except OSError as error:
             raise ConnectionResetError(f"TLS handshake failed: {error}") from None
         self.machine.tls_started()

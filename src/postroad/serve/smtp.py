@@ -7,34 +7,32 @@ next (Postfix 20260724, Exim CVE-2020-28019).
 
 from __future__ import annotations
 
-import ipaddress
-import itertools
+import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, Final
 
-from postroad.flow.intake import Arrival, Intake
-from postroad.flow.local import Planner
-from postroad.flow.submission import Submission, Submissions
-from postroad.net.tls import ServerTls
+from postroad.flow.dsn import without_success
+from postroad.flow.intake import Arrival
+from postroad.flow.submission import Submission
 from postroad.rules.gate import Gate
 from postroad.serve.admission import GOING_DOWN
 from postroad.serve.conversation import Conversation
-from postroad.serve.counters import SessionCounters
-from postroad.serve.lifecycle import Lifecycle
-from postroad.serve.logins import LoggedIn, Logins, Trouble
+from postroad.serve.greeting import EarlyTalkers
+from postroad.serve.logins import LoggedIn, Trouble
 from postroad.serve.logs import log_line
-from postroad.serve.refusals import Refusals
 from postroad.serve.sasl_exchange import Circumstances
 from postroad.serve.smtp_login import CHALLENGE, SmtpLogin
-from postroad.serve.smtp_message import keep
-from postroad.serve.smtp_transaction import Transaction
-from postroad.store.spool import Spool
+from postroad.serve.smtp_message import Kept, keep
+from postroad.serve.smtp_service import Service
+from postroad.serve.smtp_transaction import Planned, Transaction
+from postroad.serve.smtp_xclient import speak_for
+from postroad.serve.tarpit import hold_s, pays
+from postroad.store.account_records import Account
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.facts import Content, Facts, Stage
-from postroad.values.ports import Clock
 from postroad.values.reply import Reply
 from postroad.values.verdict import Ruling, Verdict
 from postroad.wire.smtp import events as on
@@ -77,68 +75,13 @@ NOT_DURABLE: Final = Reply(451, "4.3.0", "The message could not be made safe on 
 OVERDUE: Final = Reply(421, "4.3.0", "This takes too long here: the storage does not answer. Please retry later.")
 
 
-@dataclass(slots=True)
-class Gates:
-    """Who is asked about mail: one list of rules for the world, one for our own users."""
-
-    inbound: Gate
-    submission: Gate
-    ended: Callable[[int], None] = lambda session: None
-    """Told the number of each session that is over."""
-
-
-@dataclass(slots=True)
-class Service:
-    """Everything that the SMTP sessions of one worker share."""
-
-    hostname: str
-    intake: Intake
-    planner: Planner
-    logins: Logins
-    spool: Spool
-    refusals: Refusals
-    counters: SessionCounters
-    lifecycle: Lifecycle
-    tls: ServerTls
-    clock: Clock
-    relay_networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]
-    data_timeout_s: float
-    data_rate_min: int
-    session_s: float
-    submissions: Submissions
-    full: Callable[[int], Reply | None]
-    """Says early that there is no room for a message of this size (disk, queue, drafts)."""
-    gates: Gates
-    hide_clients: bool = False
-    """Received lines of users' mail do not name the address it came from."""
-    relayers: dict[str, bool] = field(default_factory=dict)
-    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    """Numbers sessions for those who keep something for one."""
-
-    def may_relay(self, peer: str) -> bool:
-        """Whether an address may relay without a login; remembered per address."""
-        known = self.relayers.get(peer)
-        if known is None:
-            if len(self.relayers) > 10_000:
-                self.relayers.clear()
-            known = self.relayers[peer] = self._in_networks(peer)
-        return known
-
-    def _in_networks(self, peer: str) -> bool:
-        try:
-            address = ipaddress.ip_address(peer.partition("%")[0])
-        except ValueError:
-            return False
-        mapped = getattr(address, "ipv4_mapped", None)
-        return any((mapped or address) in network for network in self.relay_networks)
-
-
 class SmtpSession:
     """One client at one of our doors (mx, submission, submissions)."""
 
     __slots__ = (
         "_account",
         "_auth",
+        "_client",
         "_doubts",
         "_draining",
         "_end_point",
@@ -147,6 +90,7 @@ class SmtpSession:
         "_mechanism",
         "_number",
         "_opened",
+        "_paid",
         "_transaction",
         "_wire",
         "door",
@@ -173,6 +117,8 @@ class SmtpSession:
         self._opened = service.clock.monotonic()
         self._draining = False
         self._line_since = 0.0
+        self._paid = 0
+        self._client: on.XClient | None = None
         wire.work_s = FINAL_DOT_S
 
     # -- for the driver ----------------------------------------------------------------------------------------------
@@ -180,21 +126,49 @@ class SmtpSession:
     def opened(self) -> Coroutine[Any, Any, None] | None:
         """Greet (RFC 5321 section 4.3.1), with no product and no version; or what has to be done first."""
         self.service.counters.session_opened(self.door)
+        early = self.service.early
+        if early is not None and self.door == "mx" and (seconds := early.wait_s(self._wire.peer)):
+            return self._let_wait(early, seconds)
         if self.gate.asks(Stage.CONNECT):
             return self._welcome()
-        self._greet()
+        self.machine.greet(self._greeting())
         return None
 
-    async def _welcome(self) -> None:
-        verdict = await self.ask(Stage.CONNECT)
-        if verdict.say is None:
-            self._greet()
-        elif not self.machine.closed:
-            # RFC 5321 section 3.1: a server that is of no service to a client greets it with 554.
-            self.machine.greet(self.refused(verdict.say, verdict.why, "", evidence=verdict.evidence))
+    async def _let_wait(self, early: EarlyTalkers, seconds: float) -> None:
+        """Rows S13 and S15: who speaks now has been refused by the machine when the time is over."""
+        await asyncio.sleep(seconds)
+        if self.machine.closed or self._wire.over:
+            return
+        early.passed(self._wire.peer)
+        await self._welcome()
 
-    def _greet(self) -> None:
-        self.machine.greet(Reply(220, "", f"{self.service.hostname} ESMTP"))
+    async def _welcome(self) -> None:
+        greeting = await self._first_word("")
+        if not self.machine.closed:
+            self.machine.greet(greeting)
+
+    async def _first_word(self, command: str) -> Reply:
+        """220, or what the gate says instead: 554 to whom we are of no service (RFC 5321 section 3.1)."""
+        if self.gate.asks(Stage.CONNECT):
+            verdict = await self.ask(Stage.CONNECT)
+            if verdict.say is not None:
+                # RFC 5321 section 3.8: 421 is how a server says that it cannot serve for now.
+                say = replace(verdict.say, code=421) if verdict.say.temporary else verdict.say
+                return self.refused(say, verdict.why, command, evidence=verdict.evidence)
+        return self._greeting()
+
+    def _greeting(self) -> Reply:
+        return Reply(220, "", f"{self.service.hostname} ESMTP")
+
+    def penalty_s(self) -> float:
+        """What a stranger pays for errors; users who have logged in and listed networks pay nothing."""
+        errors, paid = self.machine.errors, self._paid
+        if errors == paid:
+            return 0.0
+        self._paid = errors
+        peer, service = self._wire.peer, self.service
+        stranger = service.tarpit and not self.login and not service.may_relay(peer) and pays(peer)
+        return hold_s(paid, errors) if stranger else 0.0
 
     def handle(self, event: on.Event) -> Coroutine[Any, Any, None]:
         """Carry out one event; a command among them is answered."""
@@ -265,7 +239,7 @@ class SmtpSession:
     # -- greeting, TLS and login -------------------------------------------------------------------------------------
 
     async def hello(self, event: on.Hello) -> None:
-        self._helo = event
+        self._helo = event if self._client is None else self._client.hello(event)
         self._drop_transaction()
         if self.gate.asks(Stage.HELLO) and not await self._passes(Stage.HELLO, f"{event.verb} {event.name}"):
             return
@@ -273,17 +247,30 @@ class SmtpSession:
 
     async def start_tls(self, event: on.StartTls) -> None:
         self._drop_transaction()
-        self._helo = on.Hello("HELO", "")
         self.machine.answer(TLS_GO)
         self._end_point = self.service.tls.end_point
         try:
-            await self._wire.start_tls(self.service.tls.context)
+            await self._wire.start_tls(self.service.tls.of(self.door))
         except OSError as error:
             self.service.counters.refused(self.door, 0, "tls handshake")
             raise ConnectionResetError(f"TLS handshake failed: {error}") from None
         # RFC 3207 section 4.2: nothing that was learnt in the clear counts any more.
-        self._account, self.login, self._mechanism = 0, "", ""
+        self._begin_anew()
         self.machine.tls_started()
+
+    def _begin_anew(self) -> None:
+        self._helo = on.Hello("HELO", "")
+        self._account, self.login, self._mechanism = 0, "", ""
+
+    async def become(self, client: on.XClient, account: Account | None) -> Reply:
+        """Begin anew as the session of a client that a listed peer names; the reply says whether it is let in."""
+        if client.address is not None and (away := self._wire.become(client.address, client.port or 0)) is not None:
+            return self.refused(away, "too many connections", f"XCLIENT ADDR={client.address}")
+        self._begin_anew()
+        self._client = client
+        if account is not None:
+            self._account, self.login, self._mechanism = account.id, account.address, "XCLIENT"
+        return await self._first_word("XCLIENT")
 
     async def auth(self, event: on.Auth) -> None:
         """Begin an exchange (RFC 4954); it is offered under TLS only."""
@@ -331,7 +318,7 @@ class SmtpSession:
         if self._draining:
             self.machine.answer(GOING_DOWN)
             return
-        if self.door != "mx" and not self.login and not service.may_relay(self._wire.peer):
+        if self.door not in WORLD and not self.login and not service.may_relay(self._wire.peer):
             self.machine.answer(self.refused(LOG_IN, "login required", "MAIL"))
             return
         params = event.params
@@ -357,10 +344,12 @@ class SmtpSession:
     async def rcpt(self, event: on.Rcpt) -> None:
         transaction = self._transaction
         assert transaction is not None
-        relay = bool(self.login) or self.service.may_relay(self._wire.peer)
+        relay = self._may_relay()
         plan = await self.service.planner.plan(
             event.address, size=transaction.envelope.declared_size, may_relay=relay, peer=self._wire.peer
         )
+        if plan.refusal is not None and (told := self.service.gates.refused) is not None:
+            await told(self._facts(Stage.RCPT, transaction, event.address, 0, None), plan.refusal)
         if self.machine.closed:
             return
         if plan.refusal is not None:
@@ -370,8 +359,16 @@ class SmtpSession:
         address, params = event.address, event.params
         if self.gate.asks(Stage.RCPT) and not await self._passes(Stage.RCPT, f"RCPT TO:<{address}>", recipient=address):
             return
-        transaction.add(Recipient(address, params.notify, params.orcpt), plan)
+        notify = params.notify
+        if "SUCCESS" in notify and self.door == "mx" and not relay:
+            # Reports of success to whomever a stranger names would be backscatter.
+            notify = without_success(notify)
+        transaction.add(Recipient(address, notify, params.orcpt), plan)
         self.machine.answer(RCPT_OK)
+
+    def _may_relay(self) -> bool:
+        """Whether this client may send to other domains through us."""
+        return bool(self.login) or self.service.may_relay(self._wire.peer)
 
     async def data(self, event: on.DataStart) -> None:
         self._begin_content()
@@ -429,10 +426,11 @@ class SmtpSession:
         # From here on the message goes its way, whatever becomes of the client.
         transaction = self._begin_content()
         self._transaction = None
-        reply = await keep(self, transaction)
+        given = tuple(transaction.planned) if self.machine.lmtp else ()  # policy may change the envelope
+        kept = await keep(self, transaction)
         if self.machine.closed:
             return
-        self.machine.answer(reply)
+        self._answer_kept(kept, given)
         if self._draining:
             self.machine.close_with(GOING_DOWN)
 
@@ -446,6 +444,7 @@ class SmtpSession:
             protocol=self._protocol(transaction.envelope.smtputf8),
             door=self.door,
             peer=self._wire.peer,
+            via=self._wire.via,
             helo=self._helo.name,
             tls=self._wire.tls_text(),
             login=self.login,
@@ -470,6 +469,10 @@ class SmtpSession:
     def completes(self) -> bool:
         """Whether what a mail program left out of a message is added: RFC 6409 section 8 lets submission servers."""
         return self.door not in WORLD and self.door != "local"
+
+    def _answer_kept(self, kept: Kept, given: tuple[Planned, ...]) -> None:
+        """Say what became of the message; `given` are the recipients at a door that answers each of them."""
+        self.machine.answer(kept.reply)
 
     # -- policy ------------------------------------------------------------------------------------------------------
 
@@ -610,6 +613,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     on.ChunkEnd: SmtpSession.chunk_end,
     on.ContentRefused: SmtpSession.content_refused,
     on.StartTls: SmtpSession.start_tls,
+    on.XClient: speak_for,
     on.Auth: SmtpSession.auth,
     on.AuthResponse: SmtpSession.auth_response,
     on.AuthCancel: SmtpSession.auth_cancel,

@@ -6,7 +6,7 @@ so no part of a message is kept that was not kept whole.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from postroad.flow.allowance import Denied
@@ -15,13 +15,13 @@ from postroad.flow.intake import Arrival, Taken
 from postroad.serve.logs import log_line
 from postroad.serve.smtp_transaction import Transaction
 from postroad.store.client import UnitFailed
-from postroad.store.spool import Draft
 from postroad.values.envelope import Recipient
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.facts import Content, Stage
 from postroad.values.ids import id_text
 from postroad.values.reply import Reply
 from postroad.values.verdict import NO_CHANGES, Changes
+from postroad.wire.mime.binary import NotConvertible
 
 if TYPE_CHECKING:
     from postroad.serve.smtp import SmtpSession
@@ -31,8 +31,16 @@ NOT_DURABLE: Final = Reply(451, "4.3.0", "The message could not be made safe on 
 NOBODY_LEFT: Final = Reply(554, "5.7.1", "No recipient is left after our checks; the message was not kept.")
 
 
-async def keep(session: SmtpSession, transaction: Transaction) -> Reply:
-    """Make a message ours that has come whole; the reply says whether it is."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What became of a message: the reply, and what was taken when it is ours."""
+
+    reply: Reply
+    taken: Taken | None = None
+
+
+async def keep(session: SmtpSession, transaction: Transaction) -> Kept:
+    """Make a message ours that has come whole, or say why not."""
     keeping = _Keeping(session, transaction)
     if transaction.refusal is not None:
         return keeping.refused(*transaction.refusal)
@@ -61,29 +69,49 @@ class _Keeping:
         self._changes = NO_CHANGES
         self._ident = 0
 
-    def refused(self, reply: Reply, why: str, evidence: str = "") -> Reply:
+    def refused(self, reply: Reply, why: str, evidence: str = "") -> Kept:
         """The reply with its reference, written down."""
-        return self._session.refused(reply, why, "DATA", evidence=evidence, transaction=self._transaction)
+        return Kept(self._session.refused(reply, why, "DATA", evidence=evidence, transaction=self._transaction))
 
-    async def run(self) -> Reply:
+    async def run(self) -> Kept:
         """Ask, change, complete, accept; a draft that is not accepted is gone."""
         draft = self._transaction.draft
         assert draft is not None
         # A header beyond its limit is not there to be looked at; the intake refuses it.
         if draft.header_too_large:
             return await self._accept()
-        refusal = self._read_submission(draft)
-        if refusal is None and self._session.gate.asks(Stage.MESSAGE):
-            refusal = await self._judge()
+        refusal = await self._convert() if self._transaction.envelope.body == "BINARYMIME" else None
         if refusal is None:
-            self._complete()
+            refusal = self._read_submission()
+        if refusal is None:
+            self._complete()  # before milters sign what there is
+            if self._session.gate.asks(Stage.MESSAGE):
+                refusal = await self._judge()
+        if refusal is None:
             return await self._accept()
         self._transaction.discard()
         return refusal
 
-    def _read_submission(self, draft: Draft) -> Reply | None:
+    async def _convert(self) -> Kept | None:
+        """Make binary parts base64: no mailbox and few hosts can take them as they are (RFC 3030 section 3)."""
+        transaction, draft = self._transaction, self._transaction.draft
+        assert draft is not None
+        body = b"".join([piece async for piece in draft.read_body()])
+        try:
+            header, plain = await self._service.conversions.unbinary(draft.header, body)
+        except NotConvertible as error:
+            return self.refused(Reply(554, "5.6.0", f"{error}. Send it without BINARYMIME."), "not convertible")
+        if plain is not body:
+            await self._replace_body(plain)
+        assert transaction.draft is not None
+        transaction.draft.replace_header(header)
+        transaction.eightbit = not (header.isascii() and plain.isascii())
+        return None
+
+    def _read_submission(self) -> Kept | None:
         """Note what the message is known again by, before anybody changes it; a reply where its key is none."""
-        submission = self._transaction.submission
+        submission, draft = self._transaction.submission, self._transaction.draft
+        assert draft is not None
         if submission is None:
             return None
         denial = submission.read(draft.header, self._transaction.envelope)
@@ -95,20 +123,20 @@ class _Keeping:
 
     # -- policy ------------------------------------------------------------------------------------------------------
 
-    async def _judge(self) -> Reply | None:
+    async def _judge(self) -> Kept | None:
         """Ask policy and do what it wants; a reply when the message is not to be kept."""
         session, draft = self._session, self._transaction.draft
         assert draft is not None
-        self._ident = self._service.intake.make_id()
+        self._ident = self._ident or self._service.intake.make_id()
         content = Content(draft.header, draft.size, draft.read_body, self._transaction.eightbit)
         verdict = await session.ask(Stage.MESSAGE, self._transaction, message=self._ident, content=content)
         if session.machine.closed:
-            return NOT_DURABLE  # nobody hears it: we took too long and have said so
+            return Kept(NOT_DURABLE)  # nobody hears it: we took too long and have said so
         if verdict.say is not None:
             return self.refused(verdict.say, verdict.why, verdict.evidence)
         return await self._change(verdict.changes) if verdict.changes else None
 
-    async def _change(self, changes: Changes) -> Reply | None:
+    async def _change(self, changes: Changes) -> Kept | None:
         """Do to draft and envelope what policy wants; a reply where that leaves nothing to keep."""
         transaction, envelope = self._transaction, self._transaction.envelope
         self._changes = changes
@@ -138,7 +166,10 @@ class _Keeping:
         draft = self._service.spool.draft()
         self._transaction.draft = draft
         self._transaction.eightbit = not body.isascii()
-        draft.write(old.header)
+        header = old.header
+        draft.write(header)
+        if not header.endswith(b"\r\n\r\n") and header != b"\r\n":
+            draft.write(b"\r\n")  # it had no body, and so no empty line
         old.discard()
         view = memoryview(body)
         for start in range(0, len(body), PIECE):
@@ -167,12 +198,12 @@ class _Keeping:
 
     def _arrival(self) -> Arrival:
         arrival, changes = self._session.arrival(self._transaction), self._changes
-        if not (changes.discard or changes.quarantine):
+        if not (changes.discard or changes.quarantine or changes.above):
             return arrival
         discarded = "policy said so" if changes.discard else ""
-        return replace(arrival, discarded=discarded, quarantine=changes.quarantine)
+        return replace(arrival, discarded=discarded, quarantine=changes.quarantine, above=changes.above)
 
-    async def _accept(self) -> Reply:
+    async def _accept(self) -> Kept:
         transaction, service, session = self._transaction, self._service, self._session
         draft = transaction.draft
         assert draft is not None
@@ -191,7 +222,7 @@ class _Keeping:
         assert isinstance(taken, Taken)
         if not taken.repeated:
             service.counters.message_received(session.door, taken.size)
-        return Reply(250, "2.0.0", f"Queued as {id_text(taken.id)}")
+        return Kept(Reply(250, "2.0.0", f"Queued as {id_text(taken.id)}"), taken)
 
 
 PIECE: Final = 64 * 1024

@@ -27,6 +27,7 @@ from postroad.config import Config
 from postroad.serve.figures import ServerFigures
 from postroad.serve.logs import log_bug, log_line
 from postroad.serve.metrics import MetricsPage, MetricsServer
+from postroad.serve.tally import make_tally
 from postroad.serve.worker import LOST_STORE
 
 SILENCE_S: Final = 10.0
@@ -127,6 +128,7 @@ class Supervisor:
         self._workers = workers
         self._metrics = metrics
         self._keeper = keeper
+        self._tally = make_tally(workers)
         self._failed = False
         self._stopping = asyncio.Event()
         self._reached = asyncio.Event()
@@ -239,6 +241,7 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             fds = [sock.fileno() for socks in self._listeners.values() for sock in socks]
+            fds.append(self._tally)
             child = await self._start(f"worker-{number}", [sys.executable, "-m", "postroad.app.worker"], fds)
             child.tell(self._errand(number))
             pause = await self._outlive(child, pause)
@@ -250,6 +253,7 @@ class Supervisor:
                 "data_dir": str(self._data_dir),
                 "number": number,
                 "workers": self._workers,
+                "tally": self._tally,
                 "listeners": {service: [s.fileno() for s in socks] for service, socks in self._listeners.items()},
             }
         )

@@ -43,6 +43,8 @@ class Errand:
     number: int
     workers: int
     listeners: dict[str, list[int]]
+    tally: int = -1
+    """Descriptor of the memory in which all workers count their connections."""
 
     @classmethod
     def read(cls, line: bytes) -> Errand:
@@ -54,6 +56,7 @@ class Errand:
             number=raw["number"],
             workers=raw["workers"],
             listeners=raw["listeners"],
+            tally=raw["tally"],
         )
 
 

@@ -128,6 +128,10 @@ def _file_copies(tx: Tx, args: Accept) -> Accepted:
         return Accepted(outcomes, [0] * len(outcomes))
     if args.reports:
         raise Withdrawn(Accepted(outcomes, [], withdrawn=True))
+    if args.answered:
+        note(tx, args.id, corrected(args.events, args.copies, outcomes, tx.now_us, "refused"))
+        tx.release(args.id)
+        return Accepted(outcomes, [0] * len(outcomes))
     legs = [
         0 if filed == FILED else _leave_open(tx, args, copy) for filed, copy in zip(outcomes, args.copies, strict=True)
     ]
@@ -144,13 +148,14 @@ def _leave_open(tx: Tx, args: Accept, copy: Copy) -> int:
     return ident
 
 
-def corrected(foretold: bytes, copies: list[Copy], outcomes: list[int], now_us: int) -> bytes:
+def corrected(foretold: bytes, copies: list[Copy], outcomes: list[int], now_us: int, became: str = "deferred") -> bytes:
     """The events as they really went: what the worker foretold of a copy that was not filed is replaced."""
     unfiled = {copy.recipient: outcome for copy, outcome in zip(copies, outcomes, strict=True) if outcome != FILED}
     events = [event for event in unpack(foretold) if event.kind != "delivered" or event.recipient not in unfiled]
     for recipient, outcome in unfiled.items():
         cause = WHY_NOT_FILED.get(outcome, "the mailbox does not exist any more")
-        events.append(Event(kind="deferred", at_us=now_us, recipient=recipient, cause=cause, next_us=now_us))
+        next_us = now_us if became == "deferred" else 0
+        events.append(Event(kind=became, at_us=now_us, recipient=recipient, cause=cause, next_us=next_us))
     return pack(events)
 
 

@@ -143,6 +143,9 @@ class Accept(Record, frozen=True):
     reports: list[Accept] = []
     """What the sender is told of it at once: delivered, expanded. They tell that every copy was filed, so when one is
     not, nothing at all is accepted (`Accepted.withdrawn`)."""
+    answered: bool = False
+    """The client hears of every recipient (LMTP): a copy that cannot be filed is not left open, and the result says
+    so."""
 
 
 class Shortfall(Record, frozen=True):

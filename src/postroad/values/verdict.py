@@ -24,6 +24,8 @@ class Changes:
 
     header: bytes | None = None
     """The whole header block, with the empty line that ends it."""
+    above: bytes = b""
+    """Fields that go above our own Received line, each with its CRLF."""
     body: bytes | None = None
     sender: Address | None = None
     null_sender: bool = False

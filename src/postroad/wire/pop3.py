@@ -42,7 +42,7 @@ from postroad.wire.sasl import MAX_ENCODED, SaslError, decode_base64, encode_bas
 MAX_COMMAND_LINE: Final = 512
 """Octets of a command with CRLF. RFC 2449 section 4 gives 255; a long address and password together need more."""
 
-MAX_UNREAD: Final = 64 * 1024
+MAX_UNREAD: Final = 32 * 1024
 """Octets waiting behind an open event at which the driver stops reading."""
 
 MAX_LOGIN_TRIES: Final = 3

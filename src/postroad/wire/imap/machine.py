@@ -67,6 +67,9 @@ MAX_LOGIN_TRIES: Final = 3
 MAX_UNREAD: Final = 128 * 1024
 """Octets waiting behind an open command at which the driver stops reading."""
 
+MAX_EARLY_UNREAD: Final = 32 * 1024
+"""The same before login: with what one read may bring on top, 64 kB."""
+
 EARLY_PATIENCE: Final = 60.0
 """Seconds for a command before login."""
 
@@ -191,7 +194,8 @@ class ImapMachine:
     @property
     def wants_input(self) -> bool:
         """Whether the driver may go on reading; False when enough waits behind the open command."""
-        return self._mode is not Mode.OVER and self._lines.unread < MAX_UNREAD
+        most = MAX_EARLY_UNREAD if self.state is State.NOT_AUTHENTICATED else MAX_UNREAD
+        return self._mode is not Mode.OVER and self._lines.unread < most
 
     @property
     def patience(self) -> float:

@@ -183,6 +183,11 @@ class XClient:
     """IP address that the client connected to."""
     local_port: int | None = None
 
+    def hello(self, said: Hello) -> Hello:
+        """What the client said by way of greeting, when the peer that speaks for it says `said`."""
+        verb = {"SMTP": "HELO", "ESMTP": "EHLO"}.get(self.protocol or "", said.verb)
+        return Hello(verb, self.helo or said.name)
+
 
 @dataclass(slots=True)
 class Quit:

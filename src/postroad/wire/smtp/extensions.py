@@ -42,13 +42,13 @@ class Door:
 MECHANISMS: Final = (SCRAM_PLUS, SCRAM, "PLAIN", "LOGIN")
 """CRAM-MD5 is never offered: a server must keep the password in clear for it, and MD5 protects nobody."""
 
-MX: Final = Door("mx", starttls=True, dsn=True, strict_hello=True)
-"""Mail from the world, port 25."""
-SUBMISSION: Final = Door("submission", starttls=True, auth=MECHANISMS, dsn=True)
+MX: Final = Door("mx", starttls=True, binarymime=True, strict_hello=True)
+"""Mail from the world, port 25. Without DSN: a report of success to whomever a stranger names would be backscatter."""
+SUBMISSION: Final = Door("submission", starttls=True, auth=MECHANISMS, dsn=True, binarymime=True)
 """Mail from users, port 587: TLS by STARTTLS."""
-SUBMISSIONS: Final = Door("submissions", auth=MECHANISMS, dsn=True)
+SUBMISSIONS: Final = Door("submissions", auth=MECHANISMS, dsn=True, binarymime=True)
 """Mail from users, port 465: TLS from the first octet (RFC 8314)."""
-LMTP: Final = Door("lmtp", dsn=True, lmtp=True)
+LMTP: Final = Door("lmtp", dsn=True, binarymime=True, lmtp=True)
 """Mail from our own neighbours, by unix socket or a port that the world does not reach (RFC 2033 section 5)."""
 
 

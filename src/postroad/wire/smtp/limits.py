@@ -29,7 +29,7 @@ class MachineLimits:
     """Command lines beyond their limit before the connection is closed."""
     content_line: int = DEFAULT_MAX_LINE
     """Octets of one line of content."""
-    unread: int = 65_536
+    unread: int = 32_768
     """Octets kept for later before `wants_input` says stop."""
     command_patience: float = 300.0
     """Seconds to wait for a command or for more content (RFC 5321 section 4.5.3.2.7)."""

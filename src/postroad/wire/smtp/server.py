@@ -244,6 +244,11 @@ class ServerMachine:
         return self._lines.unread > 0 and (self._mode is _COMMAND or self._mode is _AUTH)
 
     @property
+    def errors(self) -> int:
+        """Commands refused for good (5yz) since the connection began."""
+        return self._errors
+
+    @property
     def accepted_recipients(self) -> int:
         """Recipients accepted in the open transaction."""
         return self._transaction.accepted if self._transaction is not None else 0
