@@ -307,7 +307,12 @@ def test_what_is_under_way_is_named(dev_test: CommandLine, queued: Queued, monke
     change(dev_test, "UPDATE deliveries SET owner = ?, due_us = ?", owner, NEVER_US >> 1)
     assert rows(dev_test, "else.test")[0]["state"] == "trying"
     real = actions._opened
-    monkeypatch.setattr(actions, "_opened", lambda tx, number: (setattr(tx, "live", {owner}), real(tx, number))[1])
+
+    def opened_while_it_lives(tx: Any, number: int) -> Any:
+        tx.live = {owner}
+        return real(tx, number)
+
+    monkeypatch.setattr(actions, "_opened", opened_while_it_lives)
     output = dev_test("queue", "hold", "else.test", "--yes").output
     delivery = rows(dev_test, "else.test")[0]["delivery"]
     assert f"Under way at this moment: {delivery}. What is being tried is held if this attempt fails." in output

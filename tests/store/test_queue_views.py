@@ -69,7 +69,7 @@ class Rows:
             "held": "",
             "hop": "",
         }
-        one = plain | leg
+        one: dict[str, Any] = plain | leg
         if one["state"] >= HELD:
             one["due_us"] = NEVER_US
         reason = reason_number(one["held"] if one["state"] >= HELD else one["reply"])

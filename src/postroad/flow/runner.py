@@ -31,6 +31,7 @@ from postroad.flow.meters import Meters
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_address
 from postroad.flow.outside import Outside
 from postroad.flow.pool import BUG, Pool, Results
+from postroad.flow.recall import Touched, call_back
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts, plan, plan_gateway, plan_hop
 from postroad.flow.schedule import count_hops
@@ -68,9 +69,6 @@ PLAN_S: Final = 60.0
 """How long the way to a domain is used before it is planned again."""
 
 PLANS_KEPT: Final = 20_000
-ASKED_AT_ONCE: Final = 200
-"""Deliveries that one read on the loop looks up: well under a millisecond."""
-
 AVOIDED_MAX: Final = 200
 """Domains that one claim may be told to leave alone."""
 
@@ -82,15 +80,11 @@ _NO_ADDRESS: Final = Outcome(
 )
 
 
-class Letters(Protocol):
+class Letters(Touched, Protocol):
     """Where messages are read from (`store.reader.Reader`)."""
 
     async def message(self, ident: int) -> StoredMessage | None:
         """A message by its id; raises StoreBroken."""
-        ...
-
-    async def changed_by_hand(self, deliveries: Sequence[int]) -> list[tuple[int, bool, str]]:
-        """Of these deliveries those that somebody held, dropped or moved (`store.reader.Reader`)."""
         ...
 
 
@@ -416,33 +410,7 @@ class Runner:
 
     def recall(self) -> None:
         """Somebody held, dropped or moved deliveries that workers have in hand: those that only wait here go back."""
-        self._spawn(self._recall())
-
-    async def _recall(self) -> None:
-        waiting = [delivery for lane in self._lanes.all() for parcel in lane.queue for delivery in parcel.deliveries]
-        touched: set[int] = set()
-        for start in range(0, len(waiting), ASKED_AT_ONCE):
-            part = {delivery.id: delivery for delivery in waiting[start : start + ASKED_AT_ONCE]}
-            try:
-                found = await self._letters.changed_by_hand(list(part))
-            except StoreBroken as error:
-                log.warning("what was held or moved by hand could not be read: %s", error)
-                return
-            touched.update(
-                ident
-                for ident, held, next_hop in found
-                if held or part[ident].way != (f"{MOVED}{next_hop}" if next_hop else part[ident].domain)
-            )
-        for lane in self._lanes.all() if touched else ():
-            parcels_there = list(lane.queue)
-            lane.queue.clear()
-            for parcel in parcels_there:
-                out = [delivery for delivery in parcel.deliveries if delivery.id in touched]
-                if out:
-                    parcel.deliveries = [delivery for delivery in parcel.deliveries if delivery.id not in touched]
-                    self._give_back(Parcel(parcel.letter, out))
-                if parcel.deliveries:
-                    lane.queue.append(parcel)
+        self._spawn(call_back(self._lanes, self._letters, self._give_back))
 
     # -- what the pool asks and tells (flow.pool.Sink) ---------------------------------------------------------------
 
