@@ -58,7 +58,8 @@ def rows(run: CommandLine, *words: str) -> list[Any]:
 
 
 def kinds(run: CommandLine, name: str) -> list[str]:
-    return [event["kind"] for event in run.json("why", name)["message"]["events"]]
+    events = run.json("why", name)["message"]["events"]
+    return [event["kind"] for event in events if event["kind"] != "signed"]
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ def test_retry_is_asked_for_and_journaled(dev_test: CommandLine, queued: Queued)
     name = queued("bob@else.test")
     assert dev_test("queue", "retry", name).output == f"1 delivery of {name} will be tried now.\n"
     told = dev_test.json("why", name)["message"]
-    assert [event["kind"] for event in told["events"]] == ["received", "queued", "retried"]
+    assert [event["kind"] for event in told["events"]] == ["received", "signed", "queued", "retried"]
     assert told["events"][-1]["by"] == f"postroad queue, {ME}"
     assert "Nothing waits to nowhere.test." in dev_test("queue", "retry", "nowhere.test", status=1).stderr
     dev_test("queue", "retry", "else.test", status=2)

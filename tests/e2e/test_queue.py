@@ -82,7 +82,8 @@ def states(server: LiveServer, ident: str) -> list[str]:
 
 
 def kinds(server: LiveServer, ident: str) -> list[str]:
-    return [event["kind"] for event in json.loads(server.run("why", ident, "--json"))["message"]["events"]]
+    events = json.loads(server.run("why", ident, "--json"))["message"]["events"]
+    return [event["kind"] for event in events if event["kind"] != "signed"]
 
 
 def put(server: LiveServer, *recipients: str) -> str:

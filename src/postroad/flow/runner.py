@@ -6,6 +6,8 @@
 
 Invariant: a delivery is in `_flying` from the moment this worker takes it until the store has its result, and what is
 in it is never taken again; so nothing is attempted twice at once.
+
+In one file, because every part of it keeps that invariant.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from postroad.flow.recall import Touched, call_back
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts, plan, plan_gateway, plan_hop
 from postroad.flow.schedule import count_hops
+from postroad.flow.sign import Signer
 from postroad.flow.site_book import SiteBook
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
@@ -123,6 +126,7 @@ class Runner:
         meters: Meters | None = None,
         rng: Random | None = None,
         next_hop_of: NextHopOf = _no_gateway,
+        signer: Signer | None = None,
     ) -> None:
         self._store = store
         self._letters = letters
@@ -137,7 +141,9 @@ class Runner:
         self._max_hops = max_hops
         self._rng = rng or Random()
         self._meters = _Meters(meters or Meters.private())
-        self.reporter = Reporter(hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note)
+        self.reporter = Reporter(
+            hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note, signer=signer
+        )
         """Also for what is reported at acceptance."""
         self._recorder = Recorder(store, self._on_recorded)
         self._sites = SiteBook(store)
@@ -184,6 +190,7 @@ class Runner:
         planner: Planner,
         outside: Outside,
         next_hop_of: NextHopOf,
+        signer: Signer | None = None,
     ) -> Runner:
         """The runner that a configuration describes."""
         relay = config.relay
@@ -203,6 +210,7 @@ class Runner:
             signposts=outside.signposts,
             manner=outside.manner,
             next_hop_of=next_hop_of,
+            signer=signer,
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
             lifetime_s=config.retry.lifetime_s,

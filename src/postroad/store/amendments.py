@@ -6,7 +6,7 @@ from typing import Final
 
 from postroad.store.journal import note
 from postroad.store.queue import DELIVERIES
-from postroad.store.records import KIND_LOCAL, Leg, Record
+from postroad.store.records import KIND_LOCAL, KIND_SMTP, Leg, Record
 from postroad.store.units import ROWS_PER_UNIT, Tx, unit
 
 
@@ -59,14 +59,22 @@ def _with_sender(prefix: bytes, sender: str) -> bytes:
 
 @unit
 def amend_recipients(tx: Tx, args: NewRecipients) -> bool:
-    """Adds deliveries to a message; whether it still waits. Their times stand in the legs."""
+    """Adds deliveries to a message; whether it still waits. Their times stand in the legs.
+
+    A message whose deliveries to other hosts have all ended is not signed again.
+    """
     tx.flush()
     rows = tx.execute(f"SELECT login FROM messages WHERE id = ?{tx.row_lock}", (args.message,))
     if not rows:
         return False
+    # The signature that the message got at its acceptance stands with each of its deliveries to other hosts.
+    signed = tx.execute(
+        "SELECT prefix FROM deliveries WHERE message = ? AND kind = ? LIMIT 1", (args.message, KIND_SMTP)
+    )
     for leg in args.legs[:ROWS_PER_UNIT]:
+        prefix = signed[0][0] if leg.kind == KIND_SMTP and signed and not leg.prefix else leg.prefix
         row = (leg.id, args.message, leg.due_us, 0, 0, leg.kind, leg.account, leg.domain, leg.recipient, leg.notify)
-        tx.append(DELIVERIES, (*row, leg.orcpt, leg.prefix, "", leg.warn_us, rows[0][0]))
+        tx.append(DELIVERIES, (*row, leg.orcpt, prefix, "", leg.warn_us, rows[0][0]))
     tx.execute("UPDATE history SET keys = keys || ? WHERE id = ?", (f"\n{args.keys}", args.message))
     note(tx, args.message, args.events)
     tx.hint("queue")

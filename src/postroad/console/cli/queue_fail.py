@@ -19,12 +19,15 @@ from postroad.flow.journal import Journal
 from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
+from postroad.flow.sign import Signer
 from postroad.store.actions import FAIL, Act, ActionBegin, Counted, Seized, action_begin, action_count, seize
 from postroad.store.directory import Directory
+from postroad.store.dkim_reads import DkimKeys
 from postroad.store.queue import record
 from postroad.store.reader import Reader
 from postroad.store.records import Unrecorded
 from postroad.store.register import Register, register
+from postroad.store.spool import Spool
 from postroad.values.address import Address
 from postroad.values.clock import SystemClock
 from postroad.values.ids import IdMaker
@@ -51,12 +54,14 @@ def end_undelivered(config: Config, ids: array[int], by: str, selection: str, wh
             return await planner.plan(address, size=ANY_QUOTA, may_relay=True)
 
         note = Journal(Meters.private()).note
+        spool = Spool(data_dir, number.incarnation, clock, message_size=config.limits.message_size)
         reporter = Reporter(
             hostname=hostname,
             plan_for=plan_for,
             ids=IdMaker(number.incarnation, number.last_id),
             lifetime_s=config.retry.lifetime_s,
             note=note,
+            signer=Signer(DkimKeys(reader).signing, spool, clock) if config.dkim.sign else None,
         )
         failing = Failing(reporter=reporter, letters=reader, note=note, by=f"postroad queue, {by}", why=why)
         action: int = store.call(action_begin, ActionBegin(FAIL, by, selection, why))
@@ -71,5 +76,6 @@ def end_undelivered(config: Config, ids: array[int], by: str, selection: str, wh
             if not missed.deliveries:
                 touched += len(ends.done)
                 store.call(action_count, Counted(action, len(ends.done)))
+        spool.close()
         reader.close()
     return touched, under_way
