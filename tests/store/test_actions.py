@@ -143,6 +143,24 @@ def test_moving_names_another_host_and_makes_due(desk: Desk) -> None:
     assert kinds(desk, 1) == ["received", "moved"]
 
 
+def test_moved_mail_does_not_wait_for_the_lane_it_left_but_for_the_one_it_goes_to(desk: Desk) -> None:
+    desk.accept(
+        1, legs=[leg(10, "a@full.test"), leg(11, "b@full.test"), leg(12, "c@free.test"), leg(13, "d@free.test")]
+    )
+    do(desk, MOVE, 10, 13, detail="relay.test:25")
+
+    def claimed(*names: str, limit: int = 10) -> list[int]:
+        found = desk.run(claim, Claim(5, limit, [60.0], list(names)), 5)
+        desk.connection.execute("UPDATE deliveries SET owner = 0, due_us = ?", (START_US,))
+        return sorted(due.id for due in found.deliveries)
+
+    assert claimed() == [10, 11, 12, 13]
+    assert claimed("full.test") == [10, 12, 13]
+    assert claimed("full.test", ">relay.test:25") == [12]
+    assert claimed(">relay.test:25") == [11, 12]
+    assert claimed("full.test", limit=2) == [10, 13]
+
+
 def test_what_was_dropped_stands_held_for_a_minute_and_then_is_gone(desk: Desk) -> None:
     desk.accept(1, legs=[leg(10)], body=None, body_file="bodies/0a/5-1")
     _, done = do(desk, DROP, 10)

@@ -15,7 +15,7 @@ from random import Random
 from typing import Final
 
 from postroad.flow.route import Hop, Plan
-from postroad.store.records import INLINE_BODY_MAX, Accept, Due, Leg
+from postroad.store.records import INLINE_BODY_MAX, MOVED, Accept, Due, Leg
 
 RECIPIENTS_MAX: Final = 100
 """RFC 5321 section 4.5.3.1.8: what every server must take in one transaction."""
@@ -35,10 +35,6 @@ WAITING_MAX: Final = 200
 
 LANES_KEPT: Final = 10_000
 """Lanes without mail or connections that are remembered for the health of their hosts."""
-
-
-MOVED: Final = ">"
-"""Before the next hop of a delivery that somebody moved; no domain begins so."""
 
 
 class Letter:

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from postroad.flow.lanes import MOVED, Delivery, Lanes, Parcel
+from postroad.flow.lanes import Delivery, Lanes, Parcel
+from postroad.store.records import MOVED
 from postroad.values.errors import StoreBroken
 
 log = logging.getLogger(__name__)

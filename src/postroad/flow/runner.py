@@ -7,7 +7,7 @@
 Invariant: a delivery is in `_flying` from the moment this worker takes it until the store has its result, and what is
 in it is never taken again; so nothing is attempted twice at once.
 
-In one file, because every part of it keeps that invariant.
+So many lines, because every part of it keeps that invariant.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from postroad.flow.bounce import ANY_QUOTA, BY, Note, PlanFor, Reporter, reporte
 from postroad.flow.dsn import Action, Notice
 from postroad.flow.fates import Tale, tell
 from postroad.flow.intake import Story
-from postroad.flow.lanes import MOVED, Delivery, Lane, Lanes, Letter, Parcel, parcels
+from postroad.flow.lanes import Delivery, Lane, Lanes, Letter, Parcel, parcels
 from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
@@ -42,7 +42,7 @@ from postroad.flow.site_book import SiteBook
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
 from postroad.store.reader import StoredMessage
-from postroad.store.records import FILED, KIND_LOCAL, OVER_QUOTA, Accept, Claim, Copy, Due, FileLocal, Later
+from postroad.store.records import FILED, KIND_LOCAL, MOVED, OVER_QUOTA, Accept, Claim, Copy, Due, FileLocal, Later
 from postroad.values.address import Address
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.event import Event, pack

@@ -16,6 +16,7 @@ from postroad.store.records import (
     FILED,
     HELD,
     KIND_LOCAL,
+    MOVED,
     NEVER_US,
     NO_MAILBOX,
     OVER_QUOTA,
@@ -185,14 +186,7 @@ def claim(tx: Tx, args: Claim) -> Claimed:
     A delivery is due for anybody when its time has come and its owner is not alive.
     """
     tx.flush()
-    sql = f"{DUE} WHERE d.due_us <= ?"
-    params: list[Any] = [tx.now_us]
-    for column, values in (("owner", sorted(tx.live)), ("domain", args.domains_not)):
-        if values:
-            sql += f" AND d.{column} NOT IN ({', '.join('?' * len(values))})"
-            params += values
-    sql += " ORDER BY d.due_us LIMIT ?" + tx.skip_locked("d")
-    rows = tx.execute(sql, [*params, args.limit])
+    rows = _due(tx, args)
     last = len(args.delays_s) - 1
     claimed = []
     for row in rows:
@@ -208,6 +202,27 @@ def claim(tx: Tx, args: Claim) -> Claimed:
         return Claimed(claimed, tx.now_us)
     following = tx.execute("SELECT min(due_us) FROM deliveries WHERE due_us > ? AND due_us < ?", (tx.now_us, NEVER_US))
     return Claimed(claimed, following[0][0] or 0)
+
+
+def _due(tx: Tx, args: Claim) -> list[Row]:
+    """Rows of `DUE` that the caller may have; what was moved first where a lane that it left keeps others waiting."""
+    domains = [name for name in args.domains_not if not name.startswith(MOVED)]
+    shut = [name[len(MOVED) :] for name in args.domains_not if name.startswith(MOVED)]
+
+    def ask(condition: str, avoided: list[tuple[str, list[Any]]], limit: int) -> list[Row]:
+        sql, params = f"{DUE} WHERE d.due_us <= ?{condition}", [tx.now_us]
+        for column, values in (("owner", sorted(tx.live)), *avoided):
+            if values:
+                sql += f" AND d.{column} NOT IN ({', '.join('?' * len(values))})"
+                params += values
+        return tx.execute(f"{sql} ORDER BY d.due_us LIMIT ?" + tx.skip_locked("d"), [*params, limit])
+
+    if not domains:
+        return ask("", [("next_hop", shut)], args.limit)
+    moved = ask(" AND d.next_hop <> ''", [("next_hop", shut)], args.limit)
+    if len(moved) == args.limit:
+        return moved
+    return moved + ask(" AND d.next_hop = ''", [("domain", domains)], args.limit - len(moved))
 
 
 # Somebody may have held or dropped it while it was tried: then it waits for a hand, and its time stays away.

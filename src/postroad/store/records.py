@@ -34,6 +34,9 @@ DROPPED: Final = 4
 STATES: Final = ("queued", "deferred", "throttled", "held", "dropped")
 """Why a delivery waits, by its number."""
 
+MOVED: Final = ">"
+"""Before the next hop of a delivery that somebody moved, where a domain stands otherwise; no domain begins so."""
+
 NEVER_US: Final = 1 << 62
 """When a delivery is due that waits for a hand: after every time there is."""
 
@@ -227,7 +230,7 @@ class Claim(Record, frozen=True):
     limit: int
     delays_s: list[float]
     domains_not: list[str] = []
-    """Lanes that are full right now: leave their mail."""
+    """Lanes that are full right now: leave the mail of these domains, and what was moved to a host (behind MOVED)."""
 
 
 class Claimed(Record, frozen=True):

@@ -17,6 +17,9 @@ UPDATE deliveries SET login = (SELECT login FROM messages WHERE messages.id = de
 -- What waits, for the grouped views. Mail that is delivered at its first attempt has an owner and never stands here.
 CREATE INDEX deliveries_waiting ON deliveries (domain, next_hop, reason, login, message, state, due_us) WHERE owner = 0;
 
+-- Moved mail, which is due though the lane of its domain has enough.
+CREATE INDEX deliveries_moved ON deliveries (due_us) WHERE next_hop <> '';
+
 -- The site that a domain's mail went to when its way was last planned.
 CREATE TABLE sites (
     domain TEXT PRIMARY KEY,
