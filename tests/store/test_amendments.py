@@ -25,14 +25,16 @@ def test_another_sender_stands_in_the_message_and_in_copies_that_are_not_filed_y
 
 
 def test_more_recipients_are_due_found_and_signed_as_the_others(desk: Desk) -> None:
-    desk.accept(1, login="anna@dev.test", legs=[leg(10, owner=5, prefix=b"DKIM-Signature: x\r\n")])
+    desk.accept(1, login="anna@dev.test", tls=1, legs=[leg(10, owner=5, prefix=b"DKIM-Signature: x\r\n")])
     desk.writer.hints.clear()
     more = NewRecipients(1, [leg(20, "c@more.test"), leg(21, "u@here.test", kind=KIND_LOCAL)], "c@more.test", STORY)
     assert desk.run(amend_recipients, more)
-    rows = desk.rows("SELECT id, domain, owner, attempts, login, prefix FROM deliveries WHERE id >= 20 ORDER BY id")
-    assert [(*row[:5], bytes(row[5])) for row in rows] == [
-        (20, "more.test", 0, 0, "anna@dev.test", b"DKIM-Signature: x\r\n"),
-        (21, "here.test", 0, 0, "anna@dev.test", b""),
+    rows = desk.rows(
+        "SELECT id, domain, owner, attempts, login, tls, prefix FROM deliveries WHERE id >= 20 ORDER BY id"
+    )
+    assert [(*row[:6], bytes(row[6])) for row in rows] == [
+        (20, "more.test", 0, 0, "anna@dev.test", 1, b"DKIM-Signature: x\r\n"),
+        (21, "here.test", 0, 0, "anna@dev.test", 1, b""),
     ]
     assert desk.rows("SELECT keys FROM history") == [("a@example.org\nb@example.net\nc@more.test",)]
     assert desk.writer.hints == [("queue", 0)]

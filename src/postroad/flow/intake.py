@@ -24,13 +24,25 @@ from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.records import FILED, NEVER_US, Accept, Accepted, Copy, Leg, Sending
+from postroad.store.records import (
+    FILED,
+    NEVER_US,
+    TLS_BY_POLICY,
+    TLS_OPTIONAL,
+    TLS_REQUIRED,
+    Accept,
+    Accepted,
+    Copy,
+    Leg,
+    Sending,
+)
 from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.envelope import Envelope
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
+from postroad.wire.mime.headers import MAX_HEADER_LINES
 from postroad.wire.mime.message_id import find_message_id
 
 QUEUE_FULL: Final = Reply(452, "4.3.1", "The queue is full. Please retry later; nothing was lost.")
@@ -38,6 +50,7 @@ DISK_FULL: Final = Reply(452, "4.3.1", "Not enough disk space. Please retry late
 TOO_MANY_HOPS: Final = Reply(554, "5.4.6", "Too many hops: this message runs in a circle. Check the forwardings.")
 LOOP: Final = Reply(554, "5.4.6", "This message was delivered to the same mailbox before: a forwarding loop.")
 HEADER_TOO_LARGE: Final = Reply(552, "5.3.4", "The header is larger than 256 kB. Send fewer or shorter header fields.")
+HEADER_TOO_LONG: Final = Reply(552, "5.3.4", "The header has more than 2,000 lines. Send fewer header fields.")
 
 LATER: Final = "its sender asked for delivery at a later time"
 """Why a message is held that names the time of its release."""
@@ -177,7 +190,8 @@ class Intake:
         Raises StoreFull and StoreBroken; then too nothing is acknowledged, and what is on the disk is swept.
         """
         header, body, body_file = await draft.settle()
-        refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, destinations)
+        lowered = header.lower()
+        refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, lowered, destinations)
         if refusal is not None:
             draft.discard()
             return refusal
@@ -191,7 +205,8 @@ class Intake:
             # All but Received: no trace field is signed (RFC 6376 section 5.4.1).
             signed = await self._signer.sign(arrival.above + header, body, body_file, draft.body_hash)
         content = (received + header, body, body_file, size)
-        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed)
+        tls = tls_wish(envelope, lowered)
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed, tls)
         # Nobody is told of a message that somebody may yet drop.
         if (destinations.wishes or destinations.expanded) and not arrival.quarantine:
             accept, accepted = await self._at_once.accept(accept, destinations, now_us)
@@ -219,8 +234,10 @@ class Intake:
 
     # -- checks that need the header ---------------------------------------------------------------------------------
 
-    def _look_at(self, header: bytes, destinations: Destinations) -> Reply | None:
-        lowered = header.lower()
+    def _look_at(self, header: bytes, lowered: bytes, destinations: Destinations) -> Reply | None:
+        # Nobody behind us could read it: whose it is, and for whom, would be anybody's guess.
+        if header.count(b"\n") > MAX_HEADER_LINES:
+            return HEADER_TOO_LONG
         # RFC 5321 section 6.3: count Received header fields to find loops.
         hops = lowered.count(b"\nreceived:") + lowered.startswith(b"received:")
         if hops > self._max_hops:
@@ -242,6 +259,7 @@ class Intake:
         eightbit: bool,
         sending: Sending | None,
         signed: Signed,
+        tls: int,
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
@@ -259,7 +277,7 @@ class Intake:
             # A release by hand gives it the lifetime that it would have had.
             held, left_us = arrival.quarantine or LATER, self._lifetime_us
             legs = [structs.replace(leg, held=held, left_us=left_us) for leg in legs]
-        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, signed)
+        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, signed, tls)
         return Accept(
             id=ident,
             received_us=now_us,
@@ -276,9 +294,11 @@ class Intake:
             events=self._story.note(ident, events) if sending is None else self._story.pack(events),
             smtputf8=envelope.smtputf8,
             eightbit=eightbit,
-            ret=envelope.ret,
+            # RFC 8689 section 5: "the RET=FULL parameter MUST be disregarded"
+            ret="HDRS" if envelope.requiretls and envelope.ret else envelope.ret,
             envid=envelope.envid,
             login=arrival.login,
+            tls=tls,
             sending=sending,
             answered=arrival.answered,
         )
@@ -348,6 +368,7 @@ class Intake:
         size: int,
         release_us: int,
         signed: Signed,
+        tls: int,
     ) -> list[Event]:
         events = [
             Event(
@@ -355,7 +376,7 @@ class Intake:
                 at_us=now_us,
                 by=who_text(arrival),
                 where=where_text(arrival),
-                cause=f"from <{envelope.sender_text}>, {size} bytes",
+                cause=f"from <{envelope.sender_text}>, {size} bytes{_WISHES[tls]}",
             )
         ]
         events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
@@ -410,6 +431,26 @@ def unfiled(accept: Accept, accepted: Accepted) -> dict[tuple[int, str], int]:
     """Accounts and mailboxes whose copies the store did not file and did not leave open either."""
     left = zip(accept.copies, accepted.copies, accepted.legs, strict=True)
     return {(copy.account, copy.mailbox): outcome for copy, outcome, leg in left if outcome != FILED and not leg}
+
+
+_WISHES: Final = ("", ", REQUIRETLS", ", TLS-Required: No")
+"""How the journal tells what the sender wishes of TLS, by the number of the wish."""
+
+
+def tls_wish(envelope: Envelope, lowered: bytes) -> int:
+    """What the sender wishes of TLS on the way, from the envelope and the header block in small letters.
+
+    RFC 8689 section 4.1: with REQUIRETLS "the TLS-Required header field MUST be ignored".
+    """
+    if envelope.requiretls:
+        return TLS_REQUIRED
+    at = lowered.find(b"\ntls-required:") + 1
+    if not at and not lowered.startswith(b"tls-required:"):
+        return TLS_BY_POLICY
+    return TLS_OPTIONAL if _tls_required_no(lowered, at) else TLS_BY_POLICY
+
+
+_tls_required_no: Final = re.compile(rb"tls-required:(?:[ \t]|\r\n[ \t])*no(?:[ \t]|\r\n[ \t])*\r\n").match
 
 
 def host_word(helo: str) -> str:

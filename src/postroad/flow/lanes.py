@@ -15,7 +15,7 @@ from random import Random
 from typing import Final
 
 from postroad.flow.route import Hop, Plan
-from postroad.store.records import INLINE_BODY_MAX, MOVED, Accept, Due, Leg
+from postroad.store.records import INLINE_BODY_MAX, MOVED, TLS_REQUIRED, Accept, Due, Leg
 
 RECIPIENTS_MAX: Final = 100
 """RFC 5321 section 4.5.3.1.8: what every server must take in one transaction."""
@@ -42,7 +42,7 @@ class Letter:
 
     __slots__ = (
         "body", "body_file", "eightbit", "envid", "expires_us", "fresh", "header", "id", "open", "received_us", "ret",
-        "sender", "size", "smtputf8", "weight",
+        "sender", "size", "smtputf8", "tls", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +57,8 @@ class Letter:
         self.eightbit = source.eightbit
         self.ret = source.ret
         self.envid = source.envid
+        self.tls = source.tls
+        """What the sender wishes of TLS on the way (`store.records`)."""
         self.body_file = source.body_file
         self.header = header
         self.body = body
@@ -72,8 +74,8 @@ class Delivery:
     """One recipient of a letter that is ours to deliver now."""
 
     __slots__ = (
-        "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "notify", "orcpt", "prefix",
-        "recipient", "warn_us", "way",
+        "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "next_hop", "notify", "orcpt",
+        "prefix", "recipient", "target", "warn_us", "way",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -88,11 +90,18 @@ class Delivery:
         self.notify = source.notify
         self.orcpt = source.orcpt
         self.warn_us = source.warn_us
+        self.next_hop = source.next_hop if isinstance(source, Due) else ""
+        """Where somebody moved it to."""
+        self.target = f"{MOVED}{self.next_hop}" if self.next_hop else source.domain
+        """Where it goes: its domain, or the next hop behind MOVED."""
+        self.way = self.target
+        """What the way is looked up by: the target, and the wish for TLS where the sender has one."""
+        # RFC 8689 section 5: REQUIRETLS of a report SHOULD NOT keep it from a host that does not know it.
+        if letter.tls and (letter.sender or letter.tls != TLS_REQUIRED):
+            self.way = f"{self.target} {letter.tls}"
         self.attempt = attempt
         """Number of the attempt that is to be made now; the first is 1."""
         self.last_reply = last_reply
-        self.way = f"{MOVED}{source.next_hop}" if isinstance(source, Due) and source.next_hop else source.domain
-        """What its way is planned by: its domain, or the next hop that somebody moved it to."""
 
 
 class Parcel:
@@ -137,12 +146,13 @@ class Health:
 
 
 class Lane:
-    """The mail of one site."""
+    """The mail of one site for which the same must hold of TLS."""
 
-    __slots__ = ("connections", "health", "opening", "plain_until", "plan", "queue", "site")
+    __slots__ = ("connections", "health", "key", "opening", "plain_until", "plan", "queue", "site")
 
     def __init__(self, plan: Plan) -> None:
         self.site = plan.site
+        self.key = plan.key
         self.plan = plan
         self.queue: deque[Parcel] = deque()
         self.connections = 0
@@ -236,10 +246,10 @@ class Lanes:
 
     def lane(self, plan: Plan) -> Lane:
         """The lane of a plan's site, with the hosts of this newest plan."""
-        lane = self._lanes.get(plan.site)
+        lane = self._lanes.get(plan.key)
         if lane is None:
             self._forget()
-            lane = self._lanes[plan.site] = Lane(plan)
+            lane = self._lanes[plan.key] = Lane(plan)
         else:
             lane.plan = plan
         return lane
@@ -247,9 +257,9 @@ class Lanes:
     def _forget(self) -> None:
         if len(self._lanes) < LANES_KEPT:
             return
-        for site, lane in list(self._lanes.items())[: LANES_KEPT // 10]:
+        for key, lane in list(self._lanes.items())[: LANES_KEPT // 10]:
             if lane.idle:
-                del self._lanes[site]
+                del self._lanes[key]
 
     def all(self) -> list[Lane]:
         """Every lane that is remembered."""
@@ -261,9 +271,9 @@ class Lanes:
         if lane.opening >= waiting or lane.connections >= (1 if lane.is_probing() else self.per_lane):
             return False
         if self.connections >= self.total:
-            self._line.setdefault(lane.site, lane)
+            self._line.setdefault(lane.key, lane)
             return False
-        self._lanes.setdefault(lane.site, lane)
+        self._lanes.setdefault(lane.key, lane)
         self.connections += 1
         lane.connections += 1
         lane.opening += 1

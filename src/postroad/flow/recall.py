@@ -9,8 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from postroad.flow.lanes import Delivery, Lanes, Parcel
-from postroad.store.records import MOVED
+from postroad.flow.lanes import Lanes, Parcel
 from postroad.values.errors import StoreBroken
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ async def call_back(lanes: Lanes, touched: Touched, give_back: Callable[[Parcel]
         except StoreBroken as error:
             log.warning("what was held or moved by hand could not be read: %s", error)
             return
-        taken.update(ident for ident, held, next_hop in found if held or part[ident].way != _way(part[ident], next_hop))
+        taken.update(ident for ident, held, next_hop in found if held or part[ident].next_hop != next_hop)
     for lane in lanes.all() if taken else ():
         there = list(lane.queue)
         lane.queue.clear()
@@ -49,7 +48,3 @@ async def call_back(lanes: Lanes, touched: Touched, give_back: Callable[[Parcel]
                 give_back(Parcel(parcel.letter, out))
             if parcel.deliveries:
                 lane.queue.append(parcel)
-
-
-def _way(delivery: Delivery, next_hop: str) -> str:
-    return f"{MOVED}{next_hop}" if next_hop else delivery.domain

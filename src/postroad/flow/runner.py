@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -32,22 +32,34 @@ from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_address
 from postroad.flow.outside import Outside
-from postroad.flow.pool import BUG, Pool, Results
+from postroad.flow.pool import BUG, Pool, Results, TlsWatch
+from postroad.flow.protection import Protection
 from postroad.flow.recall import Touched, call_back
 from postroad.flow.recorder import Recorder, Result, Store
-from postroad.flow.route import Plan, Signposts, plan, plan_gateway, plan_hop
+from postroad.flow.route import Plan, Signposts
 from postroad.flow.schedule import count_hops
 from postroad.flow.sign import Signer
 from postroad.flow.site_book import SiteBook
+from postroad.flow.tls_policy import TlsPolicies
+from postroad.flow.ways import NextHopOf, no_gateway, plan_way
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
 from postroad.store.reader import StoredMessage
-from postroad.store.records import FILED, KIND_LOCAL, MOVED, OVER_QUOTA, Accept, Claim, Copy, Due, FileLocal, Later
+from postroad.store.records import (
+    FILED,
+    KIND_LOCAL,
+    OVER_QUOTA,
+    Accept,
+    Claim,
+    Copy,
+    Due,
+    FileLocal,
+    Later,
+)
 from postroad.values.address import Address
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.event import Event, pack
 from postroad.values.ids import IdMaker, id_text
-from postroad.values.next_hop import parse_next_hop
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock, Lookup
 from postroad.values.reply import Reply
@@ -91,14 +103,6 @@ class Letters(Touched, Protocol):
         ...
 
 
-NextHopOf = Callable[[str], Awaitable[str]]
-"""Where a gateway domain's mail is passed to, empty for other domains (`store.directory.Directory.next_hop`)."""
-
-
-async def _no_gateway(domain: str) -> str:
-    return ""
-
-
 class Runner:
     """Sends the mail of one worker. `from_config` makes one, `start` sets it going, `drain` brings it to an end."""
 
@@ -125,7 +129,9 @@ class Runner:
         idle_s: float = 5.0,
         meters: Meters | None = None,
         rng: Random | None = None,
-        next_hop_of: NextHopOf = _no_gateway,
+        next_hop_of: NextHopOf = no_gateway,
+        policies: TlsPolicies | None = None,
+        tls_watch: TlsWatch | None = None,
         signer: Signer | None = None,
     ) -> None:
         self._store = store
@@ -136,6 +142,7 @@ class Runner:
         self._lookup = lookup
         self._signposts = signposts
         self._next_hop_of = next_hop_of
+        self._policies = policies or TlsPolicies(lookup)
         self._delays_s = delays_s
         self._warn_after_s = warn_after_s
         self._max_hops = max_hops
@@ -159,6 +166,7 @@ class Runner:
             idle_s=idle_s,
             on_open=self._meters.opened,
             on_close=self._meters.closed,
+            tls_watch=tls_watch,
         )
         self._flying: dict[int, Delivery] = {}
         self._fresh = _Window()
@@ -190,6 +198,7 @@ class Runner:
         planner: Planner,
         outside: Outside,
         next_hop_of: NextHopOf,
+        protection: Protection,
         signer: Signer | None = None,
     ) -> Runner:
         """The runner that a configuration describes."""
@@ -210,6 +219,8 @@ class Runner:
             signposts=outside.signposts,
             manner=outside.manner,
             next_hop_of=next_hop_of,
+            policies=protection.policies,
+            tls_watch=protection.log,
             signer=signer,
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
@@ -303,7 +314,8 @@ class Runner:
                 shut[lane] = max(0.05, until - now) if until else 1.0
         if not shut:
             return [], POLL_S
-        domains = [domain for domain, (_, lane) in self._ways.items() if lane in shut]
+        # Mail with a wish for TLS has a lane of its own, which says nothing about the other mail of its domain.
+        domains = [way for way, (_, lane) in self._ways.items() if lane in shut and " " not in way]
         return domains[:AVOIDED_MAX], min(shut.values())
 
     def _take_claimed(self, dues: Iterable[Due]) -> None:
@@ -361,7 +373,7 @@ class Runner:
         for delivery in deliveries:
             by_way.setdefault(delivery.way, []).append(delivery)
         try:
-            found = await self._plans(by_way)
+            found = await self._plans([members[0] for members in by_way.values()])
         except asyncio.CancelledError:
             self._give_back(Parcel(letter, deliveries))
             raise
@@ -370,38 +382,27 @@ class Runner:
             self.on_result(Parcel(letter, deliveries), [(delivery, BUG) for delivery in deliveries])
             return
         by_lane: dict[Lane, list[Delivery]] = {}
-        for (name, members), way in zip(by_way.items(), found, strict=True):
-            if isinstance(way, Plan):
-                lane = self._lanes.lane(way)
+        for (way, members), planned in zip(by_way.items(), found, strict=True):
+            if isinstance(planned, Plan):
+                lane = self._lanes.lane(planned)
                 if len(self._ways) >= PLANS_KEPT:
                     self._ways.clear()
-                self._ways[name] = (self._now() + PLAN_S, lane)
-                if not name.startswith(MOVED):
-                    self._sites.learn(name, way.site, self._now())
+                self._ways[way] = (self._now() + PLAN_S, lane)
+                if not members[0].next_hop:
+                    self._sites.learn(members[0].domain, planned.site, self._now())
                 by_lane.setdefault(lane, []).extend(members)
             else:
-                self.on_result(Parcel(letter, members), [(delivery, way) for delivery in members])
+                self.on_result(Parcel(letter, members), [(delivery, planned) for delivery in members])
         self._submit(letter, by_lane)
 
-    async def _plans(self, domains: Iterable[str]) -> list[Plan | Outcome]:
-        """The ways to all of them, none of them from before a gateway domain's host changed."""
+    async def _plans(self, deliveries: Iterable[Delivery]) -> list[Plan | Outcome]:
+        """The ways of all of them, none of them from before a gateway domain's host changed."""
         while True:
             change = self._change
-            found = await asyncio.gather(*(self._plan(domain) for domain in domains))
+            ports = (self._next_hop_of, self._signposts, self._lookup, self._policies)
+            found = await asyncio.gather(*(plan_way(one, *ports) for one in deliveries))
             if change == self._change:
                 return found
-
-    async def _plan(self, domain: str) -> Plan | Outcome:
-        """The way to one domain; that of a gateway domain stands in the directory and nowhere else.
-
-        Of a delivery that somebody moved it is the way to its next hop.
-        """
-        if domain.startswith(MOVED):
-            return await plan_hop(parse_next_hop(domain[len(MOVED) :], self._signposts.port), self._lookup)
-        next_hop = await self._next_hop_of(domain)
-        if next_hop:
-            return await plan_gateway(domain, parse_next_hop(next_hop), self._signposts, self._lookup)
-        return await plan(domain, self._signposts, self._lookup)
 
     def reroute(self) -> None:
         """A gateway domain has another host: what waits here and every way are planned again.

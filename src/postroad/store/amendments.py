@@ -67,14 +67,16 @@ def amend_recipients(tx: Tx, args: NewRecipients) -> bool:
     rows = tx.execute(f"SELECT login FROM messages WHERE id = ?{tx.row_lock}", (args.message,))
     if not rows:
         return False
-    # The signature that the message got at its acceptance stands with each of its deliveries to other hosts.
-    signed = tx.execute(
-        "SELECT prefix FROM deliveries WHERE message = ? AND kind = ? LIMIT 1", (args.message, KIND_SMTP)
+    # The signature that the message got at its acceptance stands with each of its deliveries to other hosts, and what
+    # its sender wishes of TLS with all of them.
+    others = tx.execute(
+        "SELECT prefix, tls, kind FROM deliveries WHERE message = ? ORDER BY kind LIMIT 1", (args.message,)
     )
+    prefix, tls, kind = others[0] if others else (b"", 0, KIND_SMTP)
     for leg in args.legs[:ROWS_PER_UNIT]:
-        prefix = signed[0][0] if leg.kind == KIND_SMTP and signed and not leg.prefix else leg.prefix
+        own = prefix if leg.kind == kind == KIND_SMTP else leg.prefix
         row = (leg.id, args.message, leg.due_us, 0, 0, leg.kind, leg.account, leg.domain, leg.recipient, leg.notify)
-        tx.append(DELIVERIES, (*row, leg.orcpt, prefix, "", leg.warn_us, rows[0][0]))
+        tx.append(DELIVERIES, (*row, leg.orcpt, own, "", leg.warn_us, tls, rows[0][0]))
     tx.execute("UPDATE history SET keys = keys || ? WHERE id = ?", (f"\n{args.keys}", args.message))
     note(tx, args.message, args.events)
     tx.hint("queue")

@@ -44,7 +44,7 @@ MESSAGES: Final = Table(
 )
 DELIVERIES: Final = Table(
     "deliveries",
-    "id message due_us owner attempts kind account domain recipient notify orcpt prefix last_reply warn_us login",
+    "id message due_us owner attempts kind account domain recipient notify orcpt prefix last_reply warn_us tls login",
     order=10,
     holds="message",
 )
@@ -83,7 +83,7 @@ def accept(tx: Tx, args: Accept) -> Accepted:
             args.body,
         ),
     )
-    login = args.login
+    login, tls = args.login, args.tls
     for leg in args.legs:
         row = (
             leg.id,
@@ -100,6 +100,7 @@ def accept(tx: Tx, args: Accept) -> Accepted:
             leg.prefix,
             "",
             leg.warn_us,
+            tls,
             login,
         )
         if leg.held:
@@ -145,7 +146,7 @@ def _leave_open(tx: Tx, args: Accept, copy: Copy) -> int:
     ident = tx.make_id()
     domain = copy.recipient.rpartition("@")[2]
     row = (ident, args.id, tx.now_us, 0, 0, KIND_LOCAL, copy.account, domain, copy.recipient)
-    tx.append(DELIVERIES, (*row, copy.notify, copy.orcpt, copy.prefix, "", copy.warn_us, args.login))
+    tx.append(DELIVERIES, (*row, copy.notify, copy.orcpt, copy.prefix, "", copy.warn_us, args.tls, args.login))
     return ident
 
 
@@ -166,7 +167,7 @@ _FLAGS: Final = [Due.__struct_fields__.index(name) for name in ("smtputf8", "eig
 DUE: Final = (  # in the order of the fields of `Due`
     "SELECT d.id, d.message, d.recipient, d.domain, d.kind, d.attempts, d.due_us, m.received_us, m.expires_us,"
     " m.sender, m.size, d.account, d.prefix, d.notify, d.orcpt, m.smtputf8, m.eightbit, m.ret, m.envid, m.body_file,"
-    " d.last_reply, d.warn_us, d.next_hop FROM deliveries d JOIN messages m ON m.id = d.message"
+    " d.last_reply, d.warn_us, d.tls, d.next_hop FROM deliveries d JOIN messages m ON m.id = d.message"
 )
 
 
