@@ -30,6 +30,9 @@ _BY_LETTER: Final = {
     "m": MAIL, "s": SMTP, "p": QUEUE, "i": ALIASES, "v": VERIFY, "t": TEST, "V": VERSION, "P": QUEUE,
 }  # fmt: skip
 
+REHEARSE: Final = "rehearse"
+"""-bh: play a client of the MX."""
+
 _WITH_WORD: Final = frozenset("ABCFLNORVXbefhopr")
 """Options whose value is the rest of the word or else the next word."""
 _WITH_REST: Final = frozenset("MdDq")
@@ -190,6 +193,10 @@ def _set_mode(call: Call, value: str) -> None:
         raise Failure(
             USAGE, "This program starts no server. Start it with: systemctl start postroad, or postroad serve"
         )
+    if value[:1] == "h":
+        # -bh ADDRESS: the address is the next word, which here stands where a recipient would.
+        call.mode, call.what = REHEARSE, value[1:]
+        return
     if value not in _BY_LETTER:
         raise Failure(USAGE, f"-b{value} is not offered here")
     call.mode = _BY_LETTER[value]
