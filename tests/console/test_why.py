@@ -167,7 +167,8 @@ def test_control_characters_of_a_peer_are_shown_harmless() -> None:
 def test_a_suspended_destination_is_named_with_the_time_it_ends() -> None:
     """The time of the next attempt is never told earlier than it can be."""
     until_us = START_US + 60 * MINUTE_US
-    waiting = OpenDelivery(1, "bob@else.test", 1, START_US + 2 * MINUTE_US, "", until_us, "google: unusual-rate")
+    due_us, why_not = START_US + 2 * MINUTE_US, "google: unusual-rate"
+    waiting = OpenDelivery(1, "bob@else.test", 1, due_us, "", suspended_us=until_us, suspended=why_not)
     told = answer(story(RECEIVED, QUEUED, DEFERRED)._replace(open=[waiting]), START_US + 5 * MINUTE_US)
     [ending] = told.endings
     assert (told.state, ending.next_us) == ("waiting", until_us)

@@ -19,7 +19,7 @@ from postroad.store.engine import Params, Row
 from postroad.store.migrate import migrate
 from postroad.store.queue import accept
 from postroad.store.reader import StoredMessage
-from postroad.store.records import Accept, Leg, Recorded
+from postroad.store.records import HELD, Accept, Leg, Recorded
 from postroad.store.sqlite import SqliteConnection
 from postroad.store.units import UNITS, load_units
 from postroad.store.writer import OK, Call, Writer
@@ -83,6 +83,11 @@ class DirectStore:
         )
         return StoredMessage(*rows[0]) if rows else None
 
+    async def changed_by_hand(self, deliveries: Sequence[int]) -> list[tuple[int, bool, str]]:
+        marks = ", ".join("?" * len(deliveries))
+        rows = self.rows(f"SELECT id, state, next_hop FROM deliveries WHERE id IN ({marks})", *deliveries)
+        return [(ident, state >= HELD, next_hop) for ident, state, next_hop in rows]
+
 
 class Reads:
     """The port of a worker's reads, on the store's own connection between its transactions."""
@@ -90,6 +95,7 @@ class Reads:
     def __init__(self, store: DirectStore) -> None:
         self.connection = store.connection
         self.message = store.message
+        self.changed_by_hand = store.changed_by_hand
 
     async def rows(self, sql: str, params: Params = ()) -> list[Row]:
         """The rows of one SELECT."""

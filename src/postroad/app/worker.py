@@ -183,6 +183,7 @@ async def build_worker(errand: Errand) -> Parts:
     hints.add("suspensions", lambda _: runner.resuspend())
     hints.add("queue", lambda _: runner.wake())
     hints.add("gateway", lambda _: runner.reroute())
+    hints.add("recall", lambda _: runner.recall())
     intake = Intake(
         hostname=config.hostname,
         store=store,

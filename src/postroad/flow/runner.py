@@ -37,12 +37,14 @@ from postroad.flow.parcels import Delivery, Letter, Parcel, parcels
 from postroad.flow.pool import BUG, Pool, Results, TlsWatch
 from postroad.flow.protection import Protection
 from postroad.flow.providers import Providers
+from postroad.flow.recall import Touched, call_back
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts
 from postroad.flow.schedule import count_hops
 from postroad.flow.shaping import Limits, State
 from postroad.flow.sign import Signer
 from postroad.flow.signals import SUSPENDED, Lesson
+from postroad.flow.site_book import SiteBook
 from postroad.flow.suspensions import Suspended, Suspensions
 from postroad.flow.tls_policy import TlsPolicies
 from postroad.flow.ways import NextHopOf, no_gateway, plan_way
@@ -52,6 +54,7 @@ from postroad.store.reader import StoredMessage
 from postroad.store.records import (
     FILED,
     KIND_LOCAL,
+    MOVED,
     OVER_QUOTA,
     Accept,
     Claim,
@@ -107,7 +110,7 @@ _NO_ADDRESS: Final = Outcome(
 )
 
 
-class Letters(Protocol):
+class Letters(Touched, Protocol):
     """Where messages are read from (`store.reader.Reader`)."""
 
     async def message(self, ident: int) -> StoredMessage | None:
@@ -177,6 +180,7 @@ class Runner:
         )
         """Also for what is reported at acceptance."""
         self._recorder = Recorder(store, self._on_recorded)
+        self._sites = SiteBook(store)
         self._grants = Grants(store, workers, clock) if workers > 1 else None
         self._sharer = self._grants or Alone()
         self._lanes = Lanes(
@@ -440,8 +444,10 @@ class Runner:
                 if len(self._ways) >= PLANS_KEPT:
                     self._ways.clear()
                 self._ways[way] = (self._now() + PLAN_S, lane)
-                if lane.site.shape.state is State.SUSPENDED:
-                    self._suspensions.mail_for(lane.site, way.partition(" ")[0])
+                if not members[0].next_hop:
+                    self._sites.learn(members[0].domain, lane.site.name, self._now())
+                    if lane.site.shape.state is State.SUSPENDED:
+                        self._suspensions.mail_for(lane.site, members[0].domain)
                 by_lane.setdefault(lane, []).extend(members)
             else:
                 self.on_result(Parcel(letter, members), [(delivery, planned) for delivery in members])
@@ -469,6 +475,10 @@ class Runner:
         for lane in self._lanes.all():
             for parcel in lane.queue.take_all():
                 self._dispatch(parcel.letter, parcel.deliveries)
+
+    def recall(self) -> None:
+        """Somebody held, dropped or moved deliveries that workers have in hand: those that only wait here go back."""
+        self._spawn(call_back(self._lanes, self._letters, self._give_back))
 
     # -- what the pool asks and tells (flow.pool.Sink) ---------------------------------------------------------------
 
@@ -560,7 +570,8 @@ class Runner:
             # Fresh mail keeps the next time it was born with, unless it only waits its turn; what was claimed has
             # waited long enough already.
             due_us = max(opens_us, delivery.due_us) if parcel.letter.fresh and not throttled else opens_us
-            tale.later.append(Later(delivery.id, due_us, delivery.last_reply or why, untried=True))
+            reply = delivery.last_reply or why
+            tale.later.append(Later(delivery.id, due_us, reply, throttled=True, untried=True))
             tale.events.append(
                 Event(
                     kind="throttled" if throttled else "deferred", at_us=now_us, recipient=delivery.recipient,
@@ -575,7 +586,8 @@ class Runner:
             self._suspensions.learnt(site, f"{lesson.signal.rule}: {lesson.signal.means}", self._domains(site))
 
     def _domains(self, site: Site) -> list[str]:
-        return list({way.partition(" ")[0] for way, (_, lane) in self._ways.items() if lane.site is site})
+        ways = {way.partition(" ")[0] for way, (_, lane) in self._ways.items() if lane.site is site}
+        return [way for way in ways if not way.startswith(MOVED)]
 
     def on_disconnected(self, site: Site) -> None:
         """A share that is not used any more may be another worker's."""
@@ -738,6 +750,7 @@ class Runner:
         An attempt that is cut off is as if its host had never answered: the time of the next one stands in the store.
         """
         self._draining = True
+        self._sites.close()
         if self._claiming is not None:
             self._claiming.cancel()
         if self._grants is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from postroad.store import folder
+from postroad.store.actions import Finishing
 from postroad.store.dayfiles import Mover
 from postroad.store.dkim import MissingKeys
 from postroad.store.grants import Authority
@@ -20,6 +21,7 @@ from postroad.store.mailbox_sweep import MailboxSweep
 from postroad.store.migrate import migrate
 from postroad.store.refusals import Refusals
 from postroad.store.server import Chore
+from postroad.store.sites import ForgottenSites
 from postroad.store.sqlite import SqliteConnection
 from postroad.store.submissions import Forgetting
 from postroad.store.sweep import GiveBack, Orphans, Reclaim
@@ -61,6 +63,8 @@ class OpenStore:
             self._mover,
             MailboxSweep(self.writer),
             Forgetting(self.writer),
+            Finishing(self.writer),
+            ForgottenSites(self.writer),
             GiveBack(self.connection),
             self._authority,
             MissingKeys(self.connection, self.writer, clock),
