@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from postroad.store.opening import OpenStore
-from postroad.store.records import QUARANTINED_US, Refusal
+from postroad.store.records import Refusal
 from postroad.store.refusals import Refusals
 from postroad.values.event import Event, pack
 from postroad.values.ids import IdMaker, id_text
@@ -55,11 +55,6 @@ def test_queue_says_why_a_delivery_was_never_tried(dev_test: CommandLine, queued
     store.close()
     (row,) = dev_test.json("queue", "list", name)["rows"]
     assert row["reason"] == "held until the time its sender asked for"
-    store = OpenStore(dev_test.data)
-    store.connection.execute(f"UPDATE deliveries SET due_us = {QUARANTINED_US}")
-    store.close()
-    assert "in quarantine; postroad why tells the reason" in dev_test("queue", "list", name).output
-    assert "1 delivery of " in dev_test("queue", "retry", name).output
 
 
 def test_empty_queue_says_so(dev_test: CommandLine) -> None:

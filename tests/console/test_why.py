@@ -8,7 +8,6 @@ import pytest
 
 from postroad.console import why
 from postroad.console.why import Answer, answer, lines, moment, span
-from postroad.store.records import QUARANTINED_US
 from postroad.store.stories import OpenDelivery, Story
 from postroad.values.event import KINDS, Event
 from postroad.values.ids import EPOCH_US, IdMaker, id_text
@@ -234,17 +233,3 @@ def test_a_held_message_says_until_when_and_that_it_can_begin_at_once() -> None:
     assert "held       bob@else.test: its sender asked for it" in text
     due = answer(story(RECEIVED, held, waiting=[leg]), release_us + 1)
     assert due.state == "due"
-
-
-def test_what_is_in_quarantine_names_its_reason_and_the_two_ways_out() -> None:
-    kept = Event(
-        kind="quarantined", at_us=START_US, recipient="bob@else.test", cause="a program is attached", by="policy"
-    )
-    leg = OpenDelivery(1, "bob@else.test", 0, QUARANTINED_US, "")
-    told = answer(story(RECEIVED, kept, waiting=[leg]), START_US + MINUTE_US)
-    assert (told.state, told.endings[0].next_us) == ("quarantined", 0)
-    assert told.headline == "In quarantine: nobody gets it before it is released. A program is attached."
-    assert [advice.partition(": ")[2].rpartition(" ")[0] for advice in told.advice] == [
-        "postroad queue retry",
-        "postroad queue drop",
-    ]

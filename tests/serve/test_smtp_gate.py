@@ -14,12 +14,9 @@ from postroad.rules.ports import Ports
 from postroad.serve.conversation import Conversation
 from postroad.serve.doors import smtp_sessions
 from postroad.store.migrate import migrate
-from postroad.store.records import QUARANTINED_US
-from postroad.store.selection import Selection, retry_now
 from postroad.store.sqlite import SqliteConnection
 from postroad.values.address import Address
 from postroad.values.facts import Facts, Stage
-from postroad.values.ids import parse_id
 from postroad.values.networks import Networks
 from postroad.values.reply import Reply
 from postroad.values.verdict import Changes, Verdict, accept, doubt, refuse
@@ -272,27 +269,6 @@ async def test_a_discarded_message_is_acknowledged_and_told_but_kept_nowhere(off
     assert (await send(client)).startswith(b"250 2.0.0 Queued as ")
     assert office.count("messages") == office.count("mailbox_messages") == 0
     assert [event.kind for event in office.events()] == ["received", "discarded"]
-
-
-async def test_a_message_in_quarantine_reaches_nobody_until_somebody_releases_it(office: PostOffice) -> None:
-    judged(office, message=accept(changes=Changes(quarantine="a program is attached")))
-    client = await office.greeted(peer="10.0.0.1")
-    for command in (b"MAIL FROM:<a@sender.test>", b"RCPT TO:<anna@example.com>", b"RCPT TO:<x@else.test>", b"DATA"):
-        assert (await client.ask(command))[:1] in (b"2", b"3")
-    client.send(MESSAGE + b".\r\n")
-    reply = await client.line()
-    assert reply.startswith(b"250 2.0.0 Queued as ")
-    assert office.count("mailbox_messages") == 0
-    assert not office.runner.fresh
-    kept = office.house.store.sql("SELECT recipient, owner, due_us, warn_us FROM deliveries ORDER BY recipient")
-    assert kept == [("anna@example.com", 0, QUARANTINED_US, 0), ("x@else.test", 0, QUARANTINED_US, 0)]
-    told = {(event.recipient, event.cause, event.by) for event in office.events() if event.kind == "quarantined"}
-    assert told == {(to, "a program is attached", "policy") for to in ("anna@example.com", "x@else.test")}
-    everything = office.house.store.run(retry_now, Selection("test", every=True))
-    assert everything.count == 0, "what is kept apart is not released along with the rest"
-    message = parse_id(reply[-13:].decode())
-    assert message is not None
-    assert office.house.store.run(retry_now, Selection("test", message=message)).count == 2
 
 
 async def test_no_recipient_left_is_a_refusal(office: PostOffice) -> None:

@@ -17,7 +17,7 @@ from postroad.values.ids import id_text, made_at_us
 
 ENDS: Final = ("delivered", "bounced", "discarded", "dropped")
 """Words that end a recipient's delivery."""
-OPEN: Final = ("deferred", "queued", "held", "quarantined", "attempted", "retried")
+OPEN: Final = ("deferred", "queued", "held", "attempted", "retried")
 
 CLOCK_WIDTH: Final = 12
 SINCE_WIDTH: Final = 9
@@ -81,8 +81,8 @@ class Ending:
 
     recipient: str
     state: str
-    """A word of `ENDS`, or "waiting", "held" (its sender asked for a later time), "quarantined", "due" (an attempt is
-    to start or under way), "refused"."""
+    """A word of `ENDS`, or "waiting", "held" (its sender asked for a later time), "due" (an attempt is to start or
+    under way), "refused"."""
     at_us: int
     """When that became so."""
     attempts: int
@@ -154,8 +154,8 @@ def _endings(story: Told, now_us: int) -> Iterator[Ending]:
             next_us = 0
         else:
             waits = leg.due_us > now_us and event.kind not in ("queued", "attempted")
-            state = "due" if not waits else event.kind if event.kind in ("held", "quarantined") else "waiting"
-            next_us = leg.due_us if waits and state != "quarantined" else 0
+            state = "due" if not waits else "held" if event.kind == "held" else "waiting"
+            next_us = leg.due_us if waits else 0
         evidence = event.evidence or (leg.last_reply if leg is not None else "")
         yield Ending(recipient, state, event.at_us, tried, event.cause, evidence, event.where, next_us)
 
@@ -182,7 +182,6 @@ _STATES: Final = {
     "dropped": "Dropped from the queue by hand",
     "waiting": "Not delivered yet: waiting for the next attempt",
     "held": "Held back: delivery begins",
-    "quarantined": "In quarantine: nobody gets it before it is released",
     "due": "On its way: an attempt is due or under way",
     "refused": "Refused: nothing was stored",
     "unknown": "Nothing more is known",
@@ -205,8 +204,6 @@ def _headline(ident: int, endings: tuple[Ending, ...], state: str, now_us: int) 
         text += f" after {last.attempts} attempts"
     if state in ENDS:
         return f"{text}, {span((last.at_us - made_at_us(ident)) / 1e6)} after it was received."
-    if state == "quarantined":
-        return f"{text}. {_sentence(last.cause)}"
     if state in ("waiting", "held"):
         soonest = min(ending.next_us for ending in endings)
         return f"{text} {moment(soonest, now_us)}. {_sentence(last.cause)}".rstrip()
@@ -226,9 +223,6 @@ def _advice(ident: int, endings: tuple[Ending, ...], events: tuple[Event, ...]) 
         yield f"To end it without a report: postroad queue drop {name}"
     if "held" in states:
         yield f"Nothing need be done. To begin at once: postroad queue retry {name}"
-    if "quarantined" in states:
-        yield f"To release it: postroad queue retry {name}"
-        yield f"To end it without a report: postroad queue drop {name}"
     if "bounced" in states and not reports:
         yield "The sender was not told: the message had no sender, or asked for no report."
     for link in dict.fromkeys(reports):
@@ -264,7 +258,7 @@ def lines(told: Answer, now_us: int, width: int = 0) -> Iterator[Line]:
     yield [Piece(head, "bold"), Piece(f"   {day(made_at_us(told.id))}", "dim")]
     if told.sender or to:
         yield from _wrapped([], f"{told.sender or '?'} to {to or '?'}", 0, width)
-    look = told.state if told.state in (*ENDS, "waiting", "held", "quarantined", "due", "refused") else ""
+    look = told.state if told.state in (*ENDS, "waiting", "held", "due", "refused") else ""
     yield from _wrapped([], told.headline, 0, width, look)
     if len(told.endings) > 1:
         yield from _endings_list(told, now_us, width)

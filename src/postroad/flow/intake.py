@@ -26,7 +26,6 @@ from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
 from postroad.store.records import (
     FILED,
-    QUARANTINED_US,
     TLS_BY_POLICY,
     TLS_OPTIONAL,
     TLS_REQUIRED,
@@ -261,15 +260,12 @@ class Intake:
         sender = envelope.sender_text
         release_us = envelope.release_us if envelope.release_us > now_us else 0
         begin_us = release_us or now_us
-        if arrival.quarantine:
-            release_us = QUARANTINED_US
-        # Null senders are told of nothing, and nobody of a quarantine.
-        warn_us = begin_us + self._warn_after_us if self._warn_after_us and sender and not arrival.quarantine else 0
+        # Null senders are told of nothing.
+        warn_us = begin_us + self._warn_after_us if self._warn_after_us and sender else 0
         legs = self._legs(destinations, now_us, size, release_us, warn_us, signed.fields)
         copies = self._copies(destinations, sender, warn_us)
         if release_us:
-            # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named; and out of
-            # quarantine nothing does before somebody has looked at it.
+            # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named.
             legs += [local_leg(self._ids.make(now_us), copy, release_us) for copy in copies]
             copies = []
         events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, signed, tls)
@@ -383,16 +379,16 @@ class Intake:
             Event(kind="expanded", at_us=now_us, recipient=was, cause=now) for was, now in destinations.expansions
         ]
         if release_us:
-            kind, cause, by, next_us = (
-                "held",
-                "its sender asked for delivery at a later time",
-                who_text(arrival),
-                release_us,
-            )
-            if arrival.quarantine:
-                kind, cause, by, next_us = "quarantined", arrival.quarantine, "policy", 0
+            cause = "its sender asked for delivery at a later time"
             return events + [
-                Event(kind=kind, at_us=now_us, recipient=leg.recipient, cause=cause, by=by, next_us=next_us)
+                Event(
+                    kind="held",
+                    at_us=now_us,
+                    recipient=leg.recipient,
+                    cause=cause,
+                    by=who_text(arrival),
+                    next_us=release_us,
+                )
                 for leg in legs
             ]
         events += [

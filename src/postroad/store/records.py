@@ -35,9 +35,6 @@ INLINE_BODY_MAX: Final = 64 * 1024
 HEADER_MAX: Final = 256 * 1024
 """A header block above this is refused (row M23): it is always held in the database and edited in memory."""
 
-QUARANTINED_US: Final = 4_102_444_800_000_000
-"""When deliveries in quarantine are due, which is never: the year 2100. A person releases or drops them."""
-
 
 class Copy(Record, frozen=True):
     """One copy of a message for one local mailbox, to be filed inside the accepting transaction."""

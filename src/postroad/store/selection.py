@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from postroad.store.journal import note_events
-from postroad.store.records import QUARANTINED_US, Record
+from postroad.store.records import Record
 from postroad.store.units import ROWS_PER_UNIT, Tx, unit
 from postroad.values.event import Event
 
@@ -35,16 +35,9 @@ _FIRST: Final = "SELECT id, message, recipient FROM deliveries WHERE id > ?"
 
 @unit
 def retry_now(tx: Tx, args: Selection) -> Selected:
-    """Makes deliveries due at once, except those a living worker has in its hands.
-
-    What is in quarantine is released by its own name only.
-    """
-    living: list[Any] = sorted(tx.live)
-    condition = f" AND owner NOT IN ({', '.join('?' * len(living))})" if living else ""
-    if not (args.message or args.delivery):
-        condition += " AND due_us <> ?"
-        living.append(QUARANTINED_US)
-    rows = _chosen(tx, args, condition, living)
+    """Makes deliveries due at once, except those a living worker has in its hands."""
+    living = sorted(tx.live)
+    rows = _chosen(tx, args, f" AND owner NOT IN ({', '.join('?' * len(living))})" if living else "", living)
     tx.executemany("UPDATE deliveries SET owner = 0, due_us = ? WHERE id = ?", [(tx.now_us, row[0]) for row in rows])
     _tell(tx, rows, "retried", args.by)
     if rows:

@@ -18,7 +18,6 @@ KINDS: Final = {
     "refused": "a command or a message was turned away; nothing was stored",
     "queued": "the message is durable and one or more deliveries are open",
     "held": "the sender asked for a later delivery; nothing is tried before the next time",
-    "quarantined": "a check wants the message kept apart; nothing is tried before somebody releases it",
     "attempted": "a delivery was tried",
     "deferred": "an attempt failed for now; a next time is set",
     "delivered": "the next host or the mailbox took responsibility",

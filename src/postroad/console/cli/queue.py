@@ -22,7 +22,6 @@ PREVIEW: Final = 10
 """Deliveries shown before they are dropped."""
 LIST_MAX: Final = 1000
 HELD: Final = "held until the time its sender asked for"
-QUARANTINED: Final = "in quarantine; postroad why tells the reason"
 
 
 class Which(NamedTuple):
@@ -162,7 +161,6 @@ def retry(what: str, every: bool, place: Place) -> None:
     """Try deliveries now instead of at their time.
 
     WHAT is a domain or a queue id. What is being tried already is left alone.
-    What is in quarantine is released by its queue id only.
 
     \b
     Examples:
@@ -256,19 +254,12 @@ def _in_slices(place: Place, unit: Any, which: Which) -> int:
 
 def _when(due_us: int, now_us: int) -> str:
     from postroad.console.why import span
-    from postroad.store.records import QUARANTINED_US
 
-    if due_us == QUARANTINED_US:
-        return "when released"
     return "now" if due_us <= now_us else f"in {span((due_us - now_us) / 1e6)}"
 
 
 def _why(one: Waiting, now_us: int) -> str:
-    """Why a delivery waits: the last answer; or it was never tried, because of a quarantine or its sender's wish."""
-    from postroad.store.records import QUARANTINED_US
-
-    if one.due_us == QUARANTINED_US:
-        return QUARANTINED
+    """Why a delivery waits: the last answer; or it was never tried, because its sender asked for a later time."""
     return one.last_reply or (HELD if not one.attempts and one.due_us > now_us else "")
 
 

@@ -34,7 +34,6 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
     "deferred": {"fg": "yellow"},
     "waiting": {"fg": "yellow"},
     "held": {"fg": "yellow"},
-    "quarantined": {"fg": "yellow"},
     "due": {"fg": "yellow"},
     "bounced": {"fg": "red"},
     "refused": {"fg": "red"},
