@@ -31,12 +31,12 @@ from postroad.values.ports import Clock
 from postroad.values.reply import Reply
 
 _TEXTS: Final = {
-    MANY_MESSAGES: "Your limit is {limit} messages an hour, and {used} were sent. Try again after {free} UTC.",
-    MANY_RECIPIENTS: "Your limit is {limit} recipients a day: {used} were used, this message needs {wanted}. "
+    MANY_MESSAGES: "Your limit is {limit} message{s} an hour, and {used} were sent. Try again after {free} UTC.",
+    MANY_RECIPIENTS: "Your limit is {limit} recipient{s} a day: {used} were used, this message needs {wanted}. "
     "Try again after {free} UTC.",
-    MANY_NEW: "Your limit is {limit} recipients a day that you have not written to before: {used} were used, this "
+    MANY_NEW: "Your limit is {limit} recipient{s} a day that you have not written to before: {used} were used, this "
     "message needs {wanted}. Try again after {free} UTC; to known recipients you can send at any time.",
-    MANY_AT_ONCE: "Your limit is {limit} recipients of one message. Send the others another message.",
+    MANY_AT_ONCE: "Your limit is {limit} recipient{s} of one message. Send the others another message.",
     REMOVED_ACCOUNT: "This account does not exist any more.",
 }
 
@@ -51,7 +51,11 @@ class Denied(Reply):
 def denied(short: Shortfall) -> Denied:
     """What the user is told: the limit, what is used of it, and when it is free again."""
     text = _TEXTS[short.why].format(
-        limit=short.limit, used=short.used, wanted=short.wanted, free=clock_text(short.free_us)
+        limit=short.limit,
+        s="" if short.limit == 1 else "s",
+        used=short.used,
+        wanted=short.wanted,
+        free=clock_text(short.free_us),
     )
     if short.why == REMOVED_ACCOUNT:
         return Denied(554, "5.7.1", text, why=short.why)
