@@ -174,6 +174,7 @@ def test_most_dialogs_are_played() -> None:
 
 
 def test_no_false_end_makes_two_messages_of_one(server: LiveServer) -> None:
+    """Class E1, with a live server; what goes out is shown in tests/wire/test_data.py."""
     cases = json.loads(testdata("smtp/eod-variants.json").read_text("utf-8"))["cases"]
     assert len(cases) == 31
     smuggled = b"MAIL FROM:<evil@else.test>\r\nRCPT TO:<carl@dev.test>\r\nDATA\r\nSubject: smuggled\r\n\r\nhi\r\n.\r\n"
@@ -214,6 +215,7 @@ def test_silence_ends_with_421(patient: LiveServer) -> None:
 
 
 def test_drops_of_a_command_do_not_buy_time(patient: LiveServer) -> None:
+    """Row S60: the deadline is that of the whole command."""
     wire = Wire(patient)
     assert wire.code() == 220
     assert b"421" in dripped(wire, b"N")
@@ -234,6 +236,7 @@ def dripped(wire: Wire, drop: bytes) -> bytes:
 
 
 def test_a_slow_body_ends_with_421(patient: LiveServer) -> None:
+    """Row S60."""
     wire = Wire(patient)
     assert wire.code() == 220
     wire.send(b"EHLO c.test\r\n")
@@ -261,6 +264,7 @@ def test_a_half_open_tls_handshake_holds_up_nobody(server: LiveServer, service: 
 
 
 def test_starttls_without_a_handshake_ends(server: LiveServer) -> None:
+    """Row S42."""
     wire = Wire(server)
     wire.send(b"EHLO c.test\r\n")
     assert [wire.code(), wire.code()] == [220, 250]

@@ -257,6 +257,7 @@ async def test_a_full_disk_is_said_at_mail(office: PostOffice) -> None:
 
 
 async def test_a_forwarding_loop_ends(office: PostOffice) -> None:
+    """Row S55."""
     hops = b"Received: from a by b; Mon, 1 Jan 2026 00:00:00 +0000\r\n"
     client = await office.greeted()
     assert (await send(client, message=hops * 50 + MESSAGE)).startswith(b"250 ")
@@ -293,6 +294,7 @@ async def test_a_silent_client_is_told_421(office: PostOffice) -> None:
 
 
 async def test_a_slow_transfer_is_told_so(office: PostOffice) -> None:
+    """Row S60: the body has a deadline of its own."""
     client = await office.greeted()
     client.send(b"MAIL FROM:<>\r\nRCPT TO:<anna@example.com>\r\n")
     await client.line(), await client.line()
