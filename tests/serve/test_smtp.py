@@ -266,6 +266,15 @@ async def test_a_forwarding_loop_ends(office: PostOffice) -> None:
     assert (await send(client, message=looped)).startswith(b"554 5.4.6 This message was delivered")
 
 
+async def test_who_exists_is_told_to_nobody(office: PostOffice) -> None:
+    """RFC 5321 section 7.3: 252 for VRFY says nothing, EXPN is refused, and HELP names what there is."""
+    client = await office.greeted()
+    assert (await client.ask(b"VRFY anna")).startswith(b"252 2.5.2 ")
+    assert (await client.ask(b"EXPN staff")).startswith(b"502 5.5.1 ")
+    assert (await client.ask(b"ETRN example.com")).startswith(b"502 5.5.1 ")
+    assert (await client.ask(b"HELP")).startswith(b"214 2.0.0 Commands: EHLO MAIL RCPT DATA")
+
+
 async def test_a_header_beyond_its_limit_is_refused(office: PostOffice) -> None:
     many = b"X-Filler: " + b"x" * 60 + b"\r\n"
     client = await office.greeted()
