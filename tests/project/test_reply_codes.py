@@ -39,7 +39,9 @@ def written() -> Iterator[Written]:
 def reply_of(path: Path, node: ast.Call) -> Iterator[Written]:
     match node.args:
         case [ast.Constant(int(code)), ast.Constant(str(enhanced)), text, *_]:
-            said = "".join(part.value for part in ast.walk(text) if isinstance(part, ast.Constant) and isinstance(part.value, str))
+            said = "".join(
+                part.value for part in ast.walk(text) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            )
             yield Written(f"{path.name}:{node.lineno}", code, enhanced, said)
 
 
