@@ -20,15 +20,28 @@ from postroad.flow.at_once import AtOnce, local_leg
 from postroad.flow.bounce import Reporter
 from postroad.flow.destinations import Destinations
 from postroad.flow.local import delivered_before
+from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.records import FILED, Accept, Accepted, Copy, Leg, Sending
+from postroad.store.records import (
+    FILED,
+    TLS_BY_POLICY,
+    TLS_OPTIONAL,
+    TLS_REQUIRED,
+    Accept,
+    Accepted,
+    Copy,
+    Leg,
+    Sending,
+)
+from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.envelope import Envelope
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
+from postroad.wire.mime.headers import MAX_HEADER_LINES
 from postroad.wire.mime.message_id import find_message_id
 
 QUEUE_FULL: Final = Reply(452, "4.3.1", "The queue is full. Please retry later; nothing was lost.")
@@ -36,6 +49,7 @@ DISK_FULL: Final = Reply(452, "4.3.1", "Not enough disk space. Please retry late
 TOO_MANY_HOPS: Final = Reply(554, "5.4.6", "Too many hops: this message runs in a circle. Check the forwardings.")
 LOOP: Final = Reply(554, "5.4.6", "This message was delivered to the same mailbox before: a forwarding loop.")
 HEADER_TOO_LARGE: Final = Reply(552, "5.3.4", "The header is larger than 256 kB. Send fewer or shorter header fields.")
+HEADER_TOO_LONG: Final = Reply(552, "5.3.4", "The header has more than 2,000 lines. Send fewer header fields.")
 
 KEYS_MAX: Final = 64
 """Recipients that `why` finds a message by; the rest of a long list is in the journal."""
@@ -63,6 +77,8 @@ class Arrival:
     """Checks that could not tell and held nothing up: stable word, and what was found."""
     discarded: str = ""
     """Why nobody gets it although it is acknowledged."""
+    ours: bool = False
+    """Handed in by somebody who may use our names: a login, a program of this machine, a listed network."""
     answered: bool = False
     """The client hears of every recipient by itself, so nothing waits for a mailbox that is full."""
     quarantine: str = ""
@@ -88,6 +104,7 @@ class Draft(Protocol):
 
     size: int
     header_too_large: bool
+    body_hash: BodyHash | None
 
     async def settle(self) -> tuple[bytes, bytes | None, str]:
         """Header block, inline body or None, and the name of the durable body file."""
@@ -127,6 +144,7 @@ class Intake:
         max_hops: int,
         warn_after_s: float = 0.0,
         reporter: Reporter | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self._hostname = hostname
         self._store = store
@@ -139,7 +157,13 @@ class Intake:
         self._max_hops = max_hops
         self._warn_after_us = int(warn_after_s * 1e6)
         self._at_once = AtOnce(store=store, story=story, ids=ids, reporter=reporter)
+        self._signer = signer
         self._date = (0, "")
+
+    @property
+    def signs(self) -> bool:
+        """Whether mail that leaves may be signed: whoever receives a draft may then hash its body meanwhile."""
+        return self._signer is not None
 
     def make_id(self) -> int:
         """A fresh id for a message that is asked about before it is accepted."""
@@ -162,7 +186,8 @@ class Intake:
         Raises StoreFull and StoreBroken; then too nothing is acknowledged, and what is on the disk is swept.
         """
         header, body, body_file = await draft.settle()
-        refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, destinations)
+        lowered = header.lower()
+        refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, lowered, destinations)
         if refusal is not None:
             draft.discard()
             return refusal
@@ -171,8 +196,13 @@ class Intake:
         received = arrival.above + self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
         sending = submission.sending(self._repetition(now_us, arrival)) if submission is not None else None
+        signed = UNSIGNED
+        if arrival.ours and destinations.remotes and self._signer is not None:
+            # All but Received: no trace field is signed (RFC 6376 section 5.4.1).
+            signed = await self._signer.sign(arrival.above + header, body, body_file, draft.body_hash)
         content = (received + header, body, body_file, size)
-        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending)
+        tls = tls_wish(envelope, lowered)
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed, tls)
         if destinations.wishes or destinations.expanded:
             accept, accepted = await self._at_once.accept(accept, destinations, now_us)
         else:
@@ -199,8 +229,10 @@ class Intake:
 
     # -- checks that need the header ---------------------------------------------------------------------------------
 
-    def _look_at(self, header: bytes, destinations: Destinations) -> Reply | None:
-        lowered = header.lower()
+    def _look_at(self, header: bytes, lowered: bytes, destinations: Destinations) -> Reply | None:
+        # Nobody behind us could read it: whose it is, and for whom, would be anybody's guess.
+        if header.count(b"\n") > MAX_HEADER_LINES:
+            return HEADER_TOO_LONG
         # RFC 5321 section 6.3: count Received header fields to find loops.
         hops = lowered.count(b"\nreceived:") + lowered.startswith(b"received:")
         if hops > self._max_hops:
@@ -221,6 +253,8 @@ class Intake:
         arrival: Arrival,
         eightbit: bool,
         sending: Sending | None,
+        signed: Signed,
+        tls: int,
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
@@ -228,13 +262,13 @@ class Intake:
         begin_us = release_us or now_us
         # Null senders are told of nothing.
         warn_us = begin_us + self._warn_after_us if self._warn_after_us and sender else 0
-        legs = self._legs(destinations, now_us, size, release_us, warn_us)
+        legs = self._legs(destinations, now_us, size, release_us, warn_us, signed.fields)
         copies = self._copies(destinations, sender, warn_us)
         if release_us:
             # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named.
             legs += [local_leg(self._ids.make(now_us), copy, release_us) for copy in copies]
             copies = []
-        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us)
+        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, signed, tls)
         return Accept(
             id=ident,
             received_us=now_us,
@@ -251,9 +285,11 @@ class Intake:
             events=self._story.note(ident, events) if sending is None else self._story.pack(events),
             smtputf8=envelope.smtputf8,
             eightbit=eightbit,
-            ret=envelope.ret,
+            # RFC 8689 section 5: "the RET=FULL parameter MUST be disregarded"
+            ret="HDRS" if envelope.requiretls and envelope.ret else envelope.ret,
             envid=envelope.envid,
             login=arrival.login,
+            tls=tls,
             sending=sending,
             answered=arrival.answered,
         )
@@ -286,7 +322,9 @@ class Intake:
         )
         return self._story.pack([event])
 
-    def _legs(self, destinations: Destinations, now_us: int, size: int, release_us: int, warn_us: int) -> list[Leg]:
+    def _legs(
+        self, destinations: Destinations, now_us: int, size: int, release_us: int, warn_us: int, prefix: bytes
+    ) -> list[Leg]:
         remotes = destinations.remotes
         if not remotes:
             return []
@@ -303,6 +341,7 @@ class Intake:
                 domain,
                 due_us=due_us,
                 owner=owner,
+                prefix=prefix,
                 notify=notify,
                 orcpt=orcpt,
                 warn_us=warn_us,
@@ -319,6 +358,8 @@ class Intake:
         legs: list[Leg],
         size: int,
         release_us: int,
+        signed: Signed,
+        tls: int,
     ) -> list[Event]:
         events = [
             Event(
@@ -326,10 +367,12 @@ class Intake:
                 at_us=now_us,
                 by=who_text(arrival),
                 where=where_text(arrival),
-                cause=f"from <{envelope.sender_text}>, {size} bytes",
+                cause=f"from <{envelope.sender_text}>, {size} bytes{_WISHES[tls]}",
             )
         ]
         events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
+        if signed.words:
+            events.append(Event(kind="signed", at_us=now_us, cause=signed.words))
         if arrival.discarded:
             events.append(Event(kind="discarded", at_us=now_us, cause=arrival.discarded, by="policy"))
         events += [
@@ -384,6 +427,26 @@ def unfiled(accept: Accept, accepted: Accepted) -> dict[tuple[int, str], int]:
     """Accounts and mailboxes whose copies the store did not file and did not leave open either."""
     left = zip(accept.copies, accepted.copies, accepted.legs, strict=True)
     return {(copy.account, copy.mailbox): outcome for copy, outcome, leg in left if outcome != FILED and not leg}
+
+
+_WISHES: Final = ("", ", REQUIRETLS", ", TLS-Required: No")
+"""How the journal tells what the sender wishes of TLS, by the number of the wish."""
+
+
+def tls_wish(envelope: Envelope, lowered: bytes) -> int:
+    """What the sender wishes of TLS on the way, from the envelope and the header block in small letters.
+
+    RFC 8689 section 4.1: with REQUIRETLS "the TLS-Required header field MUST be ignored".
+    """
+    if envelope.requiretls:
+        return TLS_REQUIRED
+    at = lowered.find(b"\ntls-required:") + 1
+    if not at and not lowered.startswith(b"tls-required:"):
+        return TLS_BY_POLICY
+    return TLS_OPTIONAL if _tls_required_no(lowered, at) else TLS_BY_POLICY
+
+
+_tls_required_no: Final = re.compile(rb"tls-required:(?:[ \t]|\r\n[ \t])*no(?:[ \t]|\r\n[ \t])*\r\n").match
 
 
 def host_word(helo: str) -> str:

@@ -7,6 +7,7 @@ or garbled answer - is "could not tell" and never bounces mail.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +23,14 @@ import dns.inet
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
 import dns.resolver
 import dns.reversename
 from dns.rdatatype import RdataType
 from dns.rdtypes.ANY.MX import MX
+from dns.rdtypes.ANY.TLSA import TLSA
 from dns.rdtypes.ANY.TXT import TXT
 
 from postroad.values.clock import SystemClock
@@ -54,7 +58,7 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
 @dataclass(frozen=True, slots=True)
 class Nameserver:
-    """One server to ask; `trusted` means its AD bit is believed because it runs on this machine."""
+    """One server to ask; `trusted`: it runs on this machine, so nobody sits between it and us."""
 
     host: str
     port: int = DNS_PORT
@@ -108,15 +112,30 @@ class DnsLookup:
 
     Equal questions asked at the same time share one query. A question takes at most `timeout_s` seconds. No nameserver
     given means those of /etc/resolv.conf.
+
+    With `trust_ad` the AD bit of a nameserver on this machine is believed, and no other one is asked: who would ask on
+    after a SERVFAIL, which is what a validating resolver says of a forged answer, would take the forgery from the next.
     """
 
-    def __init__(self, nameservers: Sequence[str] = (), *, timeout_s: float = 5.0, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        nameservers: Sequence[str] = (),
+        *,
+        timeout_s: float = 5.0,
+        clock: Clock | None = None,
+        trust_ad: bool = False,
+    ) -> None:
+        """Raises ValueError when `trust_ad` is set and no nameserver runs on this machine."""
         self._servers = [parse_nameserver(text) for text in nameservers] or system_nameservers()
+        self._trust_ad = trust_ad
+        if trust_ad:
+            self._servers = [server for server in self._servers if server.trusted]
+            if not self._servers:
+                raise ValueError("dns.trust_ad needs a nameserver on this machine, and none is named")
         self._timeout_s = timeout_s
         self._now: Callable[[], float] = (clock or SystemClock()).monotonic
         self._cache: dict[tuple[RdataType, str], tuple[float, Answer]] = {}
         self._asking: dict[tuple[RdataType, str], asyncio.Task[Answer]] = {}
-        self._backend: Any = dns.asyncbackend.get_backend("asyncio")
 
     async def mx(self, domain: str) -> Answer:
         """Mail exchangers of a domain, in `Answer.mx`; a null MX is one record with host "."."""
@@ -130,7 +149,9 @@ class DnsLookup:
         six, four = await asyncio.gather(self._question(RdataType.AAAA, host), self._question(RdataType.A, host))
         records = six.records + four.records
         if records:
-            return Answer(LookupStatus.FOUND, records, authentic=all(a.authentic for a in (six, four) if a.records))
+            found = [answer for answer in (six, four) if answer.records]
+            authentic = all(answer.authentic for answer in found)
+            return Answer(LookupStatus.FOUND, records, authentic=authentic, alias=found[0].alias)
         for status in (LookupStatus.FAILED, LookupStatus.NODATA):
             for answer in (four, six):
                 if answer.status is status:
@@ -148,6 +169,14 @@ class DnsLookup:
         except (dns.exception.DNSException, ValueError):
             return Answer(LookupStatus.NXDOMAIN, why=f"{address} is no IP address")
         return await self._question(RdataType.PTR, name)
+
+    async def tlsa(self, name: str) -> Answer:
+        """TLSA records of a name such as "_25._tcp.mx.example.org", in `Answer.tlsa`."""
+        return await self._question(RdataType.TLSA, name)
+
+    async def cname(self, name: str) -> Answer:
+        """The alias that a name itself is, in `Answer.records`, without following it."""
+        return await self._question(RdataType.CNAME, name)
 
     def forget(self) -> None:
         """Empties the cache, as after a change of the network."""
@@ -201,7 +230,7 @@ class DnsLookup:
             if isinstance(got, str):
                 return Answer(LookupStatus.FAILED, why=got), FAILED_S
             response, server = got
-            authentic &= server.trusted and bool(response.flags & dns.flags.AD)
+            authentic &= self._trust_ad and server.trusted and bool(response.flags & dns.flags.AD)
             chain = _Chain(response, wanted, kind)
             aliases += chain.aliases
             ttl = min(ttl, chain.ttl)
@@ -209,7 +238,8 @@ class DnsLookup:
                 why = f"more than {MAX_CNAMES} aliases (CNAME) from {name}"
                 return Answer(LookupStatus.FAILED, why=why), max(TTL_MIN_S, min(ttl, NEGATIVE_MAX_S))
             if chain.records is not None:
-                return replace(_found(kind, chain.records), authentic=authentic), max(TTL_MIN_S, ttl)
+                alias = _host(chain.end) if aliases else ""
+                return replace(_found(kind, chain.records), authentic=authentic, alias=alias), max(TTL_MIN_S, ttl)
             if response.rcode() == dns.rcode.NOERROR and chain.aliases and not response.authority:
                 wanted = chain.end
                 continue
@@ -228,41 +258,50 @@ class DnsLookup:
             if left <= 0:
                 break
             server = self._servers[turn % len(self._servers)]
-            got = await self._ask(name, kind, server, left / (tries - turn))
+            got = await ask_server(name, kind, server, left / (tries - turn))
             if not isinstance(got, str):
                 return got, server
             why = got
         return why
 
-    async def _ask(
-        self, name: dns.name.Name, kind: RdataType, server: Nameserver, timeout: float
-    ) -> dns.message.Message | str:
-        """One query to one server within `timeout` seconds."""
-        use_edns = 0
-        while True:
-            query = dns.message.make_query(name, kind, use_edns=use_edns, payload=EDNS_PAYLOAD)
+
+async def ask_server(
+    name: dns.name.Name, kind: RdataType, server: Nameserver, timeout: float, *, recursive: bool = True
+) -> dns.message.Message | str:
+    """One query to one server within `timeout` seconds; in words why there is no usable response."""
+    use_edns = 0
+    while True:
+        query = dns.message.make_query(name, kind, use_edns=use_edns, payload=EDNS_PAYLOAD)
+        if recursive:
             # RFC 6840 section 5.7: "setting the AD bit in a query" asks for it in the answer.
             query.flags |= dns.flags.AD
-            try:
-                async with asyncio.timeout(timeout):
-                    response, _ = await dns.asyncquery.udp_with_fallback(
-                        query, server.host, timeout, server.port, ignore_unexpected=True, ignore_errors=True,
-                        backend=self._backend,
-                    )  # fmt: skip
-            except (dns.exception.Timeout, TimeoutError):
-                return f"timeout after {timeout:g} s from {server}"
-            except (dns.exception.DNSException, OSError, EOFError, ValueError) as error:
-                return f"{type(error).__name__} from {server}: {error}"[:200]
-            code = response.rcode()
-            # RFC 6891 section 7: a server that does not know EDNS answers FORMERR; ask again without.
-            if code == dns.rcode.FORMERR and use_edns == 0:
-                use_edns = -1
-                continue
-            if code not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-                return f"{dns.rcode.to_text(code)} from {server}"
-            if _is_referral(response):
-                return f"lame answer (a referral) from {server}"
-            return response
+        else:
+            query.flags &= ~dns.flags.RD
+        try:
+            async with asyncio.timeout(timeout):
+                response, _ = await dns.asyncquery.udp_with_fallback(
+                    query, server.host, timeout, server.port, ignore_unexpected=True, ignore_errors=True,
+                    backend=_backend(),
+                )  # fmt: skip
+        except (dns.exception.Timeout, TimeoutError):
+            return f"timeout after {timeout:g} s from {server}"
+        except (dns.exception.DNSException, OSError, EOFError, ValueError) as error:
+            return f"{type(error).__name__} from {server}: {error}"[:200]
+        code = response.rcode()
+        # RFC 6891 section 7: a server that does not know EDNS answers FORMERR; ask again without.
+        if code == dns.rcode.FORMERR and use_edns == 0:
+            use_edns = -1
+            continue
+        if code not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+            return f"{dns.rcode.to_text(code)} from {server}"
+        if _is_referral(response):
+            return f"lame answer (a referral) from {server}"
+        return response
+
+
+@functools.cache
+def _backend() -> Any:
+    return dns.asyncbackend.get_backend("asyncio")
 
 
 class _Chain:
@@ -328,6 +367,10 @@ def _read_ptr(records: list[Any]) -> Answer:
     return Answer(LookupStatus.FOUND, tuple(_host(r.target) for r in records))
 
 
+def _read_tlsa(records: list[dns.rdata.Rdata]) -> Answer:
+    return Answer(LookupStatus.FOUND, tlsa=tuple(record.to_wire() or b"" for record in records))
+
+
 def _host(name: dns.name.Name) -> str:
     """A host name in lower case without the final dot; "." stays for a null MX (RFC 7505)."""
     return name.to_text(omit_final_dot=True).lower() or "."
@@ -339,4 +382,19 @@ _READERS: Final[dict[RdataType, Callable[[list[Any]], Answer]]] = {
     RdataType.A: _read_addresses,
     RdataType.AAAA: _read_addresses,
     RdataType.PTR: _read_ptr,
+    RdataType.CNAME: _read_ptr,
+    RdataType.TLSA: _read_tlsa,
 }
+
+
+class _AnyTlsa(TLSA):
+    """TLSA records of any octets: one that is too short is an unusable record, not a garbled answer (row D9)."""
+
+    @classmethod
+    def from_wire_parser(cls, rdclass: Any, rdtype: Any, parser: Any, origin: Any = None) -> Any:
+        """The octets as they are."""
+        return dns.rdata.GenericRdata(rdclass, rdtype, parser.get_remaining())
+
+
+# The library's own way to register a class refuses types that it knows.
+dns.rdata._rdata_classes[dns.rdataclass.IN, RdataType.TLSA] = _AnyTlsa

@@ -35,6 +35,9 @@ DISCARDED_OCTETS: Final = 64 * 1024
 DISCARDED_READS: Final = 16
 """A megabyte at most: who sends more than that behind an error sees the reset."""
 
+EARLY_MAX: Final = 32 * 1024
+"""Octets kept of a client that speaks behind the handshake before the session can hear it."""
+
 EMPTY_S: Final = 0.05
 """How often a draining worker looks whether everybody has gone."""
 
@@ -179,6 +182,7 @@ class Conversation(Receiver):
         "_make_session",
         "_paused",
         "_task",
+        "_tls_text",
         "_watch",
         "_writable",
         "due",
@@ -212,6 +216,7 @@ class Conversation(Receiver):
         """Whether TLS protects what is said, or will before the first word."""
         self.transport: Any = None
         self.peer, self.port, self.via = origin or ("", 0, "")
+        self._tls_text = ""
         self.due = 0.0
         self.on_close: Callable[[], None] | None = None
         self.work_s = math.inf
@@ -223,7 +228,7 @@ class Conversation(Receiver):
         self._ended = False
         self._writable: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._early: list[bytes] | None = None
+        self._early: bytearray | None = None
         self._hold: asyncio.TimerHandle | None = None
 
     # -- from the event loop ----------------------------------------------------------------------------------------
@@ -305,7 +310,10 @@ class Conversation(Receiver):
         if self._closing:
             return
         if self._early is not None:
-            self._early.append(data)
+            self._early += data
+            if len(self._early) > EARLY_MAX and not self._paused:
+                self._paused = True
+                self.transport.pause_reading()
             return
         self.machine.receive(data)
         if self._busy or self._clogged:
@@ -412,7 +420,7 @@ class Conversation(Receiver):
         self._task = None
         early, self._early = self._early, None
         if early and not self._closing:
-            self.machine.receive(b"".join(early))
+            self.machine.receive(bytes(early))
         if self._closing:
             if self not in self._watch.conversations:
                 self._let_go()
@@ -516,7 +524,7 @@ class Conversation(Receiver):
         await self._secure(context)
 
     async def _secure(self, context: ssl.SSLContext) -> None:
-        self._early = []
+        self._early = bytearray()
         link = TlsLink(self._loop, self.transport, self, context)
         await link.shake(TLS_HANDSHAKE_S)
         self.transport = link
@@ -524,11 +532,15 @@ class Conversation(Receiver):
 
     def tls_text(self) -> str:
         """Version and cipher of the protected connection for Received lines and the journal; empty when plain."""
-        ssl_object = self.transport.get_extra_info("ssl_object") if self.tls else None
-        if ssl_object is None:
+        if not self.tls:
             return ""
-        cipher = ssl_object.cipher()
-        return f"{ssl_object.version()} {cipher[0]}" if cipher else str(ssl_object.version())
+        if not self._tls_text:  # nothing of it changes behind the handshake: renegotiation is off
+            ssl_object = self.transport.get_extra_info("ssl_object")
+            if ssl_object is None:
+                return ""
+            cipher = ssl_object.cipher()
+            self._tls_text = f"{ssl_object.version()} {cipher[0]}" if cipher else str(ssl_object.version())
+        return self._tls_text
 
     def become(self, address: str, port: int) -> Reply | None:
         """From now on the peer is the client that a trusted one names; a reply when that client is not let in."""

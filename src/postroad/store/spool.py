@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 from postroad.store import folder, syscalls
 from postroad.store.records import HEADER_MAX, INLINE_BODY_MAX
+from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.ports import Clock
 
@@ -152,6 +153,7 @@ class Draft:
     __slots__ = (
         "_body",
         "_descriptor",
+        "_ended",
         "_header",
         "_header_size",
         "_hex",
@@ -161,6 +163,7 @@ class Draft:
         "_name",
         "_settled",
         "_spool",
+        "body_hash",
         "header_too_large",
         "size",
     )
@@ -177,8 +180,12 @@ class Draft:
         self._descriptor = -1
         self._job: Future[None] | None = None
         self._settled = ""
+        self._ended = False
         self.size = 0
         """Octets written so far, header and body."""
+        self.body_hash: BodyHash | None = None
+        """Fed with a body that goes to a file, where somebody set it before: it need not be read a second time. A small
+        body is in memory at the end, and hashed there by whoever wants it."""
         self.header_too_large = False
         """The header block has passed HEADER_MAX: the message must be refused; its octets are no longer kept."""
 
@@ -261,17 +268,35 @@ class Draft:
             self._header.clear()
 
     async def read_body(self) -> AsyncIterator[bytes]:
-        """The body so far from its beginning, in pieces; nothing may be written meanwhile. Raises `StoreBroken`."""
+        """The body so far from its beginning, in pieces; nothing may be written meanwhile.
+
+        Raises `StoreFull` and `StoreBroken`. Whoever still reads when the draft ends reads on: what is read belongs to
+        the reader.
+        """
+        if self._ended:
+            raise StoreBroken("this draft has ended")
+        rest = list(self._body)
         if self._descriptor >= 0:
-            offset = 0
-            while piece := await self._read_at(offset):
-                offset += len(piece)
+            async for piece in self._read_file():
                 yield piece
-        for piece in list(self._body):
+        for piece in rest:
             yield piece
 
-    async def _read_at(self, offset: int) -> bytes:
-        return await self._spool.wait(lambda: syscalls.read_at(self._descriptor, CHUNK, offset))
+    async def _read_file(self) -> AsyncIterator[bytes]:
+        try:
+            descriptor = syscalls.duplicate(self._descriptor)
+        except OSError as error:
+            raise self._spool.judged(error) from error
+        offset, end = 0, self.size - self._header_size - self._in_memory  # the end of the draft writes the rest there
+        try:
+            while piece := await self._read_at(descriptor, offset, min(CHUNK, end - offset)):
+                offset += len(piece)
+                yield piece
+        finally:
+            syscalls.close(descriptor)
+
+    async def _read_at(self, descriptor: int, offset: int, count: int) -> bytes:
+        return await self._spool.wait(lambda: syscalls.read_at(descriptor, count, offset))
 
     # -- its end -----------------------------------------------------------------------------------------------------
 
@@ -279,6 +304,7 @@ class Draft:
         """Ends the draft; returns the header block with its empty line, the body when it is small, and otherwise the
         name of the file that now holds it durably (S2). Raises `StoreFull` or `StoreBroken`; then discard it."""
         self._spool.require_sound()
+        self._ended = True
         header = b"".join(self._header)
         if self._descriptor < 0 and self._in_memory <= INLINE_BODY_MAX:
             body = b"".join(self._body)
@@ -293,6 +319,7 @@ class Draft:
         After `settle` only before the store was asked to accept the message, or when it answered that it did not: a
         message whose acceptance failed in any way but `StoreFull` may be ours, and its body file must stay.
         """
+        self._ended = True
         self._forget_memory()
         if self._job is not None and not self._job.done():
             self._job.add_done_callback(lambda _: self._remove())
@@ -309,6 +336,9 @@ class Draft:
     async def _work(self, work: Callable[[list[bytes]], None]) -> None:
         self._spool.require_sound()
         pieces = self._body
+        if self.body_hash is not None:
+            for piece in pieces:
+                self.body_hash.update(piece)
         self._forget_memory()
         self._job = self._spool.start(lambda: work(pieces))
         try:

@@ -48,6 +48,10 @@ class Answer:
     """For people, when the status is FAILED: "SERVFAIL from 127.0.0.1", "timeout after 5 s"."""
     authentic: bool = False
     """The AD bit from a resolver trusted to validate."""
+    tlsa: tuple[bytes, ...] = ()
+    """RDATA of TLSA records as it came, also of those that are none (`trust.dane.read`)."""
+    alias: str = ""
+    """Where aliases (CNAME) led to; empty when the name is none."""
 
 
 class Lookup(Protocol):
@@ -67,6 +71,46 @@ class Lookup(Protocol):
 
     async def ptr(self, address: str) -> Answer:
         """Host names of an IP address."""
+        ...
+
+    async def tlsa(self, name: str) -> Answer:
+        """TLSA records of a name such as "_25._tcp.mx.example.org", in `Answer.tlsa`."""
+        ...
+
+    async def cname(self, name: str) -> Answer:
+        """The alias that a name itself is, in `Answer.records`, without following it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What some servers of a zone say in the same words."""
+
+    servers: tuple[str, ...]
+    records: tuple[str, ...] = ()
+    """As people write them: "10 mx.example.org", the joined text of a TXT record, "0 0 993 mail.example.org"."""
+    exists: bool = True
+    """False: there is no such name (NXDOMAIN)."""
+    alias: str = ""
+    """The name that the records stand at, when the one asked for is an alias (CNAME)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the servers responsible for a name say of it: one view when they agree, none when `why` tells why not."""
+
+    views: tuple[View, ...] = ()
+    silent: tuple[str, ...] = ()
+    """Why some servers said nothing: one sentence each."""
+    why: str = ""
+    """Why nothing could be told at all."""
+
+
+class Authority(Protocol):
+    """Questions to the servers that are responsible for a name; an answer never raises."""
+
+    async def ask(self, name: str, kind: str) -> Told:
+        """The records of a name and kind ("MX", "TXT", "A", ...) on each of its servers."""
         ...
 
 
