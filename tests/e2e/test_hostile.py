@@ -55,7 +55,7 @@ OTHERWISE = {
     "s38-vrfy-utf8": "EXPN is 502",
     "s48-rcpt-relay-forms": "this server relays for this machine, so no stranger's mailbox is unknown",
     "s49-quoted-local": "nobody has an empty name",
-    "s66-xclient-login": "a login that XCLIENT names is a whole address",
+    "s66-xclient-login": "the login that XCLIENT names has no account at this server",
 }
 """Dialogs that a real server answers otherwise, and rightly."""
 
