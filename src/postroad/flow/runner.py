@@ -131,6 +131,7 @@ class Runner:
         self._signposts = signposts
         self._next_hop_of = next_hop_of
         self._delays_s = delays_s
+        self._lifetime_s = lifetime_s
         self._warn_after_s = warn_after_s
         self._max_hops = max_hops
         self._rng = rng or Random()
@@ -458,7 +459,7 @@ class Runner:
             parcel.trail,
             now_us=self._clock.wall_us(),
             delays_s=self._delays_s,
-            rng=self._rng,
+            lifetime_s=self._lifetime_s,
             warn_after_s=self._warn_after_s,
         )
         if tale.notices:

@@ -22,7 +22,7 @@ from postroad.wire.scram_client import ScramClient
 from postroad.wire.smtp.grammar import MAX_COMMAND
 
 CANCEL: Final = b"*"
-"""RFC 4954 section 4: "If the client wishes to cancel the authentication exchange, it issues a line with a single "*"."""
+"""RFC 4954 section 4: a line of one asterisk ends the exchange."""
 
 
 class ClientLogin:
