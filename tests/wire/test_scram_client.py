@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from hashlib import sha256
 
 import pytest
@@ -25,7 +26,9 @@ def test_the_example_of_the_rfc() -> None:
     # RFC 7677 section 3
     ours = client()
     assert ours.first() == FIRST
-    assert ours.final(b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096") == FINAL
+    assert (
+        ours.final(b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096") == FINAL
+    )
     assert ours.prove(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
     assert not ours.prove(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G8=")
 
@@ -89,10 +92,8 @@ def test_a_second_challenge_and_a_proof_before_the_first_count_for_nothing() -> 
 
 @given(challenge=st.binary(max_size=200))
 def test_any_octets_give_a_value_or_one_error(challenge: bytes) -> None:
-    try:
-        client().final(challenge)
-    except ScramError as error:
-        assert "pencil" not in str(error)
+    with contextlib.suppress(ScramError):
+        assert client().final(challenge).startswith(b"c=")
 
 
 def test_nothing_shows_the_password() -> None:

@@ -45,7 +45,8 @@ def tell(
 ) -> Tale:
     """The tale of one attempt; `trail` names the hosts that failed in it, before the one that decided.
 
-    `lifetime_s`: what mail gets without a time of its own; `warn_after_s`: after how long the sender is told of a delay, 0 for never.
+    `lifetime_s`: what mail gets without a time of its own; `warn_after_s`: after how long the sender is told of a
+    delay, 0 for never.
     """
     tale = Tale()
     attempt = results[0][0].attempt
