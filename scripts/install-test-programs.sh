@@ -12,6 +12,7 @@
 #   strace eatmydata xfsprogs                 order of system calls, and control runs for the crash tests
 #   openssl procps util-linux                 s_client, ps, setpriv
 #   opendkim rspamd   milters; tests start them on private sockets, never as a system service
+#   opendkim          also says what others think of our DKIM signatures
 #   testssl.sh        what others say about our TLS
 #   haproxy           a proxy that names its clients by PROXY headers
 #   pebble            an ACME authority that issues certificates, and the DNS server that goes with it

@@ -65,7 +65,7 @@ def test_retry_is_asked_for_and_journaled(dev_test: CommandLine, queued: Queued)
     name = queued("bob@else.test")
     assert "1 delivery of " in dev_test("queue", "retry", name).output
     told = dev_test.json("why", name)["message"]
-    assert [event["kind"] for event in told["events"]] == ["received", "queued", "retried"]
+    assert [event["kind"] for event in told["events"]] == ["received", "signed", "queued", "retried"]
     assert told["events"][-1]["by"].startswith("postroad queue, ")
     assert "2 deliveries" not in dev_test("queue", "retry", "--all").output
     assert "Nothing waits to nowhere.test." in dev_test("queue", "retry", "nowhere.test", status=1).stderr

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import email
 import email.policy
+from collections.abc import AsyncIterator
 from email.message import EmailMessage
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +15,18 @@ from postroad.flow.bounce import Reporter
 from postroad.flow.dsn import Action, Notice, advice, compose, decode_xtext
 from postroad.flow.lanes import Letter
 from postroad.flow.local import Plan
+from postroad.flow.sign import Signer
+from postroad.store.dkim_records import DkimKey
 from postroad.store.records import Accept
+from postroad.trust.dkim.keys import ALGORITHMS
 from postroad.values.address import Address
-from postroad.values.event import pack
+from postroad.values.event import pack, unpack
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.reply import Reply
+from tests.fakes.clock import FakeClock
+from tests.trust.dkim.pairs import SELECTORS, private
+from tests.trust.dkim.test_sign import dkimpy_says
 
 NOW = 1_800_000_000_000_000
 HEADER = b"Received: x\r\nFrom: Anna <a@ours.test>\r\nSubject: Offer\r\nMessage-ID: <1@ours.test>\r\n\r\n"
@@ -328,7 +336,7 @@ def test_a_broken_header_comes_back_in_ascii() -> None:
     assert part.get_payload(decode=True) == header
 
 
-async def accepted(plan: Plan, **changes: Any) -> Accept | str:
+async def accepted(plan: Plan, signer: Signer | None = None, **changes: Any) -> Accept | str:
     async def plan_for(address: Address) -> Plan:
         return plan
 
@@ -338,6 +346,7 @@ async def accepted(plan: Plan, **changes: Any) -> Accept | str:
         ids=IdMaker(1),
         lifetime_s=60.0,
         note=lambda ident, events: pack(list(events)),
+        signer=signer,
     )
     return await reporter.report(letter(**changes), [failure()], NOW)
 
@@ -362,6 +371,29 @@ async def test_a_sender_elsewhere_gets_mail() -> None:
     [leg] = made.legs
     assert (leg.recipient, leg.domain, leg.due_us, leg.owner) == ("a@far.test", "far.test", NOW, 0)
     assert made.expires_us == NOW + 60_000_000
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_a_report_is_signed_by_the_domain_of_the_host() -> None:
+    """The report comes from mailer-daemon@mail.ours.test, and ours.test is served here."""
+
+    async def keys_of(author: str) -> tuple[str, list[DkimKey]]:
+        assert author == "mail.ours.test"
+        return "ours.test", [DkimKey(SELECTORS[alg], alg, private(alg)) for alg in ALGORITHMS]
+
+    async def read(body_file: str) -> AsyncIterator[bytes]:
+        raise AssertionError("a report is in memory")
+        yield b""
+
+    signer = Signer(
+        keys_of, SimpleNamespace(read=read), FakeClock(1_790_000_000_000_000)
+    )  # dkimpy wants no signature from the future
+    made = await accepted(Plan(remotes=[Address.parse("a@far.test")]), signer)
+    assert isinstance(made, Accept)
+    assert made.body is not None
+    message = made.legs[0].prefix + made.header + made.body
+    assert [dkimpy_says(message, number, "ours.test") for number in (0, 1)] == [True, True]
+    assert [event.kind for event in unpack(made.events)] == ["received", "signed", "queued"]
 
 
 @pytest.mark.parametrize(

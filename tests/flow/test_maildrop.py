@@ -163,7 +163,7 @@ async def test_a_file_becomes_a_complete_message_and_goes(scene: Scene) -> None:
     assert (envelope.sender_text, envelope.ret, envelope.envid) == (OWN, "HDRS", "e")
     assert destinations.copies == [(f"anna@{HOST}", 1, "INBOX")]
     assert destinations.remotes == [("bob@y.test", "y.test", "NEVER", "")]
-    assert arrival == Arrival("LOCAL", "maildrop", user=str(ME), login=OWN)
+    assert arrival == Arrival("LOCAL", "maildrop", user=str(ME), login=OWN, ours=True)
     assert scene.names == []
     assert await scene.drop.look() == 0
 

@@ -17,6 +17,7 @@ from postroad.store.account_records import DomainAdd, UserAdd, UserQuota
 from postroad.store.accounts import domain_add, user_add, user_quota
 from postroad.store.queue import claim
 from postroad.store.records import Claim
+from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.errors import StoreBroken
@@ -35,6 +36,7 @@ class Words:
     def __init__(self, header: bytes, body: bytes) -> None:
         self.size = len(header) + len(body)
         self.header_too_large = False
+        self.body_hash: BodyHash | None = None
         self._settled = (header, body, "")
 
     async def settle(self) -> tuple[bytes, bytes | None, str]:

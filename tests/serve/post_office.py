@@ -12,6 +12,7 @@ from postroad.flow.intake import Intake
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
+from postroad.flow.sign import Signer
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls, ensure_self_signed
 from postroad.rules.ports import Ports
@@ -20,6 +21,7 @@ from postroad.serve.counters import SessionCounters
 from postroad.serve.doors import smtp_sessions
 from postroad.serve.refusals import Refusals
 from postroad.serve.smtp_service import Service
+from postroad.store.dkim_reads import DkimKeys
 from postroad.store.records import Accept, Allowed, Refusal
 from postroad.values.clock import SystemClock
 from postroad.values.event import Event, unpack
@@ -136,6 +138,7 @@ def open_post_office(house: House, folder: Path) -> PostOffice:
         first_retry_s=120,
         lifetime_s=5 * 86400,
         max_hops=50,
+        signer=Signer(DkimKeys(house.store).signing, house.spool, clock),
     )
     service = Service(
         hostname="mx.example.com",

@@ -19,6 +19,7 @@ from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
 from postroad.flow.outside import Outside
 from postroad.flow.runner import Runner
+from postroad.flow.sign import Signer
 from postroad.flow.submission import Submissions
 from postroad.net.tls import ServerTls
 from postroad.rules.ports import NOBODY, Ports
@@ -51,6 +52,7 @@ from postroad.store.client import StoreClient
 from postroad.store.credential_records import Secret
 from postroad.store.credentials import Credentials, secret
 from postroad.store.directory import Directory
+from postroad.store.dkim_reads import DkimKeys
 from postroad.store.figures import count_deliveries
 from postroad.store.mailbox_reads import Mailboxes
 from postroad.store.reader import Reader
@@ -163,10 +165,13 @@ async def build_worker(errand: Errand) -> Parts:
     passwords = Passwords(clock)
     salts = await store.call(secret, Secret(SECRET, os.urandom(32)))
     logins = Logins(Credentials(reader), passwords, store=store, clock=clock, secret=salts)
+    signer = Signer(DkimKeys(reader).signing, spool, clock) if config.dkim.sign else None
+    if signer is not None:
+        hints.add("directory", lambda _: signer.forget())
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
-        planner=planner, outside=outside, next_hop_of=directory.next_hop,
+        planner=planner, outside=outside, next_hop_of=directory.next_hop, signer=signer,
     )  # fmt: skip
     hints.add("queue", lambda _: runner.wake())
     hints.add("gateway", lambda _: runner.reroute())
@@ -182,6 +187,7 @@ async def build_worker(errand: Errand) -> Parts:
         warn_after_s=config.retry.warn_after_s,
         max_hops=config.limits.hops,
         reporter=runner.reporter,
+        signer=signer,
     )
     fullness = Fullness(spool, lambda: count_deliveries(data_dir), config.limits.queue_messages)
     watch = Watch(loop)

@@ -135,6 +135,13 @@ class Sending(Section, frozen=True):
     """Received lines of users' mail do not say from where it was submitted."""
 
 
+class Dkim(Section, frozen=True):
+    """Signatures of outgoing mail (RFC 6376); the keys are in the store: `postroad domain dkim`."""
+
+    sign: bool = True
+    """Off only where the next hop signs instead."""
+
+
 class Retry(Section, frozen=True):
     """When a deferred delivery is tried again and when it ends."""
 
@@ -225,6 +232,7 @@ class Config(Section, frozen=True):
     milter: Milter = Milter()
     relay: Relay = Relay()
     sending: Sending = Sending()
+    dkim: Dkim = Dkim()
     retry: Retry = Retry()
     dns: Dns = Dns()
     policy: Policy = Policy()

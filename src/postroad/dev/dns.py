@@ -48,6 +48,8 @@ class Fault(Enum):
     """Bytes behind the end of the message."""
     GARBAGE = "garbage"
     """Not a DNS message at all."""
+    LAME = "lame"
+    """The answer of somebody who is not responsible for the name: AA is not set."""
 
 
 class DnsServer:
@@ -143,6 +145,9 @@ class DnsServer:
                 refusal = dns.message.make_response(query)
                 refusal.set_rcode(dns.rcode.SERVFAIL if fault is Fault.SERVFAIL else dns.rcode.REFUSED)
                 return [refusal.to_wire()]
+            case Fault.LAME:
+                true.flags &= ~dns.flags.AA
+                return [self._fit(query, true, tcp)]
             case Fault.TRUNCATED:
                 if tcp:
                     return [true.to_wire(max_size=65535)]

@@ -7,6 +7,7 @@ are only read, so two sessions at the last place may both get this far.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -29,6 +30,13 @@ from postroad.values.address import Address
 from postroad.values.facts import Facts
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
+
+FRESH_S: Final = 1.0
+"""Age of counts that still do for an early answer."""
+NEAR: Final = 50
+"""Messages and recipients before a limit from which counts are read for every message."""
+REMEMBERED_MAX: Final = 50_000
+"""Accounts, and recipients of accounts, that are remembered: some 8 MB at most."""
 
 _TEXTS: Final = {
     MANY_MESSAGES: "Your limit is {limit} messages an hour, and {used} were sent. Try again after {free} UTC.",
@@ -123,6 +131,55 @@ def allowed(section: config.Sending) -> Allowed:
     )
 
 
+class Seen:
+    """Counts that were read a moment ago, so that a client in full flow does not have them read for every message.
+
+    Invariant: what is near a limit is read anew, and of recipients only "known" is remembered, which stays true.
+    """
+
+    __slots__ = ("_counts", "_general", "_known", "_monotonic", "_spent")
+
+    def __init__(self, counts: Counts, general: Allowed, monotonic: Callable[[], float]) -> None:
+        self._counts = counts
+        self._general = general
+        self._monotonic = monotonic
+        self._spent: dict[int, tuple[float, Spent, Allowed]] = {}
+        self._known: set[tuple[int, bytes]] = set()
+
+    async def spent(self, account: int) -> tuple[Spent, Allowed]:
+        """As of now, or of less than `FRESH_S` ago where plenty is left."""
+        now = self._monotonic()
+        seen = self._spent.get(account)
+        if seen is not None and now - seen[0] < FRESH_S and self._plenty(seen[1], seen[2]):
+            return seen[1], seen[2]
+        spent, own = await self._counts.spent(account)
+        if len(self._spent) >= REMEMBERED_MAX:
+            self._spent.clear()
+        self._spent[account] = (now, spent, own)
+        return spent, own
+
+    def _plenty(self, spent: Spent, own: Allowed) -> bool:
+        allowed = effective(own, self._general)
+        return (
+            shortfall(
+                spent._replace(messages=spent.messages + NEAR, recipients=spent.recipients + NEAR), allowed, NEAR, NEAR
+            )
+            is None
+        )
+
+    async def has_met(self, account: int, recipient: bytes) -> bool:
+        """Whether an account has sent to a recipient before."""
+        key = (account, recipient)
+        if key in self._known:
+            return True
+        met = await self._counts.has_met(account, recipient)
+        if met:
+            if len(self._known) >= REMEMBERED_MAX:
+                self._known.clear()
+            self._known.add(key)
+        return met
+
+
 class Allowances:
     """The allowances of all accounts as one worker sees them (a port of `rules`).
 
@@ -133,7 +190,7 @@ class Allowances:
 
     def __init__(self, counts: Counts, general: Allowed, clock: Clock) -> None:
         """`general` are the limits of the configuration."""
-        self._counts = counts
+        self._counts = Seen(counts, general, clock.monotonic)
         self._general = general
         self._clock = clock
         self._budgets: dict[int, Budget] = {}

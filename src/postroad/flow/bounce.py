@@ -12,6 +12,7 @@ from typing import Final
 from postroad.flow.dsn import Notice, compose, message_id
 from postroad.flow.lanes import Letter
 from postroad.flow.local import Plan
+from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.store.records import Accept, Copy, Leg
 from postroad.values.address import Address, AddressError
 from postroad.values.event import Event
@@ -32,12 +33,22 @@ Note = Callable[[int, Sequence[Event]], bytes]
 class Reporter:
     """Makes reports in the name of one host."""
 
-    def __init__(self, *, hostname: str, plan_for: PlanFor, ids: IdMaker, lifetime_s: float, note: Note) -> None:
+    def __init__(
+        self,
+        *,
+        hostname: str,
+        plan_for: PlanFor,
+        ids: IdMaker,
+        lifetime_s: float,
+        note: Note,
+        signer: Signer | None = None,
+    ) -> None:
         self._hostname = hostname
         self._plan_for = plan_for
         self._ids = ids
         self._lifetime_us = int(lifetime_s * 1_000_000)
         self._note = note
+        self._signer = signer
 
     async def report(
         self, letter: Letter, notices: Sequence[Notice], now_us: int, *, note: Note | None = None
@@ -63,9 +74,9 @@ class Reporter:
         plan = await self._plan_for(address)
         if plan.refusal is not None:
             return f"double bounce: the sender's own address takes no mail ({plan.refusal})"
-        return self._accept(letter, wanted, address, plan, now_us, note or self._note)
+        return await self._accept(letter, wanted, address, plan, now_us, note or self._note)
 
-    def _accept(
+    async def _accept(
         self, letter: Letter, notices: Sequence[Notice], address: Address, plan: Plan, now_us: int, note: Note
     ) -> Accept:
         ident = self._ids.make(now_us)
@@ -82,7 +93,11 @@ class Reporter:
             for account, mailbox, recipient in plan.copies
         ]
         # RFC 3461 section 6.1: no RET goes with a report, and no NOTIFY but NEVER; ours have neither.
-        legs = [Leg(self._ids.make(now_us), str(to), to.domain_ascii, due_us=now_us) for to in plan.remotes]
+        signed = await self._signer.sign(header, body) if self._signer is not None and plan.remotes else UNSIGNED
+        legs = [
+            Leg(self._ids.make(now_us), str(to), to.domain_ascii, due_us=now_us, prefix=signed.fields)
+            for to in plan.remotes
+        ]
         return Accept(
             id=ident,
             received_us=now_us,
@@ -95,16 +110,18 @@ class Reporter:
             legs=legs,
             expires_us=now_us + self._lifetime_us,
             keys="\n".join(dict.fromkeys([message_id(ident, self._hostname), str(address).lower()])),
-            events=note(ident, _events(letter, copies, legs, now_us)),
+            events=note(ident, _events(letter, copies, legs, signed, now_us)),
             smtputf8=not message.isascii() and not str(address).isascii(),
             eightbit=not body.isascii(),
         )
 
 
-def _events(letter: Letter, copies: Sequence[Copy], legs: Sequence[Leg], now_us: int) -> list[Event]:
+def _events(letter: Letter, copies: Sequence[Copy], legs: Sequence[Leg], signed: Signed, now_us: int) -> list[Event]:
     """The beginning of a report's own story."""
     link = id_text(letter.id)
     events = [Event(kind="received", at_us=now_us, by="report", cause=f"reports {link}", link=link)]
+    if signed.words:
+        events.append(Event(kind="signed", at_us=now_us, cause=signed.words))
     events += [
         Event(
             kind="delivered",

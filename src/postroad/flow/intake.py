@@ -20,10 +20,12 @@ from postroad.flow.at_once import AtOnce, local_leg
 from postroad.flow.bounce import Reporter
 from postroad.flow.destinations import Destinations
 from postroad.flow.local import delivered_before
+from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
 from postroad.store.records import FILED, Accept, Accepted, Copy, Leg, Sending
+from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.envelope import Envelope
 from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
@@ -63,6 +65,8 @@ class Arrival:
     """Checks that could not tell and held nothing up: stable word, and what was found."""
     discarded: str = ""
     """Why nobody gets it although it is acknowledged."""
+    ours: bool = False
+    """Handed in by somebody who may use our names: a login, a program of this machine, a listed network."""
     answered: bool = False
     """The client hears of every recipient by itself, so nothing waits for a mailbox that is full."""
     quarantine: str = ""
@@ -88,6 +92,7 @@ class Draft(Protocol):
 
     size: int
     header_too_large: bool
+    body_hash: BodyHash | None
 
     async def settle(self) -> tuple[bytes, bytes | None, str]:
         """Header block, inline body or None, and the name of the durable body file."""
@@ -127,6 +132,7 @@ class Intake:
         max_hops: int,
         warn_after_s: float = 0.0,
         reporter: Reporter | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self._hostname = hostname
         self._store = store
@@ -139,7 +145,13 @@ class Intake:
         self._max_hops = max_hops
         self._warn_after_us = int(warn_after_s * 1e6)
         self._at_once = AtOnce(store=store, story=story, ids=ids, reporter=reporter)
+        self._signer = signer
         self._date = (0, "")
+
+    @property
+    def signs(self) -> bool:
+        """Whether mail that leaves may be signed: whoever receives a draft may then hash its body meanwhile."""
+        return self._signer is not None
 
     def make_id(self) -> int:
         """A fresh id for a message that is asked about before it is accepted."""
@@ -171,8 +183,12 @@ class Intake:
         received = arrival.above + self._received(ident, now_us, envelope, arrival)
         size = draft.size + len(received)
         sending = submission.sending(self._repetition(now_us, arrival)) if submission is not None else None
+        signed = UNSIGNED
+        if arrival.ours and destinations.remotes and self._signer is not None:
+            # All but Received: no trace field is signed (RFC 6376 section 5.4.1).
+            signed = await self._signer.sign(arrival.above + header, body, body_file, draft.body_hash)
         content = (received + header, body, body_file, size)
-        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending)
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed)
         if destinations.wishes or destinations.expanded:
             accept, accepted = await self._at_once.accept(accept, destinations, now_us)
         else:
@@ -221,6 +237,7 @@ class Intake:
         arrival: Arrival,
         eightbit: bool,
         sending: Sending | None,
+        signed: Signed,
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
@@ -228,13 +245,13 @@ class Intake:
         begin_us = release_us or now_us
         # Null senders are told of nothing.
         warn_us = begin_us + self._warn_after_us if self._warn_after_us and sender else 0
-        legs = self._legs(destinations, now_us, size, release_us, warn_us)
+        legs = self._legs(destinations, now_us, size, release_us, warn_us, signed.fields)
         copies = self._copies(destinations, sender, warn_us)
         if release_us:
             # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named.
             legs += [local_leg(self._ids.make(now_us), copy, release_us) for copy in copies]
             copies = []
-        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us)
+        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, signed)
         return Accept(
             id=ident,
             received_us=now_us,
@@ -286,7 +303,9 @@ class Intake:
         )
         return self._story.pack([event])
 
-    def _legs(self, destinations: Destinations, now_us: int, size: int, release_us: int, warn_us: int) -> list[Leg]:
+    def _legs(
+        self, destinations: Destinations, now_us: int, size: int, release_us: int, warn_us: int, prefix: bytes
+    ) -> list[Leg]:
         remotes = destinations.remotes
         if not remotes:
             return []
@@ -303,6 +322,7 @@ class Intake:
                 domain,
                 due_us=due_us,
                 owner=owner,
+                prefix=prefix,
                 notify=notify,
                 orcpt=orcpt,
                 warn_us=warn_us,
@@ -319,6 +339,7 @@ class Intake:
         legs: list[Leg],
         size: int,
         release_us: int,
+        signed: Signed,
     ) -> list[Event]:
         events = [
             Event(
@@ -330,6 +351,8 @@ class Intake:
             )
         ]
         events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
+        if signed.words:
+            events.append(Event(kind="signed", at_us=now_us, cause=signed.words))
         if arrival.discarded:
             events.append(Event(kind="discarded", at_us=now_us, cause=arrival.discarded, by="policy"))
         events += [

@@ -269,7 +269,9 @@ class Maildrop:
         marked = f"{_stem(name)}.mail.{id_text(ident)}"
         await self._in_thread(lambda: self._mark(name, marked))
         draft = await self._draft(submission.header, found.body)
-        arrival = Arrival("LOCAL", "maildrop", user=str(found.user), login=self._rules.own_address(found.user))
+        arrival = Arrival(
+            "LOCAL", "maildrop", user=str(found.user), login=self._rules.own_address(found.user), ours=True
+        )
         eightbit = not found.body.isascii()
         try:
             result = await self._intake.accept(

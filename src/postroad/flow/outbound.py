@@ -229,7 +229,7 @@ class Courier:
         machine.begin(
             _address(letter.sender) if letter.sender else None,
             [_recipient(delivery, smtputf8) for delivery in deliveries],
-            size=len(head) + len(letter.body) if letter.body is not None else letter.size,
+            size=len(head) + len(letter.body) if letter.body is not None else len(deliveries[0].prefix) + letter.size,
             body8bit=letter.eightbit,
             smtputf8=smtputf8,
             ret=letter.ret,

@@ -34,6 +34,7 @@ from postroad.flow.pool import BUG, Pool, Results
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts, plan, plan_gateway
 from postroad.flow.schedule import count_hops
+from postroad.flow.sign import Signer
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
 from postroad.store.reader import StoredMessage
@@ -121,6 +122,7 @@ class Runner:
         meters: Meters | None = None,
         rng: Random | None = None,
         next_hop_of: NextHopOf = _no_gateway,
+        signer: Signer | None = None,
     ) -> None:
         self._store = store
         self._letters = letters
@@ -136,7 +138,9 @@ class Runner:
         self._max_hops = max_hops
         self._rng = rng or Random()
         self._meters = _Meters(meters or Meters.private())
-        self.reporter = Reporter(hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note)
+        self.reporter = Reporter(
+            hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note, signer=signer
+        )
         """Also for what is reported at acceptance."""
         self._recorder = Recorder(store, self._on_recorded)
         self._lanes = Lanes(per_lane=connections_per_lane, total=CONNECTIONS_MAX)
@@ -182,6 +186,7 @@ class Runner:
         planner: Planner,
         outside: Outside,
         next_hop_of: NextHopOf,
+        signer: Signer | None = None,
     ) -> Runner:
         """The runner that a configuration describes."""
         relay = config.relay
@@ -201,6 +206,7 @@ class Runner:
             signposts=outside.signposts,
             manner=outside.manner,
             next_hop_of=next_hop_of,
+            signer=signer,
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
             lifetime_s=config.retry.lifetime_s,

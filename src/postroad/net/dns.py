@@ -7,6 +7,7 @@ or garbled answer - is "could not tell" and never bounces mail.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -116,7 +117,6 @@ class DnsLookup:
         self._now: Callable[[], float] = (clock or SystemClock()).monotonic
         self._cache: dict[tuple[RdataType, str], tuple[float, Answer]] = {}
         self._asking: dict[tuple[RdataType, str], asyncio.Task[Answer]] = {}
-        self._backend: Any = dns.asyncbackend.get_backend("asyncio")
 
     async def mx(self, domain: str) -> Answer:
         """Mail exchangers of a domain, in `Answer.mx`; a null MX is one record with host "."."""
@@ -228,41 +228,50 @@ class DnsLookup:
             if left <= 0:
                 break
             server = self._servers[turn % len(self._servers)]
-            got = await self._ask(name, kind, server, left / (tries - turn))
+            got = await ask_server(name, kind, server, left / (tries - turn))
             if not isinstance(got, str):
                 return got, server
             why = got
         return why
 
-    async def _ask(
-        self, name: dns.name.Name, kind: RdataType, server: Nameserver, timeout: float
-    ) -> dns.message.Message | str:
-        """One query to one server within `timeout` seconds."""
-        use_edns = 0
-        while True:
-            query = dns.message.make_query(name, kind, use_edns=use_edns, payload=EDNS_PAYLOAD)
+
+async def ask_server(
+    name: dns.name.Name, kind: RdataType, server: Nameserver, timeout: float, *, recursive: bool = True
+) -> dns.message.Message | str:
+    """One query to one server within `timeout` seconds; in words why there is no usable response."""
+    use_edns = 0
+    while True:
+        query = dns.message.make_query(name, kind, use_edns=use_edns, payload=EDNS_PAYLOAD)
+        if recursive:
             # RFC 6840 section 5.7: "setting the AD bit in a query" asks for it in the answer.
             query.flags |= dns.flags.AD
-            try:
-                async with asyncio.timeout(timeout):
-                    response, _ = await dns.asyncquery.udp_with_fallback(
-                        query, server.host, timeout, server.port, ignore_unexpected=True, ignore_errors=True,
-                        backend=self._backend,
-                    )  # fmt: skip
-            except (dns.exception.Timeout, TimeoutError):
-                return f"timeout after {timeout:g} s from {server}"
-            except (dns.exception.DNSException, OSError, EOFError, ValueError) as error:
-                return f"{type(error).__name__} from {server}: {error}"[:200]
-            code = response.rcode()
-            # RFC 6891 section 7: a server that does not know EDNS answers FORMERR; ask again without.
-            if code == dns.rcode.FORMERR and use_edns == 0:
-                use_edns = -1
-                continue
-            if code not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-                return f"{dns.rcode.to_text(code)} from {server}"
-            if _is_referral(response):
-                return f"lame answer (a referral) from {server}"
-            return response
+        else:
+            query.flags &= ~dns.flags.RD
+        try:
+            async with asyncio.timeout(timeout):
+                response, _ = await dns.asyncquery.udp_with_fallback(
+                    query, server.host, timeout, server.port, ignore_unexpected=True, ignore_errors=True,
+                    backend=_backend(),
+                )  # fmt: skip
+        except (dns.exception.Timeout, TimeoutError):
+            return f"timeout after {timeout:g} s from {server}"
+        except (dns.exception.DNSException, OSError, EOFError, ValueError) as error:
+            return f"{type(error).__name__} from {server}: {error}"[:200]
+        code = response.rcode()
+        # RFC 6891 section 7: a server that does not know EDNS answers FORMERR; ask again without.
+        if code == dns.rcode.FORMERR and use_edns == 0:
+            use_edns = -1
+            continue
+        if code not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+            return f"{dns.rcode.to_text(code)} from {server}"
+        if _is_referral(response):
+            return f"lame answer (a referral) from {server}"
+        return response
+
+
+@functools.cache
+def _backend() -> Any:
+    return dns.asyncbackend.get_backend("asyncio")
 
 
 class _Chain:

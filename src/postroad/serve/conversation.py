@@ -179,6 +179,7 @@ class Conversation(Receiver):
         "_make_session",
         "_paused",
         "_task",
+        "_tls_text",
         "_watch",
         "_writable",
         "due",
@@ -212,6 +213,7 @@ class Conversation(Receiver):
         """Whether TLS protects what is said, or will before the first word."""
         self.transport: Any = None
         self.peer, self.port, self.via = origin or ("", 0, "")
+        self._tls_text = ""
         self.due = 0.0
         self.on_close: Callable[[], None] | None = None
         self.work_s = math.inf
@@ -524,11 +526,15 @@ class Conversation(Receiver):
 
     def tls_text(self) -> str:
         """Version and cipher of the protected connection for Received lines and the journal; empty when plain."""
-        ssl_object = self.transport.get_extra_info("ssl_object") if self.tls else None
-        if ssl_object is None:
+        if not self.tls:
             return ""
-        cipher = ssl_object.cipher()
-        return f"{ssl_object.version()} {cipher[0]}" if cipher else str(ssl_object.version())
+        if not self._tls_text:  # nothing of it changes behind the handshake: renegotiation is off
+            ssl_object = self.transport.get_extra_info("ssl_object")
+            if ssl_object is None:
+                return ""
+            cipher = ssl_object.cipher()
+            self._tls_text = f"{ssl_object.version()} {cipher[0]}" if cipher else str(ssl_object.version())
+        return self._tls_text
 
     def become(self, address: str, port: int) -> Reply | None:
         """From now on the peer is the client that a trusted one names; a reply when that client is not let in."""

@@ -37,7 +37,8 @@ class LmtpSession(SmtpSession):
         refusal, why = (OVER_QUOTA, "mailbox full") if full else (no_mailbox(address), "no such mailbox")
         return self.refused(refusal, why, f"RCPT TO:<{address}>", address)
 
-    def _may_relay(self) -> bool:
+    @property
+    def ours(self) -> bool:
         return False
 
     def penalty_s(self) -> float:

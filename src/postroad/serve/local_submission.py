@@ -58,12 +58,18 @@ class LocalSession(SmtpSession):
         """A user of this machine has no account; his messages are known again all the same."""
         return local_submission(self._user.uid)
 
+    @property
+    def ours(self) -> bool:
+        """Programs of this machine send in its names."""
+        return True
+
     def arrival(self, transaction: Transaction) -> Arrival:
         return Arrival(
             protocol=PROTOCOL,
             door=SERVICE,
             user=str(self._user),
             login=self.login,
+            ours=self.ours,
             doubts=tuple(transaction.doubts),
         )
 

@@ -344,9 +344,8 @@ class SmtpSession:
     async def rcpt(self, event: on.Rcpt) -> None:
         transaction = self._transaction
         assert transaction is not None
-        relay = self._may_relay()
         plan = await self.service.planner.plan(
-            event.address, size=transaction.envelope.declared_size, may_relay=relay, peer=self._wire.peer
+            event.address, size=transaction.envelope.declared_size, may_relay=self.ours, peer=self._wire.peer
         )
         if plan.refusal is not None and (told := self.service.gates.refused) is not None:
             await told(self._facts(Stage.RCPT, transaction, event.address, 0, None), plan.refusal)
@@ -360,15 +359,11 @@ class SmtpSession:
         if self.gate.asks(Stage.RCPT) and not await self._passes(Stage.RCPT, f"RCPT TO:<{address}>", recipient=address):
             return
         notify = params.notify
-        if "SUCCESS" in notify and self.door == "mx" and not relay:
+        if "SUCCESS" in notify and self.door == "mx" and not self.ours:
             # Reports of success to whomever a stranger names would be backscatter.
             notify = without_success(notify)
         transaction.add(Recipient(address, notify, params.orcpt), plan)
         self.machine.answer(RCPT_OK)
-
-    def _may_relay(self) -> bool:
-        """Whether this client may send to other domains through us."""
-        return bool(self.login) or self.service.may_relay(self._wire.peer)
 
     async def data(self, event: on.DataStart) -> None:
         self._begin_content()
@@ -378,8 +373,8 @@ class SmtpSession:
         transaction = self._transaction
         assert transaction is not None
         if transaction.draft is None:
-            transaction.draft = self.service.spool.draft()
-            transaction.began = self.service.clock.monotonic()
+            signed = self.ours and self.service.intake.signs
+            transaction.begin(self.service.spool.draft(), self.service.clock.monotonic(), signed=signed)
         return transaction
 
     async def content(self, event: on.Content) -> None:
@@ -448,6 +443,7 @@ class SmtpSession:
             helo=self._helo.name,
             tls=self._wire.tls_text(),
             login=self.login,
+            ours=self.ours,
             hidden=self.service.hide_clients and self.completes,
             doubts=(*self._doubts, *transaction.doubts),
         )
@@ -464,6 +460,11 @@ class SmtpSession:
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             transaction.discard()
+
+    @property
+    def ours(self) -> bool:
+        """Whether this client may send elsewhere and in our names: it has logged in, or its network is listed."""
+        return bool(self.login) or self.service.may_relay(self._wire.peer)
 
     @property
     def completes(self) -> bool:

@@ -15,6 +15,7 @@ from postroad.flow.intake import Arrival, Taken
 from postroad.serve.logs import log_line
 from postroad.serve.smtp_transaction import Transaction
 from postroad.store.client import UnitFailed
+from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.envelope import Recipient
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.facts import Content, Stage
@@ -164,6 +165,8 @@ class _Keeping:
         old = self._transaction.draft
         assert old is not None
         draft = self._service.spool.draft()
+        if old.body_hash is not None:
+            draft.body_hash = BodyHash()
         self._transaction.draft = draft
         self._transaction.eightbit = not body.isascii()
         header = old.header

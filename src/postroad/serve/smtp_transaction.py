@@ -9,6 +9,7 @@ from postroad.flow.destinations import Destinations
 from postroad.flow.local import Plan
 from postroad.flow.submission import Submission
 from postroad.store.spool import Draft
+from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.address import Address
 from postroad.values.envelope import Envelope, Recipient
 from postroad.values.reply import Reply
@@ -39,6 +40,12 @@ class Transaction:
         """Checks that could not tell and held nothing up: stable word, and what was found."""
         self.refusal: tuple[Reply, str] | None = None
         """Why the content cannot be kept, found while it was still coming."""
+
+    def begin(self, draft: Draft, now: float, *, signed: bool) -> None:
+        """Takes the draft that the content goes to; a large body is hashed while it comes when it may be signed."""
+        draft.body_hash = BodyHash() if signed and self.destinations.remotes else None
+        self.draft = draft
+        self.began = now
 
     def add(self, recipient: Recipient, plan: Plan) -> None:
         """Takes one more recipient."""

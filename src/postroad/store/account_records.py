@@ -33,6 +33,13 @@ NOT_A_HOP: Final = "not a next hop"
 NOT_A_CHECK: Final = "not a check"
 OTHER_DOMAIN: Final = "other domain"
 TOO_MANY_AT_ONCE: Final = "too many at once"
+NO_KEY: Final = "no such key"
+NO_KEY_WAITS: Final = "no key waits"
+KEY_IN_USE: Final = "key in use"
+KEY_UNUSABLE: Final = "key unusable"
+NOT_A_SELECTOR: Final = "not a selector"
+SELECTOR_IN_USE: Final = "selector in use"
+TOO_MANY_KEYS: Final = "too many keys"
 
 WORDS: Final = {
     DONE: "It is done.",
@@ -59,6 +66,13 @@ WORDS: Final = {
     NOT_A_CHECK: "Recipients are checked by callout, by list, or all are taken; in doubt: known, accept or defer.",
     OTHER_DOMAIN: "One of these addresses belongs to another domain.",
     TOO_MANY_AT_ONCE: "That is more than one call may change.",
+    NO_KEY: "The domain has no DKIM key with that selector.",
+    NO_KEY_WAITS: "The domain has no published DKIM key that could begin to sign.",
+    KEY_IN_USE: "That DKIM key is not retired; retire it first.",
+    KEY_UNUSABLE: "That is no private key that DKIM can sign with.",
+    NOT_A_SELECTOR: "A selector is made of letters, digits and hyphens, like a host name.",
+    SELECTOR_IN_USE: "The domain has a DKIM key with that selector.",
+    TOO_MANY_KEYS: "The domain has too many DKIM keys; remove retired ones.",
 }
 """Every word a unit of this module may answer, with the sentence people see."""
 

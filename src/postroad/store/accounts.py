@@ -142,6 +142,7 @@ def domain_remove(tx: Tx, args: DomainRemove) -> DomainRemoved:
     if not drop_gateway(tx, domain):
         return DomainRemoved(DONE, accounts, 0, pointing, more=True)
     tx.execute("DELETE FROM aliases WHERE domain = ?", (domain,))
+    tx.execute("DELETE FROM dkim_keys WHERE domain = ?", (domain,))
     tx.execute("DELETE FROM domains WHERE id = ?", (domain,))
     return DomainRemoved(DONE, accounts, aliases, pointing)
 

@@ -13,6 +13,7 @@ import msgspec
 
 from postroad.store import folder
 from postroad.store.dayfiles import Mover
+from postroad.store.dkim import MissingKeys
 from postroad.store.mailbox_sweep import MailboxSweep
 from postroad.store.migrate import migrate
 from postroad.store.refusals import Refusals
@@ -58,6 +59,7 @@ class OpenStore:
             MailboxSweep(self.writer),
             Forgetting(self.writer),
             GiveBack(self.connection),
+            MissingKeys(self.connection, self.writer, clock),
         ]
         self.aside: dict[str, Callable[[msgspec.Raw], None]] = {
             "refuse": self.refusals.take,

@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 from postroad.store import folder, syscalls
 from postroad.store.records import HEADER_MAX, INLINE_BODY_MAX
+from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.ports import Clock
 
@@ -161,6 +162,7 @@ class Draft:
         "_name",
         "_settled",
         "_spool",
+        "body_hash",
         "header_too_large",
         "size",
     )
@@ -179,6 +181,9 @@ class Draft:
         self._settled = ""
         self.size = 0
         """Octets written so far, header and body."""
+        self.body_hash: BodyHash | None = None
+        """Fed with a body that goes to a file, where somebody set it before: it need not be read a second time. A small
+        body is in memory at the end, and hashed there by whoever wants it."""
         self.header_too_large = False
         """The header block has passed HEADER_MAX: the message must be refused; its octets are no longer kept."""
 
@@ -309,6 +314,9 @@ class Draft:
     async def _work(self, work: Callable[[list[bytes]], None]) -> None:
         self._spool.require_sound()
         pieces = self._body
+        if self.body_hash is not None:
+            for piece in pieces:
+                self.body_hash.update(piece)
         self._forget_memory()
         self._job = self._spool.start(lambda: work(pieces))
         try:

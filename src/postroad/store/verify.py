@@ -17,9 +17,11 @@ import msgspec
 
 from postroad.store import folder
 from postroad.store.dayfiles import day_files
+from postroad.store.dkim_records import STATES
 from postroad.store.engine import Params, Row
 from postroad.store.sqlite import open_reader
 from postroad.store.units import HOLDERS, load_units
+from postroad.trust.dkim.keys import KeyUnusable, load_key
 from postroad.values.event import unpack
 from postroad.values.ids import id_text
 
@@ -80,6 +82,7 @@ class Examination:
             self.numbers,
             self.accounts,
             self.mailboxes,
+            self.dkim_keys,
             self.histories,
             self.stories,
         ]
@@ -195,6 +198,20 @@ class Examination:
                 yield Finding("mailbox", f"{name} ({mailbox})", f"holds uid {uid}, its next is {uidnext}")
             if modseq > last:
                 yield Finding("mailbox", f"{name} ({mailbox})", f"holds modseq {modseq}, its last is {last}")
+
+    def dkim_keys(self) -> Iterator[Finding]:
+        """A domain's key is a private key of its algorithm, in a known state; nothing of it is shown."""
+        for domain, selector, algorithm, state, private in self._rows(
+            "SELECT d.name, k.selector, k.algorithm, k.state, k.private FROM dkim_keys k"
+            " JOIN domains d ON d.id = k.domain"
+        ):
+            subject = f"{selector}._domainkey.{domain}"
+            if state not in STATES:
+                yield Finding("dkim key", subject, f"is in state {state}, which does not exist")
+            try:
+                load_key(algorithm, private)
+            except KeyUnusable as error:
+                yield Finding("dkim key", subject, f"cannot sign: {error}")
 
     # -- the journal -------------------------------------------------------------------------------------------------
 

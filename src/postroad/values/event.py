@@ -14,6 +14,7 @@ KINDS: Final = {
     "received": "a session handed the message over and it was taken",
     "repeated": "its sender submitted it again and was answered with the same id; it is sent once",
     "checked": "a check could not tell, and the message was taken all the same",
+    "signed": "the fields by which the author's domain answers for the message were made",
     "refused": "a command or a message was turned away; nothing was stored",
     "queued": "the message is durable and one or more deliveries are open",
     "held": "the sender asked for a later delivery; nothing is tried before the next time",

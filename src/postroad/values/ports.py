@@ -71,6 +71,38 @@ class Lookup(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """What some servers of a zone say in the same words."""
+
+    servers: tuple[str, ...]
+    records: tuple[str, ...] = ()
+    """As people write them: "10 mx.example.org", the joined text of a TXT record, "0 0 993 mail.example.org"."""
+    exists: bool = True
+    """False: there is no such name (NXDOMAIN)."""
+    alias: str = ""
+    """The name that the records stand at, when the one asked for is an alias (CNAME)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the servers responsible for a name say of it: one view when they agree, none when `why` tells why not."""
+
+    views: tuple[View, ...] = ()
+    silent: tuple[str, ...] = ()
+    """Why some servers said nothing: one sentence each."""
+    why: str = ""
+    """Why nothing could be told at all."""
+
+
+class Authority(Protocol):
+    """Questions to the servers that are responsible for a name; an answer never raises."""
+
+    async def ask(self, name: str, kind: str) -> Told:
+        """The records of a name and kind ("MX", "TXT", "A", ...) on each of its servers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A host to try and the addresses found for it, in the order to try them."""
 

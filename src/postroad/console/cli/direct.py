@@ -19,9 +19,11 @@ from postroad.flow.intake import Arrival, Intake, Taken
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
+from postroad.flow.sign import Signer
 from postroad.store.access import StoreAccess
 from postroad.store.client import StoreClient
 from postroad.store.directory import Directory
+from postroad.store.dkim_reads import DkimKeys
 from postroad.store.reader import Reader
 from postroad.store.records import Accept
 from postroad.store.register import Register, register
@@ -93,6 +95,7 @@ async def _accept(
     hostname: str,
 ) -> None:
     clock = SystemClock()
+    reader = Reader(Path(config.data_dir))
     number = store.call(register, Register("postroad send"))
     spool = Spool(Path(config.data_dir), number.incarnation, clock, message_size=config.limits.message_size)
     intake = Intake(
@@ -106,13 +109,15 @@ async def _accept(
         lifetime_s=config.retry.lifetime_s,
         warn_after_s=config.retry.warn_after_s,
         max_hops=config.limits.hops,
+        signer=Signer(DkimKeys(reader).signing, spool, clock) if config.dkim.sign else None,
     )
     draft = spool.draft()
     draft.write(message)
     eightbit = not message.isascii()
     envelope.smtputf8 = any(one.address.needs_utf8 for one in envelope.recipients)
-    taken = await intake.accept(draft, envelope, destinations, Arrival("LOCAL", "cli"), eightbit=eightbit)
+    taken = await intake.accept(draft, envelope, destinations, Arrival("LOCAL", "cli", ours=True), eightbit=eightbit)
     spool.close()
+    reader.close()
     if isinstance(taken, Taken):
         sent.id = id_text(taken.id)
         sent.reply = f"250 2.0.0 Queued as {sent.id}"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, TextIO, cast
 import click
 
 from postroad.console.cli.answers import USAGE, demand
+from postroad.console.cli.domain_dkim import dkim
+from postroad.console.cli.domain_dns import check, dns
 from postroad.console.cli.exits import Trouble
 from postroad.console.cli.place import Place, place_options
 from postroad.console.cli.show import confirm, count, json_option, print_json, print_rows, wall
@@ -24,11 +26,16 @@ def domain() -> None:
     \b
     Examples:
       postroad domain add example.org
-      postroad domain list
+      postroad domain dns example.org
+      postroad domain check example.org
       postroad domain set example.org --catch-all anna@example.org
       postroad domain gateway example.net --to mail.inside.example:25
       postroad domain remove example.org
     """
+
+
+for _command in (dns, check, dkim):
+    domain.add_command(_command)
 
 
 @domain.command()
@@ -39,20 +46,23 @@ def add(name: str, postmaster: str, place: Place) -> None:
     """Take mail for a domain from now on.
 
     Mail to postmaster@ and abuse@ goes to its first account unless you name
-    somebody.
+    somebody. The keys that its mail is signed with (DKIM) are made too.
 
     \b
     Example:
       postroad domain add example.org --postmaster anna@example.org
     """
+    from postroad.console.cli.domain_dkim import add_first_pair
     from postroad.console.cli.stores import changing
     from postroad.store.account_records import DomainAdd
     from postroad.store.accounts import domain_add
 
     with changing(place.data_dir(), make=True) as call:
         demand(call(domain_add, DomainAdd(name, postmaster)), name)
+        # A running server may have been quicker; either way the domain has its keys.
+        add_first_pair(call, name)
     click.echo(f"Mail for {name} is taken from now on.")
-    click.echo(f"Next: postroad user add somebody@{name}   and an MX record that names this server.")
+    click.echo(f"Next: postroad user add somebody@{name}   and the records of: postroad domain dns {name}")
 
 
 @domain.command("list")

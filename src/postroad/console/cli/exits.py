@@ -1,7 +1,7 @@
 """Exit statuses of `postroad`, and the one exception that ends a command with a message.
 
-0 done, 1 a check found a problem or nothing matched, 2 wrong usage; the others are those of sysexits(3), so that cron
-jobs and pipes of other mail servers understand them.
+0 done, 1 a check found a problem or nothing matched, 2 wrong usage, 3 a check could not tell; the others are those of
+sysexits(3), so that cron jobs and pipes of other mail servers understand them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import click
 
 NOTHING: Final = 1
 """A check found something, or nothing matched."""
+NOT_TOLD: Final = 3
+"""A check could not tell."""
 NO_USER: Final = 67
 UNAVAILABLE: Final = 69
 SOFTWARE: Final = 70

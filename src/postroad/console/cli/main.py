@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "cert": ("cert:cert", "Show and renew the certificate."),
     "config": ("config:config", "Check, show and begin the configuration file."),
     "policy": ("policy:policy", "Check and try rules of your own in Python."),
+    "rehearse": ("rehearse:rehearse", "Play a client of the MX from any address; nothing is kept."),
     "verify": ("upkeep:verify", "Prove that the store is whole."),
     "backup": ("upkeep:backup", "Copy the store while it runs."),
     "version": ("upkeep:version", "Tell which version this is."),
