@@ -15,11 +15,13 @@
 #   opendkim          also says what others think of our DKIM signatures
 #   testssl.sh        what others say about our TLS
 #   haproxy           a proxy that names its clients by PROXY headers
+#   unbound ldnsutils a resolver that validates DNSSEC, and the tools that sign a zone for it
 #   pebble            an ACME authority that issues certificates, and the DNS server that goes with it
 set -eu
 
 PACKAGES="postfix swaks libnet-ssleay-perl curl msmtp ca-certificates neomutt fetchmail isync libsasl2-modules
-    postgresql strace eatmydata xfsprogs openssl procps util-linux haproxy opendkim rspamd pebble testssl.sh"
+    postgresql strace eatmydata xfsprogs openssl procps util-linux haproxy opendkim rspamd pebble testssl.sh
+    unbound ldnsutils"
 # shellcheck disable=SC2086  # a list of words on purpose
 missing=$(for package in $PACKAGES; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || echo "$package"
@@ -62,6 +64,6 @@ apt install --no-install-recommends $missing >/dev/null
 
 # Not at the next boot either, where there is a boot.
 if [ -d /run/systemd/system ]; then
-    systemctl disable --quiet postfix postgresql fetchmail opendkim rspamd 2>/dev/null || true
+    systemctl disable --quiet postfix postgresql fetchmail unbound opendkim rspamd 2>/dev/null || true
 fi
 echo "install-test-programs: installed" $missing

@@ -18,6 +18,7 @@ from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
 from postroad.flow.outbound import Manner
 from postroad.flow.outside import Outside
+from postroad.flow.protection import Protection
 from postroad.flow.route import read_signposts
 from postroad.flow.runner import WINDOW_DELIVERIES, WINDOW_OCTETS, Runner, _Window
 from postroad.net.tls import ClientTls, ServerTls, make_authority
@@ -28,7 +29,7 @@ from postroad.values.errors import StoreBroken
 from postroad.values.reply import Reply
 from tests.fakes.lookup import FAILED
 from tests.fakes.smtp_server import OK, Drop, Endless, FakeSmtp, Raw, Silent
-from tests.flow.yard import DAY_US, ME, Yard, only, until
+from tests.flow.yard import DAY_US, ME, Reads, Yard, only, until
 
 MakeYard = Callable[..., Yard]
 
@@ -723,6 +724,7 @@ async def test_the_runner_a_configuration_describes(make_yard: MakeYard, host: F
         relay=Relay(next_hop=f"127.0.0.1:{host.port}", tls=False),
         dns=Dns(nameservers=("127.0.0.1:1",)),
     )
+    outside = Outside.from_config(config, yard.clock)
     runner = Runner.from_config(
         config,
         store=yard.store,
@@ -733,8 +735,11 @@ async def test_the_runner_a_configuration_describes(make_yard: MakeYard, host: F
         clock=yard.clock,
         meters=Meters.private(),
         planner=Planner(yard.directory, hostname="mail.ours.test"),
-        outside=Outside.from_config(config, yard.clock),
+        outside=outside,
         next_hop_of=yard.directory.next_hop,
+        protection=Protection.from_config(
+            config, outside, store=yard.store, reader=Reads(yard.store), clock=yard.clock
+        ),
     )
     message = yard.compose("b@anywhere.test")
     yard.store.run(accept, message)

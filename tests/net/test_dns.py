@@ -6,6 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import dns.name
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+import dns.rrset
 import pytest
 import pytest_asyncio
 
@@ -198,9 +203,16 @@ async def test_a_doubt_is_soon_asked_again(server: DnsServer) -> None:
     assert (await lookup.mx("shop.test")).status is LookupStatus.FOUND
 
 
-async def test_the_ad_bit_counts_only_from_this_machine() -> None:
+async def test_the_ad_bit_counts_only_where_it_is_trusted() -> None:
     async with DnsServer(RECORDS, authentic=True) as server:
         lookup = DnsLookup([server.address])
+        assert not (await lookup.mx("shop.test")).authentic
+        await lookup.close()
+
+
+async def test_the_ad_bit_counts_only_from_this_machine() -> None:
+    async with DnsServer(RECORDS, authentic=True) as server:
+        lookup = DnsLookup([server.address], trust_ad=True)
         assert (await lookup.mx("shop.test")).authentic
         lookup._servers = [Nameserver("127.0.0.1", int(server.address.rpartition(":")[2]), trusted=False)]
         lookup.forget()
@@ -232,3 +244,58 @@ def test_nameservers_of_the_system(tmp_path: Path) -> None:
     conf.write_text("# comment\nsearch x\nnameserver 192.0.2.1\nnameserver junk\nnameserver ::1\n")
     assert system_nameservers(conf) == [Nameserver("192.0.2.1"), Nameserver("::1", 53, True)]
     assert system_nameservers(tmp_path / "absent") == [Nameserver("127.0.0.1", 53, True)]
+
+
+async def test_who_trusts_a_resolver_asks_no_other_one() -> None:
+    """A second nameserver would answer what the validating one refused: a forged answer without an AD bit."""
+    async with DnsServer(RECORDS, faults={"shop.test": Fault.SERVFAIL}) as server:
+        lookup = DnsLookup([server.address, "192.0.2.53"], timeout_s=0.5, trust_ad=True)
+        assert [server.host for server in lookup._servers] == ["127.0.0.1"]
+        assert (await lookup.mx("shop.test")).status is LookupStatus.FAILED
+        await lookup.close()
+    with pytest.raises(ValueError, match="trust_ad needs a nameserver on this machine"):
+        DnsLookup(["192.0.2.53"], trust_ad=True)
+
+
+async def test_tlsa_records_come_as_octets_also_behind_an_alias() -> None:
+    records = {
+        "_25._tcp.mx.test": {"TLSA": ["3 1 1 " + "ab" * 32, "2 0 1 " + "cd" * 32]},
+        "_25._tcp.alias.test": {"CNAME": ["_25._tcp.mx.test."]},
+    }
+    async with DnsServer(records, authentic=True) as server:
+        lookup = DnsLookup([server.address], trust_ad=True)
+        for name in ("_25._tcp.mx.test", "_25._tcp.alias.test"):
+            answer = await lookup.tlsa(name)
+            assert set(answer.tlsa) == {bytes([3, 1, 1]) + b"\xab" * 32, bytes([2, 0, 1]) + b"\xcd" * 32}
+            assert answer.authentic
+        assert (await lookup.tlsa("_25._tcp.other.test")).status is LookupStatus.NXDOMAIN
+        await lookup.close()
+
+
+@pytest.mark.parametrize("octets", [b"", b"\x03", b"\x03\x01\x01", b"\xff" * 7])
+async def test_row_d9_tlsa_records_of_any_length_are_an_answer(octets: bytes) -> None:
+    text = f"\\# {len(octets)} {octets.hex()}"
+    async with DnsServer({"_25._tcp.mx.test": {"TLSA": [text]}}) as server:
+        server._rrset = _opaque  # type: ignore[assignment]
+        lookup = DnsLookup([server.address], timeout_s=1.0)
+        assert (await lookup.tlsa("_25._tcp.mx.test")).tlsa == (octets,)
+        await lookup.close()
+
+
+def _opaque(name: dns.name.Name, rdtype: dns.rdatatype.RdataType, texts: list[str]) -> dns.rrset.RRset:
+    """Records whose content is no record of their type."""
+    found = dns.rrset.RRset(name, dns.rdataclass.IN, rdtype)
+    for text in texts:
+        octets = bytes.fromhex(text.split(" ", 2)[2])
+        found.add(dns.rdata.GenericRdata(dns.rdataclass.IN, rdtype, octets), 60)
+    return found
+
+
+async def test_an_alias_is_told_with_what_it_leads_to() -> None:
+    async with DnsServer(RECORDS) as server:
+        lookup = DnsLookup([server.address])
+        assert (await lookup.addresses("alias.test")).alias == "mx.shop.test"
+        assert (await lookup.addresses("mx.shop.test")).alias == ""
+        assert (await lookup.cname("alias.test")).records == ("mx.shop.test",)
+        assert (await lookup.cname("mx.shop.test")).status is LookupStatus.NODATA
+        await lookup.close()

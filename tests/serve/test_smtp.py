@@ -334,3 +334,49 @@ def test_a_thousand_targets_merged_a_hundred_times_are_in_once() -> None:
         destinations.add(Recipient(Address(f"list+{number}", "example.com")), plan)
     assert [recipient for recipient, _, _, _ in destinations.remotes] == [str(target) for target in targets]
     assert destinations.copies == [(ANNA, 0, "INBOX"), (ANNA, 1, "INBOX")]
+
+
+# -- the sender's wish for TLS -----------------------------------------------------------------------------------------
+
+
+async def wish(office: PostOffice, client: Peer, message: bytes, *, parameter: bytes = b"") -> tuple[int, str]:
+    """What is written down of a message's wish: its number, and RET."""
+    assert (await client.ask(b"MAIL FROM:<" + ANNA.encode() + b"> RET=FULL" + parameter)).startswith(b"250 ")
+    assert (await client.ask(b"RCPT TO:<x@elsewhere.test>")).startswith(b"250 ")
+    assert (await client.ask(b"DATA")).startswith(b"354")
+    client.send(message + b".\r\n")
+    assert (await client.line()).startswith(b"250 ")
+    sql = "SELECT d.tls, m.ret FROM deliveries d JOIN messages m ON m.id = d.message ORDER BY d.id DESC LIMIT 1"
+    ((tls, ret),) = office.house.store.sql(sql)
+    return tls, ret
+
+
+@pytest.mark.parametrize(
+    ("field", "wanted"),
+    [
+        (b"", 0),
+        (b"TLS-Required: No\r\n", 2),
+        (b"tls-required:no\r\n", 2),
+        (b"TLS-Required:\r\n NO \r\n", 2),
+        (b"TLS-Required: Yes\r\n", 0),
+        (b"TLS-Required: None\r\n", 0),
+        (b"X-TLS-Required: No\r\n", 0),
+    ],
+)
+async def test_tls_required_no_is_a_wish(office: PostOffice, field: bytes, wanted: int) -> None:
+    """RFC 8689 section 3; also as the first field, and never in the body."""
+    client = await office.greeted("submission")
+    await log_in(client, office)
+    assert (await wish(office, client, b"Subject: a\r\n" + field + b"\r\n"))[0] == wanted
+    assert (await wish(office, client, field + b"Subject: a\r\n\r\n"))[0] == wanted
+    assert (await wish(office, client, b"Subject: a\r\n\r\n" + field))[0] == 0
+
+
+async def test_requiretls_comes_before_the_field_and_returns_headers_only(office: PostOffice) -> None:
+    """RFC 8689 sections 4.1 and 5."""
+    client = await office.greeted("submission")
+    await log_in(client, office)
+    message = b"TLS-Required: No\r\n\r\n"
+    assert await wish(office, client, message, parameter=b" REQUIRETLS") == (1, "HDRS")
+    assert office.events()[0].cause.endswith(", REQUIRETLS")
+    assert await wish(office, client, message) == (2, "FULL")

@@ -198,7 +198,9 @@ async def test_a_start_rewrites_no_row_of_deferred_mail(tmp_path: Path, start: S
     """Ownership is a question to the set of the living, so 20,000 rows of a dead owner cost a start nothing."""
     store = OpenStore(tmp_path)
     later = START_US * 2
-    rows = [(n, 1, later, 5, 3, 0, 0, "example.net", "b@example.net", "", "", b"", "451", 0) for n in range(1, 20_001)]
+    rows = [
+        (n, 1, later, 5, 3, 0, 0, "example.net", "b@example.net", "", "", b"", "451", 0, 0) for n in range(1, 20_001)
+    ]
 
     def fill(tx: Tx) -> None:
         tx.append(MESSAGES, (1, START_US, START_US, 3, 0, 0, "", "", "", "", "", b"A:\r\n\r\n", b""))

@@ -18,6 +18,7 @@ from postroad.flow.local_users import SenderRules
 from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
 from postroad.flow.outside import Outside
+from postroad.flow.protection import Protection
 from postroad.flow.runner import Runner
 from postroad.flow.sign import Signer
 from postroad.flow.submission import Submissions
@@ -81,6 +82,7 @@ class Parts:
     mailbox_watch: MailboxWatch
     callouts: Callout
     outside: Outside
+    protection: Protection
     maildrop: Maildrop | None = None
     policy: UserPolicy | None = None
     grace: float = GRACE_S
@@ -112,6 +114,7 @@ class Parts:
         self.fullness.stop()
         self.mailbox_watch.stop()
         await self.callouts.close()
+        await self.protection.stop()
         await self.outside.lookup.close()
         self.passwords.close()
         self.store.close()
@@ -123,6 +126,7 @@ class Parts:
         self.doors.close()
         await self.runner.drain(0.0)
         await self.callouts.close()
+        await self.protection.stop()
         await self.outside.lookup.close()
 
 
@@ -169,9 +173,10 @@ async def build_worker(errand: Errand) -> Parts:
     if signer is not None:
         hints.add("directory", lambda _: signer.forget())
     tls = ServerTls(Path(config.tls.certificate), Path(config.tls.key))
+    protection = Protection.from_config(config, outside, store=store, reader=reader, clock=clock)
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
-        planner=planner, outside=outside, next_hop_of=directory.next_hop, signer=signer,
+        planner=planner, outside=outside, next_hop_of=directory.next_hop, protection=protection, signer=signer,
     )  # fmt: skip
     hints.add("queue", lambda _: runner.wake())
     hints.add("gateway", lambda _: runner.reroute())
@@ -189,6 +194,8 @@ async def build_worker(errand: Errand) -> Parts:
         reporter=runner.reporter,
         signer=signer,
     )
+    if errand.number == 0:
+        protection.report(config, outside, intake=intake, spool=spool, planner=planner, ids=ids, clock=clock)
     fullness = Fullness(spool, lambda: count_deliveries(data_dir), config.limits.queue_messages)
     watch = Watch(loop)
     counters = SessionCounters(meters)
@@ -297,6 +304,7 @@ async def build_worker(errand: Errand) -> Parts:
     fullness.start()
     mailbox_watch.start()
     runner.start()
+    protection.start(first=errand.number == 0)
     watch.start()
     if policy is not None:
         policy.start()
@@ -319,7 +327,7 @@ async def build_worker(errand: Errand) -> Parts:
         maildrop.start()
     return Parts(
         store, reader, spool, passwords, runner, tls, doors, watch, lifecycle, fullness, mailbox_watch, callouts,
-        outside, maildrop=maildrop, policy=policy,
+        outside, protection, maildrop=maildrop, policy=policy,
     )  # fmt: skip
 
 

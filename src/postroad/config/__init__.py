@@ -111,9 +111,15 @@ class Relay(Section, frozen=True):
     bind: tuple[str, ...] = ()
     """Source addresses for outgoing connections, one per family."""
     tls: bool = True
-    """Opportunistic STARTTLS."""
+    """STARTTLS; without it nothing that a domain publishes about TLS counts."""
+    tls_policy: dict[str, str] = {}
+    """What must hold of TLS, by recipient domain or ".domain": "none", "may", "encrypt" or "verify"."""
+    mta_sts: bool = True
+    """Fetch and obey the MTA-STS policies of other domains (RFC 8461)."""
+    tls_reports: str = ""
+    """Address that TLS reports are sent from (RFC 8460); empty: none are sent."""
     ca_file: str = ""
-    """Extra CA bundle used only to say in the journal whether a certificate was verified."""
+    """Extra CA bundle by which other servers may prove their names."""
     connections_per_lane: Count = 20
     messages_per_connection: Count = 100
     idle_s: Seconds = 5.0
@@ -158,6 +164,8 @@ class Dns(Section, frozen=True):
 
     nameservers: tuple[str, ...] = ()
     """"address" or "address:port"."""
+    trust_ad: bool = False
+    """The named servers run on this machine and validate (DNSSEC): what they mark as authentic is, and DANE is used."""
     timeout_s: Seconds = 5.0
 
 

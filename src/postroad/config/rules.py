@@ -337,6 +337,33 @@ def _hop(path: tuple[str, ...], text: str) -> Iterator[Complaint]:
         yield _said(path, error)
 
 
+TLS_WORDS: Final = ("none", "may", "encrypt", "verify")
+
+
+def _tls_policy(config: Config) -> Iterator[Complaint]:
+    """Levels that exist for domains that can be meant, and a sender of reports that is an address."""
+    relay = config.relay
+    for domain, word in relay.tls_policy.items():
+        path = ("relay", "tls_policy", domain)
+        name = domain.removeprefix(".")
+        if not is_hostname(name) or name != name.lower():
+            fix = f'Write "{domain.lower()}"' if is_hostname(name) else 'Write the part after the @: "example.org"'
+            yield Complaint(path, f'"{domain}" is not a domain in small letters', fix)
+        if word not in TLS_WORDS:
+            meant = closest(word, TLS_WORDS)
+            fix = f'Did you mean "{meant}"?' if meant else f"Write one of {', '.join(TLS_WORDS)}"
+            yield Complaint(path, f'"{word}" is no level of protection', fix)
+        elif not relay.tls and word in ("encrypt", "verify"):
+            what = f'"{word}" needs TLS, and relay.tls = false switches it off for all mail'
+            yield Complaint(path, what, 'Write relay.tls = true, and "none" for the domains that are to do without')
+    if relay.tls_reports:
+        try:
+            Address.parse(relay.tls_reports)
+        except AddressError:
+            what = f'"{relay.tls_reports}" is not a mail address'
+            yield Complaint(("relay", "tls_reports"), what, 'Write it as "tls-reports@example.org"')
+
+
 def _private(config: Config) -> Iterator[Complaint]:
     for text in config.relay.allow_private:
         wrong = _network(("relay", "allow_private"), text)
@@ -387,6 +414,18 @@ def _dns(config: Config) -> Iterator[Complaint]:
             parse_nameserver(text)
         except ValueError as error:
             yield _said(("dns", "nameservers"), error)
+            return
+    if not config.dns.trust_ad:
+        return
+    path = ("dns", "trust_ad")
+    if not config.dns.nameservers:
+        fix = 'Name it: nameservers = ["127.0.0.1"]'
+        yield Complaint(path, "it is not said which nameserver is trusted", fix)
+    for text in config.dns.nameservers:
+        if not _loopback(parse_nameserver(text).host):
+            # RFC 7672 section 2.1.3: the way to the resolver must be as safe as its answers.
+            what = f"{text} is not on this machine, and anybody on the way to it could say that an answer is authentic"
+            yield Complaint(path, what, "Name a validating resolver on this machine only, such as unbound at 127.0.0.1")
 
 
 def _limits(config: Config) -> Iterator[Complaint]:
@@ -473,6 +512,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _acme,
     _who_may_relay,
     _next_hops,
+    _tls_policy,
     _private,
     _bind,
     _sending,

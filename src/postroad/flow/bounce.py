@@ -13,7 +13,7 @@ from postroad.flow.dsn import Notice, compose, message_id
 from postroad.flow.lanes import Letter
 from postroad.flow.local import Plan
 from postroad.flow.sign import UNSIGNED, Signed, Signer
-from postroad.store.records import Accept, Copy, Leg
+from postroad.store.records import TLS_BY_POLICY, TLS_REQUIRED, Accept, Copy, Leg
 from postroad.values.address import Address, AddressError
 from postroad.values.event import Event
 from postroad.values.ids import IdMaker, id_text
@@ -113,6 +113,8 @@ class Reporter:
             events=note(ident, _events(letter, copies, legs, signed, now_us)),
             smtputf8=not message.isascii() and not str(address).isascii(),
             eightbit=not body.isascii(),
+            # RFC 8689 section 5: what tells of a message is protected like the message.
+            tls=TLS_REQUIRED if letter.tls == TLS_REQUIRED else TLS_BY_POLICY,
         )
 
 

@@ -24,7 +24,17 @@ from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
-from postroad.store.records import FILED, Accept, Accepted, Copy, Leg, Sending
+from postroad.store.records import (
+    FILED,
+    TLS_BY_POLICY,
+    TLS_OPTIONAL,
+    TLS_REQUIRED,
+    Accept,
+    Accepted,
+    Copy,
+    Leg,
+    Sending,
+)
 from postroad.trust.dkim.canonical import BodyHash
 from postroad.values.envelope import Envelope
 from postroad.values.event import Event, unpack
@@ -174,7 +184,8 @@ class Intake:
         Raises StoreFull and StoreBroken; then too nothing is acknowledged, and what is on the disk is swept.
         """
         header, body, body_file = await draft.settle()
-        refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, destinations)
+        lowered = header.lower()
+        refusal = HEADER_TOO_LARGE if draft.header_too_large else self._look_at(header, lowered, destinations)
         if refusal is not None:
             draft.discard()
             return refusal
@@ -188,7 +199,10 @@ class Intake:
             # All but Received: no trace field is signed (RFC 6376 section 5.4.1).
             signed = await self._signer.sign(arrival.above + header, body, body_file, draft.body_hash)
         content = (received + header, body, body_file, size)
-        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed)
+        tls = tls_wish(envelope, lowered)
+        accept = self._compose(
+            ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed, tls
+        )
         if destinations.wishes or destinations.expanded:
             accept, accepted = await self._at_once.accept(accept, destinations, now_us)
         else:
@@ -215,8 +229,7 @@ class Intake:
 
     # -- checks that need the header ---------------------------------------------------------------------------------
 
-    def _look_at(self, header: bytes, destinations: Destinations) -> Reply | None:
-        lowered = header.lower()
+    def _look_at(self, header: bytes, lowered: bytes, destinations: Destinations) -> Reply | None:
         # RFC 5321 section 6.3: count Received header fields to find loops.
         hops = lowered.count(b"\nreceived:") + lowered.startswith(b"received:")
         if hops > self._max_hops:
@@ -238,6 +251,7 @@ class Intake:
         eightbit: bool,
         sending: Sending | None,
         signed: Signed,
+        tls: int,
     ) -> Accept:
         header, body, body_file, size = content
         sender = envelope.sender_text
@@ -251,7 +265,7 @@ class Intake:
             # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named.
             legs += [local_leg(self._ids.make(now_us), copy, release_us) for copy in copies]
             copies = []
-        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, signed)
+        events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, signed, tls)
         return Accept(
             id=ident,
             received_us=now_us,
@@ -268,9 +282,11 @@ class Intake:
             events=self._story.note(ident, events) if sending is None else self._story.pack(events),
             smtputf8=envelope.smtputf8,
             eightbit=eightbit,
-            ret=envelope.ret,
+            # RFC 8689 section 5: "the RET=FULL parameter MUST be disregarded"
+            ret="HDRS" if envelope.requiretls and envelope.ret else envelope.ret,
             envid=envelope.envid,
             login=arrival.login,
+            tls=tls,
             sending=sending,
             answered=arrival.answered,
         )
@@ -340,6 +356,7 @@ class Intake:
         size: int,
         release_us: int,
         signed: Signed,
+        tls: int,
     ) -> list[Event]:
         events = [
             Event(
@@ -347,7 +364,7 @@ class Intake:
                 at_us=now_us,
                 by=who_text(arrival),
                 where=where_text(arrival),
-                cause=f"from <{envelope.sender_text}>, {size} bytes",
+                cause=f"from <{envelope.sender_text}>, {size} bytes{_WISHES[tls]}",
             )
         ]
         events += [Event(kind="checked", at_us=now_us, cause=why, evidence=found) for why, found in arrival.doubts]
@@ -407,6 +424,26 @@ def unfiled(accept: Accept, accepted: Accepted) -> dict[tuple[int, str], int]:
     """Accounts and mailboxes whose copies the store did not file and did not leave open either."""
     left = zip(accept.copies, accepted.copies, accepted.legs, strict=True)
     return {(copy.account, copy.mailbox): outcome for copy, outcome, leg in left if outcome != FILED and not leg}
+
+
+_WISHES: Final = ("", ", REQUIRETLS", ", TLS-Required: No")
+"""How the journal tells what the sender wishes of TLS, by the number of the wish."""
+
+
+def tls_wish(envelope: Envelope, lowered: bytes) -> int:
+    """What the sender wishes of TLS on the way, from the envelope and the header block in small letters.
+
+    RFC 8689 section 4.1: with REQUIRETLS "the TLS-Required header field MUST be ignored".
+    """
+    if envelope.requiretls:
+        return TLS_REQUIRED
+    at = lowered.find(b"\ntls-required:") + 1
+    if not at and not lowered.startswith(b"tls-required:"):
+        return TLS_BY_POLICY
+    return TLS_OPTIONAL if _tls_required_no(lowered, at) else TLS_BY_POLICY
+
+
+_tls_required_no: Final = re.compile(rb"tls-required:(?:[ \t]|\r\n[ \t])*no(?:[ \t]|\r\n[ \t])*\r\n").match
 
 
 def host_word(helo: str) -> str:

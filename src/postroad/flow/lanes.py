@@ -15,7 +15,7 @@ from random import Random
 from typing import Final
 
 from postroad.flow.route import Hop, Plan
-from postroad.store.records import INLINE_BODY_MAX, Accept, Due, Leg
+from postroad.store.records import INLINE_BODY_MAX, TLS_REQUIRED, Accept, Due, Leg
 
 RECIPIENTS_MAX: Final = 100
 """RFC 5321 section 4.5.3.1.8: what every server must take in one transaction."""
@@ -42,7 +42,7 @@ class Letter:
 
     __slots__ = (
         "body", "body_file", "eightbit", "envid", "expires_us", "fresh", "header", "id", "open", "received_us", "ret",
-        "sender", "size", "smtputf8", "weight",
+        "sender", "size", "smtputf8", "tls", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +57,8 @@ class Letter:
         self.eightbit = source.eightbit
         self.ret = source.ret
         self.envid = source.envid
+        self.tls = source.tls
+        """What the sender wishes of TLS on the way (`store.records`)."""
         self.body_file = source.body_file
         self.header = header
         self.body = body
@@ -73,7 +75,7 @@ class Delivery:
 
     __slots__ = (
         "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "notify", "orcpt", "prefix",
-        "recipient", "warn_us",
+        "recipient", "warn_us", "way",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -88,6 +90,11 @@ class Delivery:
         self.notify = source.notify
         self.orcpt = source.orcpt
         self.warn_us = source.warn_us
+        self.way = source.domain
+        """What the way is looked up by: the domain, and the wish for TLS where the sender has one."""
+        # RFC 8689 section 5: REQUIRETLS of a report SHOULD NOT keep it from a host that does not know it.
+        if letter.tls and (letter.sender or letter.tls != TLS_REQUIRED):
+            self.way = f"{source.domain} {letter.tls}"
         self.attempt = attempt
         """Number of the attempt that is to be made now; the first is 1."""
         self.last_reply = last_reply
@@ -135,12 +142,13 @@ class Health:
 
 
 class Lane:
-    """The mail of one site."""
+    """The mail of one site for which the same must hold of TLS."""
 
-    __slots__ = ("connections", "health", "opening", "plain_until", "plan", "queue", "site")
+    __slots__ = ("connections", "health", "key", "opening", "plain_until", "plan", "queue", "site")
 
     def __init__(self, plan: Plan) -> None:
         self.site = plan.site
+        self.key = plan.key
         self.plan = plan
         self.queue: deque[Parcel] = deque()
         self.connections = 0
@@ -234,10 +242,10 @@ class Lanes:
 
     def lane(self, plan: Plan) -> Lane:
         """The lane of a plan's site, with the hosts of this newest plan."""
-        lane = self._lanes.get(plan.site)
+        lane = self._lanes.get(plan.key)
         if lane is None:
             self._forget()
-            lane = self._lanes[plan.site] = Lane(plan)
+            lane = self._lanes[plan.key] = Lane(plan)
         else:
             lane.plan = plan
         return lane
@@ -245,9 +253,9 @@ class Lanes:
     def _forget(self) -> None:
         if len(self._lanes) < LANES_KEPT:
             return
-        for site, lane in list(self._lanes.items())[: LANES_KEPT // 10]:
+        for key, lane in list(self._lanes.items())[: LANES_KEPT // 10]:
             if lane.idle:
-                del self._lanes[site]
+                del self._lanes[key]
 
     def all(self) -> list[Lane]:
         """Every lane that is remembered."""
@@ -259,9 +267,9 @@ class Lanes:
         if lane.opening >= waiting or lane.connections >= (1 if lane.is_probing() else self.per_lane):
             return False
         if self.connections >= self.total:
-            self._line.setdefault(lane.site, lane)
+            self._line.setdefault(lane.key, lane)
             return False
-        self._lanes.setdefault(lane.site, lane)
+        self._lanes.setdefault(lane.key, lane)
         self.connections += 1
         lane.connections += 1
         lane.opening += 1

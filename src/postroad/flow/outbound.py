@@ -7,6 +7,7 @@ A `Courier` is opened, takes parcel after parcel, and says QUIT. It decides noth
 from __future__ import annotations
 
 import asyncio
+import datetime
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,15 +17,18 @@ from typing import Final, Protocol
 from postroad.flow.judge import Step, judge, judge_connect, judge_loss, judge_transaction, unsendable
 from postroad.flow.lanes import RECIPIENTS_MAX, Delivery, Letter, Parcel
 from postroad.flow.route import Hop
+from postroad.flow.tls_policy import OPPORTUNISTIC, Level, TlsPolicy, unrequired
 from postroad.net.dial import Link, TlsFailed, Unreachable, dial
-from postroad.net.tls import ClientTls
+from postroad.net.tls import ClientTls, peer_chain, protection
+from postroad.store.records import TLS_REQUIRED
+from postroad.trust import dane
 from postroad.values.address import Address, AddressError
 from postroad.values.envelope import Recipient
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.reply import Reply
 from postroad.wire.data import Stuffer, stuff
-from postroad.wire.smtp.client import ClientMachine
+from postroad.wire.smtp.client import ClientMachine, TlsWish
 from postroad.wire.smtp.events import (
     ClientEvent,
     Closed,
@@ -92,6 +96,10 @@ class NoCourier:
     outcome: Outcome
     try_plain: bool = False
     """TLS was the reason; the same host may do without."""
+    fault: str = ""
+    """TLS was the reason, in a word of RFC 8460 section 4.3."""
+    detail: str = ""
+    """What the handshake met, for the report to the domain."""
 
 
 class Courier:
@@ -104,18 +112,33 @@ class Courier:
         "_manner",
         "_why",
         "carried",
+        "domains",
         "extensions",
+        "fault",
         "hop",
         "limit",
+        "policy",
         "tls",
+        "unproved",
+        "verified",
         "where",
     )
 
-    def __init__(self, hop: Hop, link: Link, manner: Manner, bodies: Bodies) -> None:
+    def __init__(self, hop: Hop, link: Link, manner: Manner, bodies: Bodies, policy: TlsPolicy = OPPORTUNISTIC) -> None:
         self.hop = hop
         self.where = str(hop)
+        self.policy = policy
+        """What held when the connection was made; nothing that asks for more is sent over it."""
         self.tls = ""
         """How the connection is protected, in words; empty in the clear."""
+        self.verified = False
+        """Whether the host has proved who it is, by whatever the policy asks for or else by an authority."""
+        self.unproved = ""
+        """Why no authority vouches for the host's name, in a word of RFC 8460 section 4.3; empty when one does."""
+        self.fault = ""
+        """Why the connection is in the clear, in such a word."""
+        self.domains: set[str] = set()
+        """Domains whose mail was carried."""
         self.carried = 0
         """Transactions so far."""
         self.extensions = NO_EXTENSIONS
@@ -130,17 +153,25 @@ class Courier:
     # -- opening -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    async def open(cls, hop: Hop, manner: Manner, bodies: Bodies, *, plain: bool = False) -> Courier | NoCourier:
-        """Connects and opens a session, with STARTTLS when the host offers it and `plain` does not forbid it."""
+    async def open(
+        cls, hop: Hop, manner: Manner, bodies: Bodies, *, plain: bool = False, policy: TlsPolicy = OPPORTUNISTIC
+    ) -> Courier | NoCourier:
+        """Connects and opens a session in which the policy holds.
+
+        `plain` leaves STARTTLS out where the policy allows the clear.
+        """
+        if policy.hindrance is not None:
+            return NoCourier(policy.hindrance, fault=policy.fault, detail=policy.hindrance.cause)
         where = str(hop)
+        if policy.must and manner.tls is None:
+            return NoCourier(unrequired("REQUIRETLS, and relay.tls switches TLS off", where))
         try:
             link = await dial(hop.address, hop.port, patience=manner.connect_timeout_s, bind=manner.bind)
         except Unreachable as error:
             return NoCourier(judge_connect(str(error), where))
-        courier = cls(hop, link, manner, bodies)
+        courier = cls(hop, link, manner, bodies, policy)
         try:
-            # Nobody listens on a unix socket but the machine itself.
-            refusal = await courier._open("never" if plain or manner.tls is None or not hop.port else "may")
+            refusal = await courier._open(_tls_wish(policy, hop, manner, plain))
         except BaseException:
             link.abort()
             raise
@@ -149,47 +180,103 @@ class Courier:
         link.close()
         return refusal
 
-    async def _open(self, wish: str) -> NoCourier | None:
+    async def _open(self, wish: TlsWish) -> NoCourier | None:
         machine = self._machine
-        machine.start(tls="never" if wish == "never" else "may")
+        machine.start(tls=wish)
         handshake = False
         while True:
             event = await self._next(GREETING_S)
             match event:
                 case Ready(extensions):
                     self._learn(extensions)
-                    return self._ourselves()
+                    if not self.tls and wish != "never":
+                        self.fault = "starttls-not-supported"
+                    return self._ourselves() or self._unrequired()
                 case TlsWanted():
                     handshake = True
-                    why = await self._start_tls()
-                    if why:
-                        return NoCourier(judge_loss("tls", why, None, self.where, ""), try_plain=True)
-                case StartTlsRefused():
-                    continue
+                    no_tls = await self._start_tls()
+                    if no_tls is not None:
+                        return no_tls
+                case StartTlsRefused(tls_reply):
+                    if wish == "must":
+                        return self._no_starttls(tls_reply)
                 case Refused(stage, reply):
                     return NoCourier(self._refusal(stage, reply))
                 case Lost(stage, why, lost_reply):
                     outcome = judge_loss(stage, self._why or why, lost_reply, self.where, self.tls)
-                    return NoCourier(outcome, try_plain=wish != "never" and (handshake or stage == "starttls"))
+                    by_tls = wish != "never" and (handshake or stage == "starttls")
+                    fault = "validation-failure" if by_tls else ""
+                    return NoCourier(outcome, try_plain=by_tls and wish == "may", fault=fault, detail=outcome.cause)
                 case _:
                     raise AssertionError(f"{event} while a session opens")
 
-    async def _start_tls(self) -> str:
-        """Makes the handshake; returns why it failed."""
+    async def _start_tls(self) -> NoCourier | None:
+        """Makes the handshake and sees that the policy holds, before anything is said under TLS."""
         tls = self._manner.tls
         assert tls is not None
         # RFC 3207 section 6: what was sent in the clear behind the 220 must not be taken for the server's words.
         if self._link.unread:
-            return "octets behind the 220 to STARTTLS"
+            return self._no_tls("octets behind the 220 to STARTTLS")
         patience = min(TLS_HANDSHAKE_S, self._manner.patience_s)
+        name = self.hop.address if self.hop.host.startswith("[") else self.hop.host
         try:
-            name = self.hop.address if self.hop.host.startswith("[") else self.hop.host
-            session: ssl.SSLObject | None = await self._link.start_tls(tls.context, name, patience)
+            # RFC 7672 section 8.1: "the server_name extension [...] MUST contain the TLSA base domain".
+            asked_for = self.policy.names[0] if self.policy.level is Level.DANE else name
+            session: ssl.SSLObject | None = await self._link.start_tls(tls.context, asked_for, patience)
         except TlsFailed as error:
-            return str(error)
-        self.tls = tls.describe(session, name)
-        self._machine.tls_started()
-        return ""
+            return self._no_tls(str(error))
+        if session is None:
+            return self._no_tls("TLS handshake failed")
+        refusal = self._prove(tls, session, name)
+        if refusal is None:
+            self._machine.tls_started()
+        return refusal
+
+    def _no_tls(self, why: str) -> NoCourier:
+        outcome = judge_loss("tls", why, None, self.where, "")
+        if self.policy.must:
+            cause = f"{why}, and {self.policy.why} requires it"
+            outcome = self._insecure("4.7.5", cause)
+        return NoCourier(outcome, try_plain=not self.policy.must, fault="validation-failure", detail=why)
+
+    def _prove(self, tls: ClientTls, session: ssl.SSLObject, name: str) -> NoCourier | None:
+        """Looks at the host's certificate as the policy asks."""
+        chain, policy = peer_chain(session), self.policy
+        self.unproved = tls.fault(chain, name)
+        fault = why = ""
+        if policy.level is Level.DANE:
+            now = datetime.datetime.now(datetime.UTC)
+            why = dane.authenticate(chain, policy.tlsa, policy.names, now)
+            fault = "validation-failure" if why else ""
+        elif policy.level is Level.VERIFY:
+            fault = self.unproved
+            why = f"its certificate does not prove the name {name}: {_FAULTS[fault]}" if fault else ""
+        if why:
+            outcome = self._insecure("4.7.5", f"{why} ({policy.why} requires it)", protection(session))
+            return NoCourier(outcome, fault=fault, detail=why)
+        self.verified = policy.level is Level.DANE or not self.unproved
+        self.tls = f"{protection(session)} {'verified' if self.verified else 'unverified'}"
+        if policy.must:
+            self.tls += f" ({policy.why})"
+        return None
+
+    def _no_starttls(self, reply: Reply | None) -> NoCourier:
+        how = f"answered STARTTLS with {reply}" if reply is not None else "does not offer STARTTLS"
+        outcome = self._insecure("4.7.10", f"the host {how}, and {self.policy.why} requires it")
+        return NoCourier(outcome, fault="starttls-not-supported", detail=outcome.cause)
+
+    def _unrequired(self) -> NoCourier | None:
+        """A host that does not promise what REQUIRETLS asks of it gets none of that mail."""
+        if not self.policy.requiretls or self.extensions.requiretls:
+            return None
+        return NoCourier(unrequired("the host does not offer REQUIRETLS", self.where, self.tls))
+
+    def _insecure(self, status: str, cause: str, tls: str = "") -> Outcome:
+        """The outcome at a host where the policy does not hold: for now, but for REQUIRETLS for good."""
+        if self.policy.requiretls:
+            return unrequired(f"REQUIRETLS: {cause}", self.where, tls)
+        where = f"{cause} ({self.where})" if self.where else cause
+        return Outcome(Fate.DEFERRED, About.HOST, where, Reply(451, status, cause), "", tls)
 
     def _ourselves(self) -> NoCourier | None:
         """A configured host that bears our own name is ourselves: mail would come back until its hops are used up."""
@@ -234,6 +321,7 @@ class Courier:
             smtputf8=smtputf8,
             ret=letter.ret,
             envid=letter.envid,
+            requiretls=letter.tls == TLS_REQUIRED,
             # Worth its saved round trip only while a refused recipient costs no more than some packets.
             chunking=letter.body is not None,
         )
@@ -413,6 +501,21 @@ class Courier:
         self._why = why
         self._link.abort()
         self._machine.receive_eof()
+
+
+_FAULTS: Final = {
+    "certificate-expired": "it has expired or is not valid yet",
+    "certificate-host-mismatch": "it is for other names",
+    "certificate-not-trusted": "no known authority vouches for it",
+}
+
+
+def _tls_wish(policy: TlsPolicy, hop: Hop, manner: Manner, plain: bool) -> TlsWish:
+    """What STARTTLS is worth to us."""
+    if policy.must:
+        return "must"
+    # Nobody listens on a unix socket but the machine itself.
+    return "never" if plain or policy.level is Level.NONE or manner.tls is None or not hop.port else "may"
 
 
 def _needs_utf8(letter: Letter, deliveries: Sequence[Delivery]) -> bool:

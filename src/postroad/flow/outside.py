@@ -40,5 +40,7 @@ class Outside:
                 connect_timeout_s=relay.connect_timeout_s,
                 bind=relay.bind,
             ),
-            lookup=DnsLookup(config.dns.nameservers, timeout_s=config.dns.timeout_s, clock=clock),
+            lookup=DnsLookup(
+                config.dns.nameservers, timeout_s=config.dns.timeout_s, clock=clock, trust_ad=config.dns.trust_ad
+            ),
         )

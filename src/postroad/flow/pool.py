@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Final, Protocol
 
@@ -67,6 +67,18 @@ class Sink(Protocol):
         ...
 
 
+class TlsWatch(Protocol):
+    """Who is told what sessions showed of TLS (`flow.tls_log.TlsLog`)."""
+
+    def opened(self, domain: str, courier: Courier) -> str:
+        """A session that carries mail of a domain; returns what the journal shall note of it, or nothing."""
+        ...
+
+    def failed(self, domains: Iterable[str], hop: Hop, refusal: NoCourier) -> None:
+        """A host that took no session, for the mail of these domains."""
+        ...
+
+
 class _Idle:
     """A connection that waits for mail."""
 
@@ -93,6 +105,7 @@ class Pool:
         idle_s: float = 5.0,
         on_open: Callable[[Courier | NoCourier], None] = lambda opened: None,
         on_close: Callable[[], None] = lambda: None,
+        tls_watch: TlsWatch | None = None,
     ) -> None:
         self._sink = sink
         self._lanes = lanes
@@ -104,6 +117,7 @@ class Pool:
         self._idle_s = idle_s
         self._on_open = on_open
         self._on_close = on_close
+        self._tls_watch = tls_watch
         self._idle: dict[Lane, list[_Idle]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -196,6 +210,7 @@ class Pool:
         """A session with the first host of the lane that takes one; without any, the lane's mail is deferred."""
         trail: list[tuple[str, str]] = []
         last: Outcome | None = None
+        decisive = 0
         for hop in lane.hops(self._now(), self._rng):
             opened = await self._open_hop(lane, hop)
             self._on_open(opened)
@@ -203,21 +218,29 @@ class Pool:
                 if lane.queue:
                     lane.queue[0].trail += trail
                 return opened
-            last = opened.outcome
-            trail.append((str(hop), _words(last)))
-            lane.failed(hop, last.cause, self._now())
-        self._defer_all(lane, trail[:-1], last)
+            if self._tls_watch is not None and opened.fault:
+                self._tls_watch.failed(_domains(lane), hop, opened)
+            if last is None or last.fate is Fate.FAILED:
+                # A host that did not answer may still do what the others refuse for good.
+                last, decisive = opened.outcome, len(trail)
+            trail.append((str(hop), _words(opened.outcome)))
+            lane.failed(hop, opened.outcome.cause, self._now())
+        self._defer_all(lane, [*trail[:decisive], *trail[decisive + 1 :]], last)
         return None
 
     async def _open_hop(self, lane: Lane, hop: Hop) -> Courier | NoCourier:
         plain = lane.plain_until.get(hop, 0.0) > self._now()
-        opened = await Courier.open(hop, self._manner, self._bodies, plain=plain)
+        policy = lane.plan.tls_of(hop.host)
+        opened = await Courier.open(hop, self._manner, self._bodies, plain=plain, policy=policy)
         if isinstance(opened, NoCourier) and opened.try_plain:
             # RFC 7435: encryption that fails must not cost the mail; the same host again, in the clear.
             lane.plain_until[hop] = self._now() + PLAIN_S
             if lane.queue:
                 lane.queue[0].trail.append((str(hop), f"{opened.outcome.cause}; again without TLS"))
-            opened = await Courier.open(hop, self._manner, self._bodies, plain=True)
+            fault = opened.fault
+            opened = await Courier.open(hop, self._manner, self._bodies, plain=True, policy=policy)
+            if isinstance(opened, Courier):
+                opened.fault = fault
         return opened
 
     def _defer_all(self, lane: Lane, trail: list[tuple[str, str]], outcome: Outcome | None) -> None:
@@ -297,6 +320,8 @@ class Pool:
         if len(parcel.deliveries) > courier.limit:
             self._split(lane, parcel, courier.limit)
         parcel.started = parcel.started or self._now()
+        if self._tls_watch is not None:
+            self._tell(self._tls_watch, courier, parcel)
         self.busy += 1
         try:
             trip = await courier.carry(parcel)
@@ -335,6 +360,17 @@ class Pool:
         if ended:
             self._sink.on_result(parcel, ended)
         return not trip.lost and failure is None
+
+    @staticmethod
+    def _tell(watch: TlsWatch, courier: Courier, parcel: Parcel) -> None:
+        """Tells of the session once for every domain whose mail it carries; mail with a wish of its own counts not."""
+        for delivery in parcel.deliveries:
+            domain = delivery.domain
+            if domain not in courier.domains and delivery.way == domain:
+                courier.domains.add(domain)
+                note = watch.opened(domain, courier)
+                if note:
+                    parcel.trail.append((courier.where, note))
 
     async def _load(self, lane: Lane, parcel: Parcel) -> bool:
         try:
@@ -400,6 +436,12 @@ class Pool:
             for idle in every:
                 if not idle.future.done():
                     idle.future.set_result(None)
+
+
+def _domains(lane: Lane) -> set[str]:
+    """The domains whose mail waits in a lane, without mail whose sender has a wish of his own."""
+    waiting = (delivery for parcel in lane.queue for delivery in parcel.deliveries)
+    return {delivery.domain for delivery in waiting if delivery.way == delivery.domain}
 
 
 def _words(outcome: Outcome) -> str:

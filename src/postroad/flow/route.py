@@ -16,6 +16,7 @@ from itertools import groupby, zip_longest
 from random import Random
 from typing import Final
 
+from postroad.flow.tls_policy import OPPORTUNISTIC, TlsPolicy
 from postroad.values.next_hop import NextHop, parse_next_hop
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Answer, Lookup, LookupStatus, MxRecord, Target
@@ -64,6 +65,25 @@ class Plan:
     groups: tuple[tuple[Target, ...], ...]
     fixed: bool = False
     """Somebody configured this way; the hosts are no finding of DNS."""
+    tls: Mapping[str, TlsPolicy] = field(default_factory=dict)
+    """By host: what must hold of TLS there; what is not in it is opportunistic."""
+    tls_key: str = ""
+    """Short text of `tls`: equal for plans whose connections may be shared."""
+
+    @property
+    def key(self) -> str:
+        """What a lane goes by: the site, and what must hold of TLS, so that no mail travels over a connection that was
+        made under a weaker policy."""
+        return f"{self.site} {self.tls_key}" if self.tls_key else self.site
+
+    @property
+    def places(self) -> list[tuple[str, int]]:
+        """Host and port of every target; port 0 is a unix socket."""
+        return [(target.host, target.port) for group in self.groups for target in group]
+
+    def tls_of(self, host: str) -> TlsPolicy:
+        """What must hold of TLS at one of the hosts."""
+        return self.tls.get(host, OPPORTUNISTIC)
 
     def hops(self, rng: Random) -> list[Hop]:
         """At most MAX_TRIES addresses in the order of one attempt; hosts of equal preference in random order."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -30,20 +30,32 @@ from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_address
 from postroad.flow.outside import Outside
-from postroad.flow.pool import BUG, Pool, Results
+from postroad.flow.pool import BUG, Pool, Results, TlsWatch
+from postroad.flow.protection import Protection
 from postroad.flow.recorder import Recorder, Result, Store
-from postroad.flow.route import Plan, Signposts, plan, plan_gateway
+from postroad.flow.route import Plan, Signposts
 from postroad.flow.schedule import count_hops
 from postroad.flow.sign import Signer
+from postroad.flow.tls_policy import TlsPolicies
+from postroad.flow.ways import NextHopOf, no_gateway, plan_way
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
 from postroad.store.reader import StoredMessage
-from postroad.store.records import FILED, KIND_LOCAL, OVER_QUOTA, Accept, Claim, Copy, Due, FileLocal, Later
+from postroad.store.records import (
+    FILED,
+    KIND_LOCAL,
+    OVER_QUOTA,
+    Accept,
+    Claim,
+    Copy,
+    Due,
+    FileLocal,
+    Later,
+)
 from postroad.values.address import Address
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.event import Event, pack
 from postroad.values.ids import IdMaker, id_text
-from postroad.values.next_hop import parse_next_hop
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock, Lookup
 from postroad.values.reply import Reply
@@ -87,14 +99,6 @@ class Letters(Protocol):
         ...
 
 
-NextHopOf = Callable[[str], Awaitable[str]]
-"""Where a gateway domain's mail is passed to, empty for other domains (`store.directory.Directory.next_hop`)."""
-
-
-async def _no_gateway(domain: str) -> str:
-    return ""
-
-
 class Runner:
     """Sends the mail of one worker. `from_config` makes one, `start` sets it going, `drain` brings it to an end."""
 
@@ -121,8 +125,10 @@ class Runner:
         idle_s: float = 5.0,
         meters: Meters | None = None,
         rng: Random | None = None,
-        next_hop_of: NextHopOf = _no_gateway,
+        next_hop_of: NextHopOf = no_gateway,
         signer: Signer | None = None,
+        policies: TlsPolicies | None = None,
+        tls_watch: TlsWatch | None = None,
     ) -> None:
         self._store = store
         self._letters = letters
@@ -132,6 +138,7 @@ class Runner:
         self._lookup = lookup
         self._signposts = signposts
         self._next_hop_of = next_hop_of
+        self._policies = policies or TlsPolicies(lookup)
         self._delays_s = delays_s
         self._lifetime_s = lifetime_s
         self._warn_after_s = warn_after_s
@@ -155,6 +162,7 @@ class Runner:
             idle_s=idle_s,
             on_open=self._meters.opened,
             on_close=self._meters.closed,
+            tls_watch=tls_watch,
         )
         self._flying: dict[int, Delivery] = {}
         self._fresh = _Window()
@@ -186,6 +194,7 @@ class Runner:
         planner: Planner,
         outside: Outside,
         next_hop_of: NextHopOf,
+        protection: Protection,
         signer: Signer | None = None,
     ) -> Runner:
         """The runner that a configuration describes."""
@@ -207,6 +216,8 @@ class Runner:
             manner=outside.manner,
             next_hop_of=next_hop_of,
             signer=signer,
+            policies=protection.policies,
+            tls_watch=protection.log,
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
             lifetime_s=config.retry.lifetime_s,
@@ -299,7 +310,8 @@ class Runner:
                 shut[lane] = max(0.05, until - now) if until else 1.0
         if not shut:
             return [], POLL_S
-        domains = [domain for domain, (_, lane) in self._ways.items() if lane in shut]
+        # Mail with a wish for TLS has a lane of its own, which says nothing about the other mail of its domain.
+        domains = [way for way, (_, lane) in self._ways.items() if lane in shut and " " not in way]
         return domains[:AVOIDED_MAX], min(shut.values())
 
     def _take_claimed(self, dues: Iterable[Due]) -> None:
@@ -330,14 +342,14 @@ class Runner:
         now = self._now()
         ways = self._ways
         if len(deliveries) == 1:
-            known = ways.get(deliveries[0].domain)
+            known = ways.get(deliveries[0].way)
             if known is not None and known[0] > now:
                 self._pool.submit(known[1], Parcel(letter, deliveries))
                 return
         by_lane: dict[Lane, list[Delivery]] = {}
         unknown: list[Delivery] = []
         for delivery in deliveries:
-            known = ways.get(delivery.domain)
+            known = ways.get(delivery.way)
             if known is not None and known[0] > now:
                 by_lane.setdefault(known[1], []).append(delivery)
             else:
@@ -353,11 +365,11 @@ class Runner:
 
     async def _route(self, letter: Letter, deliveries: list[Delivery]) -> None:
         """Plans the ways of all domains at the same time and submits what shares one together."""
-        by_domain: dict[str, list[Delivery]] = {}
+        by_way: dict[str, list[Delivery]] = {}
         for delivery in deliveries:
-            by_domain.setdefault(delivery.domain, []).append(delivery)
+            by_way.setdefault(delivery.way, []).append(delivery)
         try:
-            found = await self._plans(by_domain)
+            found = await self._plans([members[0] for members in by_way.values()])
         except asyncio.CancelledError:
             self._give_back(Parcel(letter, deliveries))
             raise
@@ -366,31 +378,30 @@ class Runner:
             self.on_result(Parcel(letter, deliveries), [(delivery, BUG) for delivery in deliveries])
             return
         by_lane: dict[Lane, list[Delivery]] = {}
-        for (domain, members), way in zip(by_domain.items(), found, strict=True):
-            if isinstance(way, Plan):
-                lane = self._lanes.lane(way)
+        for (way, members), planned in zip(by_way.items(), found, strict=True):
+            if isinstance(planned, Plan):
+                lane = self._lanes.lane(planned)
                 if len(self._ways) >= PLANS_KEPT:
                     self._ways.clear()
-                self._ways[domain] = (self._now() + PLAN_S, lane)
+                self._ways[way] = (self._now() + PLAN_S, lane)
                 by_lane.setdefault(lane, []).extend(members)
             else:
-                self.on_result(Parcel(letter, members), [(delivery, way) for delivery in members])
+                self.on_result(Parcel(letter, members), [(delivery, planned) for delivery in members])
         self._submit(letter, by_lane)
 
-    async def _plans(self, domains: Iterable[str]) -> list[Plan | Outcome]:
-        """The ways to all of them, none of them from before a gateway domain's host changed."""
+    async def _plans(self, deliveries: Iterable[Delivery]) -> list[Plan | Outcome]:
+        """The ways of all of them, none of them from before a gateway domain's host changed."""
         while True:
             change = self._change
-            found = await asyncio.gather(*(self._plan(domain) for domain in domains))
+            found = await asyncio.gather(*(self._plan(one) for one in deliveries))
             if change == self._change:
                 return found
 
-    async def _plan(self, domain: str) -> Plan | Outcome:
-        """The way to one domain; that of a gateway domain stands in the directory and nowhere else."""
-        next_hop = await self._next_hop_of(domain)
-        if next_hop:
-            return await plan_gateway(domain, parse_next_hop(next_hop), self._signposts, self._lookup)
-        return await plan(domain, self._signposts, self._lookup)
+    async def _plan(self, delivery: Delivery) -> Plan | Outcome:
+        return await plan_way(
+            delivery, next_hop_of=self._next_hop_of, signposts=self._signposts, lookup=self._lookup,
+            policies=self._policies,
+        )  # fmt: skip
 
     def reroute(self) -> None:
         """A gateway domain has another host: what waits here and every way are planned again.

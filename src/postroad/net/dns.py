@@ -23,11 +23,14 @@ import dns.inet
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
 import dns.resolver
 import dns.reversename
 from dns.rdatatype import RdataType
 from dns.rdtypes.ANY.MX import MX
+from dns.rdtypes.ANY.TLSA import TLSA
 from dns.rdtypes.ANY.TXT import TXT
 
 from postroad.values.clock import SystemClock
@@ -55,7 +58,7 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
 @dataclass(frozen=True, slots=True)
 class Nameserver:
-    """One server to ask; `trusted` means its AD bit is believed because it runs on this machine."""
+    """One server to ask; `trusted`: it runs on this machine, so nobody sits between it and us."""
 
     host: str
     port: int = DNS_PORT
@@ -109,10 +112,26 @@ class DnsLookup:
 
     Equal questions asked at the same time share one query. A question takes at most `timeout_s` seconds. No nameserver
     given means those of /etc/resolv.conf.
+
+    With `trust_ad` the AD bit of a nameserver on this machine is believed, and no other one is asked: who would ask on
+    after a SERVFAIL, which is what a validating resolver says of a forged answer, would take the forgery from the next.
     """
 
-    def __init__(self, nameservers: Sequence[str] = (), *, timeout_s: float = 5.0, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        nameservers: Sequence[str] = (),
+        *,
+        timeout_s: float = 5.0,
+        clock: Clock | None = None,
+        trust_ad: bool = False,
+    ) -> None:
+        """Raises ValueError when `trust_ad` is set and no nameserver runs on this machine."""
         self._servers = [parse_nameserver(text) for text in nameservers] or system_nameservers()
+        self._trust_ad = trust_ad
+        if trust_ad:
+            self._servers = [server for server in self._servers if server.trusted]
+            if not self._servers:
+                raise ValueError("dns.trust_ad needs a nameserver on this machine, and none is named")
         self._timeout_s = timeout_s
         self._now: Callable[[], float] = (clock or SystemClock()).monotonic
         self._cache: dict[tuple[RdataType, str], tuple[float, Answer]] = {}
@@ -130,7 +149,9 @@ class DnsLookup:
         six, four = await asyncio.gather(self._question(RdataType.AAAA, host), self._question(RdataType.A, host))
         records = six.records + four.records
         if records:
-            return Answer(LookupStatus.FOUND, records, authentic=all(a.authentic for a in (six, four) if a.records))
+            found = [answer for answer in (six, four) if answer.records]
+            authentic = all(answer.authentic for answer in found)
+            return Answer(LookupStatus.FOUND, records, authentic=authentic, alias=found[0].alias)
         for status in (LookupStatus.FAILED, LookupStatus.NODATA):
             for answer in (four, six):
                 if answer.status is status:
@@ -148,6 +169,14 @@ class DnsLookup:
         except (dns.exception.DNSException, ValueError):
             return Answer(LookupStatus.NXDOMAIN, why=f"{address} is no IP address")
         return await self._question(RdataType.PTR, name)
+
+    async def tlsa(self, name: str) -> Answer:
+        """TLSA records of a name such as "_25._tcp.mx.example.org", in `Answer.tlsa`."""
+        return await self._question(RdataType.TLSA, name)
+
+    async def cname(self, name: str) -> Answer:
+        """The alias that a name itself is, in `Answer.records`, without following it."""
+        return await self._question(RdataType.CNAME, name)
 
     def forget(self) -> None:
         """Empties the cache, as after a change of the network."""
@@ -201,7 +230,7 @@ class DnsLookup:
             if isinstance(got, str):
                 return Answer(LookupStatus.FAILED, why=got), FAILED_S
             response, server = got
-            authentic &= server.trusted and bool(response.flags & dns.flags.AD)
+            authentic &= self._trust_ad and server.trusted and bool(response.flags & dns.flags.AD)
             chain = _Chain(response, wanted, kind)
             aliases += chain.aliases
             ttl = min(ttl, chain.ttl)
@@ -209,7 +238,8 @@ class DnsLookup:
                 why = f"more than {MAX_CNAMES} aliases (CNAME) from {name}"
                 return Answer(LookupStatus.FAILED, why=why), max(TTL_MIN_S, min(ttl, NEGATIVE_MAX_S))
             if chain.records is not None:
-                return replace(_found(kind, chain.records), authentic=authentic), max(TTL_MIN_S, ttl)
+                alias = _host(chain.end) if aliases else ""
+                return replace(_found(kind, chain.records), authentic=authentic, alias=alias), max(TTL_MIN_S, ttl)
             if response.rcode() == dns.rcode.NOERROR and chain.aliases and not response.authority:
                 wanted = chain.end
                 continue
@@ -337,6 +367,10 @@ def _read_ptr(records: list[Any]) -> Answer:
     return Answer(LookupStatus.FOUND, tuple(_host(r.target) for r in records))
 
 
+def _read_tlsa(records: list[dns.rdata.Rdata]) -> Answer:
+    return Answer(LookupStatus.FOUND, tlsa=tuple(record.to_wire() or b"" for record in records))
+
+
 def _host(name: dns.name.Name) -> str:
     """A host name in lower case without the final dot; "." stays for a null MX (RFC 7505)."""
     return name.to_text(omit_final_dot=True).lower() or "."
@@ -348,4 +382,19 @@ _READERS: Final[dict[RdataType, Callable[[list[Any]], Answer]]] = {
     RdataType.A: _read_addresses,
     RdataType.AAAA: _read_addresses,
     RdataType.PTR: _read_ptr,
+    RdataType.CNAME: _read_ptr,
+    RdataType.TLSA: _read_tlsa,
 }
+
+
+class _AnyTlsa(TLSA):
+    """TLSA records of any octets: one that is too short is an unusable record, not a garbled answer (row D9)."""
+
+    @classmethod
+    def from_wire_parser(cls, rdclass: Any, rdtype: Any, parser: Any, origin: Any = None) -> Any:
+        """The octets as they are."""
+        return dns.rdata.GenericRdata(rdclass, rdtype, parser.get_remaining())
+
+
+# The library's own way to register a class refuses types that it knows.
+dns.rdata._rdata_classes[dns.rdataclass.IN, RdataType.TLSA] = _AnyTlsa

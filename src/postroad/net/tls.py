@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from postroad.trust import chain as certificates
+
 SERVER_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """RFC 9325 section 4.2 for TLS 1.2; those of TLS 1.3 are fixed."""
 
@@ -143,7 +145,7 @@ class ClientTls:
         self._ca_file = ca_file
         self._system_roots = system_roots
         self._store: verification.Store | None = None
-        self._results: dict[tuple[bytes, str], bool] = {}
+        self._results: dict[tuple[bytes, str], str] = {}
 
     def describe(self, tls: ssl.SSLObject | None, host: str) -> str:
         """How a connection is protected: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified"; empty without TLS.
@@ -152,18 +154,24 @@ class ClientTls:
         """
         if tls is None:
             return ""
-        cipher = tls.cipher()
         verdict = "verified" if self.verifies(peer_chain(tls), host) else "unverified"
-        return f"{tls.version() or 'TLS'} {cipher[0] if cipher else ''} {verdict}"
+        return f"{protection(tls)} {verdict}"
 
     def verifies(self, chain: Sequence[bytes], host: str, now: datetime.datetime | None = None) -> bool:
         """Whether a chain of DER certificates, the peer's own first, proves `host`; remembered without `now`."""
+        return not self.fault(chain, host, now)
+
+    def fault(self, chain: Sequence[bytes], host: str, now: datetime.datetime | None = None) -> str:
+        """Why a chain does not prove `host`, in a word of RFC 8460 section 4.3.2.1; empty when it does.
+
+        Remembered without `now`.
+        """
         if not chain:
-            return False
+            return NOT_TRUSTED
         key = (hashlib.sha256(b"".join(chain)).digest(), host)
         known = self._results.get(key) if now is None else None
         if known is None:
-            known = self._verify(chain, host, now)
+            known = "" if self._verify(chain, host, now) else _fault(chain, host, now)
             if now is None:
                 if len(self._results) >= VERIFIED_MAX:
                     self._results.clear()
@@ -191,6 +199,29 @@ class ClientTls:
             # Raises ValueError when there is no root at all, which verifies nothing.
             self._store = verification.Store(roots)
         return self._store
+
+
+NOT_TRUSTED: Final = "certificate-not-trusted"
+
+
+def _fault(chain: Sequence[bytes], host: str, now: datetime.datetime | None) -> str:
+    """What is most plainly wrong with a chain that proves nothing."""
+    known = certificates.load(chain)
+    if known and not certificates.is_in_date(known[0], now or datetime.datetime.now(datetime.UTC)):
+        return "certificate-expired"
+    if known and not _is_address(host) and not certificates.bears_a_name(known[0], [host]):
+        return "certificate-host-mismatch"
+    return NOT_TRUSTED
+
+
+def _is_address(host: str) -> bool:
+    return isinstance(_subject(host), x509.IPAddress)
+
+
+def protection(tls: ssl.SSLObject) -> str:
+    """Version and cipher of a connection: "TLSv1.3 TLS_AES_256_GCM_SHA384"."""
+    cipher = tls.cipher()
+    return f"{tls.version() or 'TLS'} {cipher[0] if cipher else ''}"
 
 
 def read_roots(pem: bytes) -> list[x509.Certificate]:

@@ -334,6 +334,7 @@ class SmtpSession:
             ret=params.ret,
             envid=params.envid,
             release_us=params.hold_until_us,
+            requiretls=params.requiretls,
         )
         self._transaction = Transaction(envelope, self.submission())
         if self.gate.asks(Stage.MAIL) and not await self._passes(Stage.MAIL, f"MAIL FROM:<{envelope.sender_text}>"):

@@ -36,7 +36,7 @@ MESSAGES: Final = Table(
 )
 DELIVERIES: Final = Table(
     "deliveries",
-    "id message due_us owner attempts kind account domain recipient notify orcpt prefix last_reply warn_us",
+    "id message due_us owner attempts kind account domain recipient notify orcpt prefix last_reply warn_us tls",
     order=10,
     holds="message",
 )
@@ -92,6 +92,7 @@ def accept(tx: Tx, args: Accept) -> Accepted:
                 leg.prefix,
                 "",
                 leg.warn_us,
+                args.tls,
             ),
         )
     if args.legs and not args.legs[-1].owner:
@@ -133,7 +134,7 @@ def _leave_open(tx: Tx, args: Accept, copy: Copy) -> int:
     ident = tx.make_id()
     domain = copy.recipient.rpartition("@")[2]
     row = (ident, args.id, tx.now_us, 0, 0, KIND_LOCAL, copy.account, domain, copy.recipient)
-    tx.append(DELIVERIES, (*row, copy.notify, copy.orcpt, copy.prefix, "", copy.warn_us))
+    tx.append(DELIVERIES, (*row, copy.notify, copy.orcpt, copy.prefix, "", copy.warn_us, args.tls))
     return ident
 
 
@@ -154,7 +155,7 @@ _FLAGS: Final = [Due.__struct_fields__.index(name) for name in ("smtputf8", "eig
 _CLAIM: Final = (  # in the order of the fields of `Due`
     "SELECT d.id, d.message, d.recipient, d.domain, d.kind, d.attempts, d.due_us, m.received_us, m.expires_us,"
     " m.sender, m.size, d.account, d.prefix, d.notify, d.orcpt, m.smtputf8, m.eightbit, m.ret, m.envid, m.body_file,"
-    " d.last_reply, d.warn_us FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
+    " d.last_reply, d.warn_us, d.tls FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
 )
 
 

@@ -22,6 +22,13 @@ KIND_SMTP: Final = 0
 KIND_LOCAL: Final = 1
 """A delivery into a mailbox that could not be made inside the accepting transaction."""
 
+TLS_BY_POLICY: Final = 0
+"""The sender has no wish: what the domain publishes and the configuration says decides."""
+TLS_REQUIRED: Final = 1
+"""REQUIRETLS: only to hosts that have proved who they are and promise the same (RFC 8689 section 2)."""
+TLS_OPTIONAL: Final = 2
+"""The header field "TLS-Required: No": delivery counts more than what the domain publishes (RFC 8689 section 3)."""
+
 INLINE_BODY_MAX: Final = 64 * 1024
 """Bodies up to here stand in the database, larger ones in a file: the measured crossover is 50-100 kB."""
 
@@ -119,6 +126,8 @@ class Accept(Record, frozen=True):
     envid: str = ""
     login: str = ""
     """Who submitted it; empty for mail from the world."""
+    tls: int = TLS_BY_POLICY
+    """What the sender wishes of TLS on the way: TLS_BY_POLICY, TLS_REQUIRED or TLS_OPTIONAL."""
     sending: Sending | None = None
     """Of mail that one of our users submitted."""
     reports: list[Accept] = []
@@ -193,6 +202,7 @@ class Due(Record, frozen=True):
     body_file: str
     last_reply: str = ""
     warn_us: int = 0
+    tls: int = TLS_BY_POLICY
 
 
 class Claim(Record, frozen=True):

@@ -34,7 +34,7 @@ ROWS_PER_UNIT: Final = 500
 
 MODULES: Final = [
     "queue", "selection", "journal", "register", "accounts", "credentials", "dkim", "gateways", "mailbox", "pop",
-    "pop_lock",
+    "pop_lock", "tls",
 ]  # fmt: skip
 """Modules of this package that declare units; `load_units` imports them."""
 

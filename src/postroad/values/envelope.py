@@ -33,6 +33,8 @@ class Envelope:
     envid: str = ""
     release_us: int = 0
     """Wall time before which nothing may be delivered (RFC 4865), in microseconds since 1970; 0 for at once."""
+    requiretls: bool = False
+    """The message travels under TLS alone, to the end (RFC 8689)."""
 
     @property
     def sender_text(self) -> str:

@@ -48,6 +48,10 @@ class Answer:
     """For people, when the status is FAILED: "SERVFAIL from 127.0.0.1", "timeout after 5 s"."""
     authentic: bool = False
     """The AD bit from a resolver trusted to validate."""
+    tlsa: tuple[bytes, ...] = ()
+    """RDATA of TLSA records as it came, also of those that are none (`trust.dane.read`)."""
+    alias: str = ""
+    """Where aliases (CNAME) led to; empty when the name is none."""
 
 
 class Lookup(Protocol):
@@ -67,6 +71,14 @@ class Lookup(Protocol):
 
     async def ptr(self, address: str) -> Answer:
         """Host names of an IP address."""
+        ...
+
+    async def tlsa(self, name: str) -> Answer:
+        """TLSA records of a name such as "_25._tcp.mx.example.org", in `Answer.tlsa`."""
+        ...
+
+    async def cname(self, name: str) -> Answer:
+        """The alias that a name itself is, in `Answer.records`, without following it."""
         ...
 
 

@@ -592,3 +592,20 @@ def test_a_refused_null_sender_answers_no_recipient() -> None:
         result = play(*opening, ask(BOB, CAROL), replies).result
         assert result.mail is not None
         assert result.mail.code == 550
+
+
+def test_requiretls_is_asked_for_only_under_tls_and_where_announced() -> None:
+    """RFC 8689 section 4.2.1."""
+    announced = b"250-b.test\r\n250 REQUIRETLS\r\n"
+    for under_tls, hello, asked in (
+        (True, announced, True),
+        (False, announced, False),
+        (True, b"250 b.test\r\n", False),
+    ):
+        machine = ClientMachine(ehlo_name="a.test")
+        machine.start("may", under_tls=under_tls)
+        machine.receive(GREETING + hello)
+        assert isinstance(machine.next_event(), events.Ready)
+        machine.take_output()
+        machine.begin(None, [BOB], requiretls=True)
+        assert (machine.take_output() == b"MAIL FROM:<> REQUIRETLS\r\n") is asked

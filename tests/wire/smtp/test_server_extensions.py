@@ -306,3 +306,18 @@ def test_s42_a_handshake_that_is_given_up_leaves_nothing() -> None:
         assert machine.next_event() is None
         assert machine.closed
         assert machine._lines.unread == 0
+
+
+# -- REQUIRETLS -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("door", [MX, SUBMISSIONS])
+def test_requiretls_is_told_with_mail(door: Door) -> None:
+    """RFC 8689 section 4.1."""
+    machine = ServerMachine(hostname="mx.test", door=door, wall_us=lambda: NOW_US)
+    machine.tls = True
+    machine.greet(Reply(220, "", "mx.test"))
+    ask(machine, b"EHLO c\r\n", events.Hello)
+    machine.answer(Reply(250, "", ""))
+    assert b"250-REQUIRETLS\r\n" in machine.take_output()
+    assert ask(machine, b"MAIL FROM:<a@x.test> REQUIRETLS\r\n", events.Mail).params.requiretls

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "user": ("user:user", "Make and change accounts."),
     "alias": ("alias:alias", "Lead addresses to other addresses."),
     "cert": ("cert:cert", "Show and renew the certificate."),
+    "tls": ("tls:tls", "Read reports about TLS that others sent."),
     "config": ("config:config", "Check, show and begin the configuration file."),
     "policy": ("policy:policy", "Check and try rules of your own in Python."),
     "rehearse": ("rehearse:rehearse", "Play a client of the MX from any address; nothing is kept."),

@@ -194,6 +194,7 @@ class ClientMachine:
         smtputf8: bool = False,
         ret: str = "",
         envid: str = "",
+        requiretls: bool = False,
         chunking: bool = False,
     ) -> None:
         """Open a transaction; only after `Ready` or `TransactionDone`.
@@ -209,7 +210,7 @@ class ClientMachine:
             raise ValueError("no recipients")
         known = self._extensions
         plan: list[tuple[Stage, bytes]] = [("reset", b"RSET\r\n")] if self._dirty else []
-        plan.append(("mail", self._mail_line(sender, size, body8bit, smtputf8, ret, envid)))
+        plan.append(("mail", self._mail_line(sender, size, body8bit, smtputf8, ret, envid, requiretls)))
         for recipient in recipients:
             plan.append(("rcpt", self._rcpt_line(recipient, smtputf8)))
         chunked = chunking and known.chunking and known.pipelining and not self._lmtp
@@ -444,7 +445,14 @@ class ClientMachine:
     # --- transactions --------------------------------------------------------------------------------------------
 
     def _mail_line(
-        self, sender: Address | None, size: int, body8bit: bool, smtputf8: bool, ret: str, envid: str
+        self,
+        sender: Address | None,
+        size: int,
+        body8bit: bool,
+        smtputf8: bool,
+        ret: str,
+        envid: str,
+        requiretls: bool = False,
     ) -> bytes:
         known = self._extensions
         line = "MAIL FROM:<>" if sender is None else f"MAIL FROM:<{_wire(sender, smtputf8)}>"
@@ -456,6 +464,9 @@ class ClientMachine:
             if not known.smtputf8:
                 raise ValueError("the server did not announce SMTPUTF8")
             line += " SMTPUTF8"
+        # RFC 8689 section 4.2.1: only under TLS, and only to a server that announced it there.
+        if requiretls and known.requiretls and self.tls:
+            line += " REQUIRETLS"
         if known.dsn and (ret or envid):
             line += _parameter("RET", ret) + _parameter("ENVID", envid)
         return f"{line}\r\n".encode()

@@ -26,10 +26,13 @@ _BODIES: Final = ("7BIT", "8BITMIME")
 _BODIES_WITH_BINARY: Final = ("7BIT", "8BITMIME", "BINARYMIME")
 
 
-def read_mail(line: bytes, door: Door, wall_us: Callable[[], int]) -> tuple[Address | None, MailParams]:
+def read_mail(
+    line: bytes, door: Door, wall_us: Callable[[], int], *, tls: bool = False
+) -> tuple[Address | None, MailParams]:
     """Sender and parameters of a MAIL line, as far as `door` offers them; raises `CommandError`.
 
-    `wall_us` gives microseconds since 1970; it is asked only where a message may be held.
+    `tls`: the connection is protected. `wall_us` gives microseconds since 1970; it is asked only where a message may be
+    held.
     """
     found = _mail_line(line.decode("latin-1"))
     if found is not None:
@@ -49,6 +52,8 @@ def read_mail(line: bytes, door: Door, wall_us: Callable[[], int]) -> tuple[Addr
         auth=grammar.take_sender(given),
         ret=grammar.take_word(given, "RET", ("FULL", "HDRS")),
         envid=grammar.take_envid(given),
+        # RFC 8689 section 4.1: without TLS the parameter is not offered, and an unknown one like any other.
+        requiretls=grammar.take_flag(given, "REQUIRETLS") if door.requiretls and tls else False,
         # Where holding is not offered its parameters are left to be refused as unknown.
         hold_until_us=take_release(given, door.future_release_s, wall_us()) if door.future_release_s else 0,
     )

@@ -41,6 +41,8 @@ class MailParams:
     """"FULL", "HDRS" or empty (RFC 3461 section 4.3)."""
     envid: str = ""
     """ENVID as sent, still in xtext (RFC 3461 section 4.4)."""
+    requiretls: bool = False
+    """REQUIRETLS (RFC 8689 section 2)."""
     hold_until_us: int = 0
     """When the message shall leave (RFC 4865), in microseconds since 1970; 0 for at once.
 

@@ -27,6 +27,8 @@ class Door:
     """BODY=BINARYMIME (RFC 3030 section 3): content of any octets, by BDAT only."""
     future_release_s: int = 0
     """Seconds for which a client may ask us to hold a message (RFC 4865), at most 999,999,999; 0: not offered."""
+    requiretls: bool = False
+    """REQUIRETLS (RFC 8689) is announced under TLS."""
     xclient: bool = False
     """XCLIENT: the peer is listed as one that may speak for others."""
     lmtp: bool = False
@@ -42,11 +44,11 @@ class Door:
 MECHANISMS: Final = (SCRAM_PLUS, SCRAM, "PLAIN", "LOGIN")
 """CRAM-MD5 is never offered: a server must keep the password in clear for it, and MD5 protects nobody."""
 
-MX: Final = Door("mx", starttls=True, binarymime=True, strict_hello=True)
+MX: Final = Door("mx", starttls=True, binarymime=True, requiretls=True, strict_hello=True)
 """Mail from the world, port 25. Without DSN: a report of success to whomever a stranger names would be backscatter."""
-SUBMISSION: Final = Door("submission", starttls=True, auth=MECHANISMS, dsn=True, binarymime=True)
+SUBMISSION: Final = Door("submission", starttls=True, auth=MECHANISMS, dsn=True, binarymime=True, requiretls=True)
 """Mail from users, port 587: TLS by STARTTLS."""
-SUBMISSIONS: Final = Door("submissions", auth=MECHANISMS, dsn=True, binarymime=True)
+SUBMISSIONS: Final = Door("submissions", auth=MECHANISMS, dsn=True, binarymime=True, requiretls=True)
 """Mail from users, port 465: TLS from the first octet (RFC 8314)."""
 LMTP: Final = Door("lmtp", dsn=True, binarymime=True, lmtp=True)
 """Mail from our own neighbours, by unix socket or a port that the world does not reach (RFC 2033 section 5)."""
@@ -73,6 +75,9 @@ def ehlo_lines(door: Door, *, size: int, tls: bool, recipients: int = 0, now_s: 
         lines.append("AUTH " + " ".join(door.auth))
     if door.dsn:
         lines.append("DSN")
+    # RFC 8689 section 2: it is announced "only if TLS is negotiated", and there is nothing behind the keyword.
+    if door.requiretls and tls:
+        lines.append("REQUIRETLS")
     if door.binarymime:
         lines.append("BINARYMIME")
     if door.future_release_s:
@@ -110,6 +115,8 @@ class Extensions:
     smtputf8: bool = False
     starttls: bool = False
     dsn: bool = False
+    requiretls: bool = False
+    """REQUIRETLS (RFC 8689): it passes mail on under TLS alone where that is asked for."""
     enhanced: bool = False
     """ENHANCEDSTATUSCODES: the digits in front of a text are status codes (RFC 2034)."""
     auth: tuple[str, ...] = ()
@@ -140,6 +147,7 @@ def read_extensions(lines: tuple[str, ...]) -> Extensions:
         smtputf8="SMTPUTF8" in words,
         starttls="STARTTLS" in words,
         dsn="DSN" in words,
+        requiretls="REQUIRETLS" in words,
         enhanced="ENHANCEDSTATUSCODES" in words,
         auth=tuple(dict.fromkeys(words.get("AUTH", ()))),
         max_recipients=_number([limits.get("RCPTMAX", "")]),

@@ -16,7 +16,8 @@ MAX_LONG_COMMAND: Final = 2_048
 """Octets of a MAIL or RCPT line.
 
 512, and by extension: SIZE 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), AUTH 500 (RFC 4954), ORCPT 500
-and NOTIFY 28 (RFC 3461), ENVID 107 and RET 9, HOLDUNTIL 34 (RFC 4865); doubled for addresses in UTF-8 or xtext.
+and NOTIFY 28 (RFC 3461), ENVID 107 and RET 9, HOLDUNTIL 34 (RFC 4865), REQUIRETLS 11 (RFC 8689); doubled for addresses
+in UTF-8 or xtext.
 """
 
 MAX_ENVID: Final = 100

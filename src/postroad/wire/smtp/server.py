@@ -387,7 +387,7 @@ class ServerMachine:
             raise CommandError(refusals.NEEDS_TLS)
         if self._door.must_auth and not self.authenticated_as:
             raise CommandError(refusals.NEEDS_LOGIN)
-        sender, params = read_mail(line, self._door, self._wall_us)
+        sender, params = read_mail(line, self._door, self._wall_us, tls=self.tls)
         if params.size > self._limits.size:
             raise CommandError(TOO_BIG)
         self._ask(Mail(sender, params))
