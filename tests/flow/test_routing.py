@@ -6,7 +6,7 @@ import pytest
 
 from postroad.config.routes import Loaded
 from postroad.config.routes import Route as Table
-from postroad.flow.routing import Guise, Routes, Way
+from postroad.flow.routing import Guise, Routes, Course
 from postroad.values.next_hop import NextHop
 from postroad.wire.sasl import Credentials
 
@@ -51,12 +51,12 @@ def test_the_first_route_that_fits(recipient: str, sender: str, login: str, name
 
 
 def test_a_fallback_takes_over_and_gets_no_password() -> None:
-    first = ROUTES.way("b@far.test", "far.test", "news@ours.test", "", attempt=2)
+    first = ROUTES.course("b@far.test", "far.test", "news@ours.test", "", attempt=2)
     assert first.hop == NextHop("smtp.relay.test", 587)
     assert first.guise == Guise(("192.0.2.9",), "out9.ours.test", Credentials("key", "secret"))
     assert first.route is not None
     assert first.route.tls == "verify"
-    later = ROUTES.way("b@far.test", "far.test", "news@ours.test", "", attempt=3)
+    later = ROUTES.course("b@far.test", "far.test", "news@ours.test", "", attempt=3)
     assert later.hop == NextHop("backup.test", 25)
     assert later.guise.login is None
     assert first.key != later.key
@@ -65,10 +65,10 @@ def test_a_fallback_takes_over_and_gets_no_password() -> None:
 def test_each_sender_domain_keeps_one_address_of_each_family() -> None:
     seen = set()
     for number in range(50):
-        sources = ROUTES.way("b@far.test", "far.test", f"x@d{number}.test", "").guise.sources
+        sources = ROUTES.course("b@far.test", "far.test", f"x@d{number}.test", "").guise.sources
         assert len(sources) == 2
         assert "2001:db8::1" in sources
-        assert sources == ROUTES.way("c@y.test", "y.test", f"y@d{number}.test", "").guise.sources
+        assert sources == ROUTES.course("c@y.test", "y.test", f"y@d{number}.test", "").guise.sources
         seen.add(sources)
     assert len(seen) == 2
 
@@ -77,8 +77,8 @@ def test_taking_an_address_away_moves_only_those_who_had_it() -> None:
     fewer = Routes((), ("192.0.2.1", "192.0.2.2"))
     more = Routes((), ("192.0.2.1", "192.0.2.2", "192.0.2.3"))
     for number in range(50):
-        before = more.way("b@x.test", "x.test", f"x@d{number}.test", "").guise.sources
-        after = fewer.way("b@x.test", "x.test", f"x@d{number}.test", "").guise.sources
+        before = more.course("b@x.test", "x.test", f"x@d{number}.test", "").guise.sources
+        after = fewer.course("b@x.test", "x.test", f"x@d{number}.test", "").guise.sources
         assert before == after or before == ("192.0.2.3",)
 
 
@@ -90,6 +90,6 @@ def test_without_routes_nobody_is_asked() -> None:
 
 
 def test_nothing_shows_a_password() -> None:
-    way = ROUTES.way("b@far.test", "far.test", "news@ours.test", "")
-    assert "secret" not in repr(way) + repr(ROUTES) + way.key
-    assert Way().key == ""
+    course = ROUTES.course("b@far.test", "far.test", "news@ours.test", "")
+    assert "secret" not in repr(course) + repr(ROUTES) + course.key
+    assert Course().key == ""

@@ -200,9 +200,7 @@ class Intake:
             signed = await self._signer.sign(arrival.above + header, body, body_file, draft.body_hash)
         content = (received + header, body, body_file, size)
         tls = tls_wish(envelope, lowered)
-        accept = self._compose(
-            ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed, tls
-        )
+        accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed, tls)
         if destinations.wishes or destinations.expanded:
             accept, accepted = await self._at_once.accept(accept, destinations, now_us)
         else:

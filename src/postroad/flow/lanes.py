@@ -15,7 +15,8 @@ from random import Random
 from typing import Final
 
 from postroad.flow.route import Hop, Plan
-from postroad.store.records import INLINE_BODY_MAX, TLS_REQUIRED, Accept, Due, Leg
+from postroad.flow.routing import USUAL, Course
+from postroad.store.records import INLINE_BODY_MAX, TLS_BY_POLICY, TLS_REQUIRED, Accept, Due, Leg
 
 RECIPIENTS_MAX: Final = 100
 """RFC 5321 section 4.5.3.1.8: what every server must take in one transaction."""
@@ -41,8 +42,8 @@ class Letter:
     """One message as far as sending it needs it; `header` is None until it has been read from the store."""
 
     __slots__ = (
-        "body", "body_file", "eightbit", "envid", "expires_us", "fresh", "header", "id", "open", "received_us", "ret",
-        "sender", "size", "smtputf8", "tls", "weight",
+        "body", "body_file", "eightbit", "envid", "expires_us", "fresh", "header", "id", "login", "open", "received_us",
+        "ret", "sender", "size", "smtputf8", "tls", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +58,8 @@ class Letter:
         self.eightbit = source.eightbit
         self.ret = source.ret
         self.envid = source.envid
+        self.login = source.login
+        """Who submitted it; empty for mail without a login."""
         self.tls = source.tls
         """What the sender wishes of TLS on the way (`store.records`)."""
         self.body_file = source.body_file
@@ -74,8 +77,8 @@ class Delivery:
     """One recipient of a letter that is ours to deliver now."""
 
     __slots__ = (
-        "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "notify", "orcpt", "prefix",
-        "recipient", "warn_us", "way",
+        "account", "attempt", "course", "domain", "due_us", "id", "kind", "last_reply", "letter", "notify", "orcpt",
+        "prefix", "recipient", "warn_us", "way", "wishes",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -91,13 +94,24 @@ class Delivery:
         self.orcpt = source.orcpt
         self.warn_us = source.warn_us
         self.way = source.domain
-        """What the way is looked up by: the domain, and the wish for TLS where the sender has one."""
+        """What the way is looked up by: the domain, the wish for TLS where the sender has one, and the course."""
+        self.course: Course = USUAL
         # RFC 8689 section 5: REQUIRETLS of a report SHOULD NOT keep it from a host that does not know it.
-        if letter.tls and (letter.sender or letter.tls != TLS_REQUIRED):
+        self.wishes = letter.tls != TLS_BY_POLICY and (letter.sender != "" or letter.tls != TLS_REQUIRED)
+        """Whether its sender has a wish for TLS of his own."""
+        if self.wishes:
             self.way = f"{source.domain} {letter.tls}"
         self.attempt = attempt
         """Number of the attempt that is to be made now; the first is 1."""
         self.last_reply = last_reply
+
+    def steer(self, course: Course) -> None:
+        """Sets how it travels in this attempt, once."""
+        if self.course is not USUAL:
+            return
+        self.course = course
+        if course.key:
+            self.way = f"{self.way} {course.key}"
 
 
 class Parcel:

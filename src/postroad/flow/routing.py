@@ -116,8 +116,8 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """What decides of the way of a delivery besides its domain; equal ways of one domain are planned once."""
+class Course:
+    """What decides how a delivery travels besides its domain; equal courses of one domain are planned once."""
 
     route: Route | None = None
     guise: Guise = PLAIN_GUISE
@@ -133,12 +133,12 @@ class Way:
 
     @property
     def key(self) -> str:
-        """Short text that differs for ways that differ; empty for that of mail without a route."""
+        """Short text that differs for courses that differ; empty for that of mail without a route."""
         name = f"{self.route.name}{'+' if self.falls_back else ''}" if self.route is not None else ""
         return " ".join(filter(None, (f"[{name}]" if name else "", self.guise.key)))
 
 
-USUAL: Final = Way()
+USUAL: Final = Course()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,16 +171,16 @@ class Routes:
                 return route
         return None
 
-    def way(self, recipient: str, domain: str, sender: str, login: str, attempt: int = 1) -> Way:
+    def course(self, recipient: str, domain: str, sender: str, login: str, attempt: int = 1) -> Course:
         """How a delivery travels in its attempt number `attempt` (1 is the first)."""
         route = self.find(recipient, domain, sender, login)
         sender_domain = sender.rpartition("@")[2].lower()
         if route is None:
-            return Way(guise=Guise(_one_each(self.source, sender_domain)))
+            return Course(guise=Guise(_one_each(self.source, sender_domain)))
         falls_back = route.fallback is not None and attempt > route.fallback_after
         sources = _one_each(route.source or self.source, sender_domain)
         # The password is for the host of the route and for nobody else.
-        return Way(route, Guise(sources, route.ehlo, None if falls_back else route.login), falls_back)
+        return Course(route, Guise(sources, route.ehlo, None if falls_back else route.login), falls_back)
 
 
 @lru_cache(maxsize=4096)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Container, Coroutine, Iterable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -34,6 +34,7 @@ from postroad.flow.pool import BUG, Pool, Results, TlsWatch
 from postroad.flow.protection import Protection
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts
+from postroad.flow.routing import Routes
 from postroad.flow.schedule import count_hops
 from postroad.flow.sign import Signer
 from postroad.flow.tls_policy import TlsPolicies
@@ -129,6 +130,7 @@ class Runner:
         signer: Signer | None = None,
         policies: TlsPolicies | None = None,
         tls_watch: TlsWatch | None = None,
+        routes: Routes | None = None,
     ) -> None:
         self._store = store
         self._letters = letters
@@ -139,6 +141,7 @@ class Runner:
         self._signposts = signposts
         self._next_hop_of = next_hop_of
         self._policies = policies or TlsPolicies(lookup)
+        self._routes = None if routes is None or routes.trivial else routes
         self._delays_s = delays_s
         self._lifetime_s = lifetime_s
         self._warn_after_s = warn_after_s
@@ -218,6 +221,7 @@ class Runner:
             signer=signer,
             policies=protection.policies,
             tls_watch=protection.log,
+            routes=outside.routes,
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
             lifetime_s=config.retry.lifetime_s,
@@ -310,9 +314,18 @@ class Runner:
                 shut[lane] = max(0.05, until - now) if until else 1.0
         if not shut:
             return [], POLL_S
-        # Mail with a wish for TLS has a lane of its own, which says nothing about the other mail of its domain.
-        domains = [way for way, (_, lane) in self._ways.items() if lane in shut and " " not in way]
-        return domains[:AVOIDED_MAX], min(shut.values())
+        return list(self._shut_domains(shut))[:AVOIDED_MAX], min(shut.values())
+
+    def _shut_domains(self, shut: Container[Lane]) -> set[str]:
+        """Domains of which every way that is known leads into such a lane.
+
+        Mail with a wish for TLS or a route has a way of its own, which says nothing about the other mail.
+        """
+        closed: set[str] = set()
+        open_: set[str] = set()
+        for way, (_, lane) in self._ways.items():
+            (closed if lane in shut else open_).add(way.partition(" ")[0])
+        return closed - open_
 
     def _take_claimed(self, dues: Iterable[Due]) -> None:
         by_message: dict[int, tuple[Letter, list[Delivery]]] = {}
@@ -339,6 +352,10 @@ class Runner:
 
     def _dispatch(self, letter: Letter, deliveries: list[Delivery]) -> None:
         """Brings deliveries to their lanes: at once where the way is known, else when it has been planned."""
+        if self._routes is not None:
+            deliveries = self._steer(self._routes, letter, deliveries)
+            if not deliveries:
+                return
         now = self._now()
         ways = self._ways
         if len(deliveries) == 1:
@@ -357,6 +374,28 @@ class Runner:
         if unknown:
             self._spawn(self._route(letter, unknown))
         self._submit(letter, by_lane)
+
+    def _steer(self, routes: Routes, letter: Letter, deliveries: list[Delivery]) -> list[Delivery]:
+        """Chooses the course of each delivery; those that a route discards end here, the others are returned."""
+        sent: list[Delivery] = []
+        discarded: list[Delivery] = []
+        for delivery in deliveries:
+            course = routes.course(
+                delivery.recipient, delivery.domain, letter.sender, letter.login, attempt=delivery.attempt
+            )
+            delivery.steer(course)
+            (discarded if course.route is not None and course.route.discard else sent).append(delivery)
+        if discarded:
+            now_us = self._clock.wall_us()
+            events = [
+                Event(
+                    kind="discarded", at_us=now_us, recipient=delivery.recipient, by="routes file",
+                    cause=delivery.course.route.reason if delivery.course.route is not None else "",
+                )
+                for delivery in discarded
+            ]  # fmt: skip
+            self._record(letter, Tale(done=[delivery.id for delivery in discarded], events=events))
+        return sent
 
     def _submit(self, letter: Letter, by_lane: dict[Lane, list[Delivery]]) -> None:
         for lane, deliveries in by_lane.items():

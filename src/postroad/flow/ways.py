@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from postroad.flow.lanes import Delivery
-from postroad.flow.route import Plan, Signposts, plan, plan_gateway
-from postroad.flow.tls_policy import TlsPolicies, policies_key
+from postroad.flow.route import Plan, Signposts, plan, plan_gateway, plan_hop
+from postroad.flow.routing import Course
+from postroad.flow.tls_policy import OPPORTUNISTIC, WORDS, Level, TlsPolicies, TlsPolicy, policies_key
 from postroad.store.records import TLS_BY_POLICY
 from postroad.values.next_hop import parse_next_hop
 from postroad.values.outcome import Outcome
@@ -25,18 +26,36 @@ async def no_gateway(domain: str) -> str:
 async def plan_way(
     delivery: Delivery, *, next_hop_of: NextHopOf, signposts: Signposts, lookup: Lookup, policies: TlsPolicies
 ) -> Plan | Outcome:
-    """The hosts to try for a delivery, or the outcome for all mail of its domain.
+    """The hosts to try for a delivery, or the outcome for all mail of its domain that takes the same course.
 
-    The host of a gateway domain stands in the directory and nowhere else.
+    The host of a gateway domain stands in the directory and nowhere else, so no route leads elsewhere.
     """
-    domain = delivery.domain
+    domain, course = delivery.domain, delivery.course
     next_hop = await next_hop_of(domain)
     if next_hop:
         way = await plan_gateway(domain, parse_next_hop(next_hop), signposts, lookup)
+    elif course.hop is not None:
+        way = await plan_hop(course.hop, lookup)
     else:
-        way = await plan(domain, signposts, lookup)
+        way = await plan(domain, signposts, lookup, by_mx=course.route is not None and course.route.by_mx)
     if isinstance(way, Outcome):
         return way
-    wish = delivery.letter.tls if delivery.way != domain else TLS_BY_POLICY
-    found = await policies.for_plan(domain, way, wish)
-    return replace(way, tls=found, tls_key=policies_key(found)) if found else way
+    found = await policies.for_plan(domain, way, delivery.letter.tls if delivery.wishes else TLS_BY_POLICY)
+    if course.route is not None and not next_hop:
+        found = at_least(found, way, course)
+    # A login belongs to the host of its route: that of a gateway domain never sees it.
+    guise = course.guise if not next_hop else replace(course.guise, login=None, ehlo="")
+    return replace(way, tls=found, tls_key=policies_key(found) if found else "", guise=guise)
+
+
+def at_least(found: Mapping[str, TlsPolicy], way: Plan, course: Course) -> dict[str, TlsPolicy]:
+    """Policies by host, raised to what the route asks for: a login is for a host that has proved its name only."""
+    route = course.route
+    assert route is not None
+    level = Level.VERIFY if course.guise.login is not None else WORDS.get(route.tls, Level.NONE)
+    raised = dict(found)
+    for host, port in way.places:
+        policy = raised.get(host, OPPORTUNISTIC)
+        if port and level > policy.level and policy.hindrance is None:
+            raised[host] = TlsPolicy(level, f"route {route.name}", (host,))
+    return raised

@@ -155,7 +155,7 @@ _FLAGS: Final = [Due.__struct_fields__.index(name) for name in ("smtputf8", "eig
 _CLAIM: Final = (  # in the order of the fields of `Due`
     "SELECT d.id, d.message, d.recipient, d.domain, d.kind, d.attempts, d.due_us, m.received_us, m.expires_us,"
     " m.sender, m.size, d.account, d.prefix, d.notify, d.orcpt, m.smtputf8, m.eightbit, m.ret, m.envid, m.body_file,"
-    " d.last_reply, d.warn_us, d.tls FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
+    " d.last_reply, d.warn_us, d.tls, m.login FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
 )
 
 

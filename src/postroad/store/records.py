@@ -203,6 +203,7 @@ class Due(Record, frozen=True):
     last_reply: str = ""
     warn_us: int = 0
     tls: int = TLS_BY_POLICY
+    login: str = ""
 
 
 class Claim(Record, frozen=True):
