@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Protocol
 from postroad.values.event import Event
 from postroad.values.ids import id_text, made_at_us
 
-ENDS: Final = ("delivered", "bounced", "discarded", "dropped")
+ENDS: Final = ("delivered", "returned", "bounced", "discarded", "dropped")
 """Words that end a recipient's delivery."""
 OPEN: Final = ("deferred", "queued", "held", "attempted", "retried")
 
@@ -177,6 +177,7 @@ IN_WORDS: Final = {"due": "on its way"}
 
 _STATES: Final = {
     "delivered": "Delivered",
+    "returned": "Taken by the next host, which reported later that it could not deliver it",
     "bounced": "Not delivered: given up",
     "discarded": "Ended without a report",
     "dropped": "Dropped from the queue by hand",

@@ -20,6 +20,7 @@ from postroad.flow.at_once import AtOnce, local_leg
 from postroad.flow.bounce import Reporter
 from postroad.flow.destinations import Destinations
 from postroad.flow.local import delivered_before
+from postroad.flow.returns import Returns
 from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
@@ -143,8 +144,10 @@ class Intake:
         warn_after_s: float = 0.0,
         reporter: Reporter | None = None,
         signer: Signer | None = None,
+        returns: Returns | None = None,
     ) -> None:
         self._hostname = hostname
+        self._returns = returns
         self._store = store
         self._story = story
         self._runner = runner
@@ -214,6 +217,8 @@ class Intake:
             self._at_once.note(accept)
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
+        if destinations.returned and self._returns is not None:
+            await self._returns.take(destinations.returned, ident, header, body, body_file)
         return Taken(ident, size, unfiled(accept, accepted) if arrival.answered else {})
 
     def _instead(self, accepted: Accepted, sending: Sending, size: int) -> Taken | Reply:

@@ -415,16 +415,25 @@ class Courier:
             return sender
         return paths.make(sender, letter.id, [delivery.recipient for delivery in deliveries])
 
-    async def ask(self, recipients: Sequence[Address]) -> list[Reply] | Outcome:
-        """Whether the host would take mail for these, from the null sender: its reply to each, without sending any.
+    async def take_back(self) -> None:
+        """Takes an open transaction back with RSET and says goodbye; never raises."""
+        if self.usable:
+            self._machine.reset()
+            await self._next(QUIT_S)
+        await self.quit()
+
+    async def ask(self, recipients: Sequence[Address], sender: Address | None = None) -> list[Reply] | Outcome:
+        """Whether the host would take mail for these, from this sender or the null one: its reply to each, without
+        sending any.
 
         An outcome instead when it judged none of them: it refused the sender, or the connection was lost.
         """
-        if any(recipient.needs_utf8 for recipient in recipients) and not self.extensions.smtputf8:
+        needs_utf8 = any(one is not None and one.needs_utf8 for one in (*recipients, sender))
+        if needs_utf8 and not self.extensions.smtputf8:
             return unsendable("5.6.7", "the host cannot take this address (no SMTPUTF8)", self.where, self.tls)
         machine = self._machine
         self.carried += 1
-        machine.ask(recipients, smtputf8=any(recipient.needs_utf8 for recipient in recipients))
+        machine.ask(recipients, sender=sender, smtputf8=needs_utf8)
         event = await self._next()
         if type(event) is not TransactionDone:
             raise AssertionError(f"{event} in a transaction")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from postroad.config import Config
 from postroad.config.routes import load as load_routes
 from postroad.flow.outbound import Manner
+from postroad.flow.return_path import ReturnPaths
 from postroad.flow.route import Signposts, read_signposts
 from postroad.flow.routing import Routes
 from postroad.net.dns import DnsLookup
@@ -25,7 +26,7 @@ class Outside:
     routes: Routes
 
     @classmethod
-    def from_config(cls, config: Config, clock: Clock) -> Outside:
+    def from_config(cls, config: Config, clock: Clock, return_paths: ReturnPaths | None = None) -> Outside:
         """Raises ValueError for networks that are none, ConfigError for a routes file that cannot be used."""
         relay = config.relay
         return cls(
@@ -43,6 +44,7 @@ class Outside:
                 connect_timeout_s=relay.connect_timeout_s,
                 bind=relay.bind,
                 names=relay.ehlo_names,
+                return_paths=return_paths,
             ),
             lookup=DnsLookup(
                 config.dns.nameservers, timeout_s=config.dns.timeout_s, clock=clock, trust_ad=config.dns.trust_ad

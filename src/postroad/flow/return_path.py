@@ -21,6 +21,9 @@ from typing import Final
 from postroad.values.address import Address
 from postroad.values.ids import made_at_us
 
+SECRET: Final = "return paths"
+"""Name of this installation's secret in the store."""
+
 MARK: Final = "+b="
 LOCAL_MAX: Final = 64
 """RFC 5321 section 4.5.3.1.1: octets of a local part."""

@@ -78,3 +78,9 @@ def count(reader: Reader, *, message: int = 0, domain: str = "") -> int:
             params.append(value)
     number: int = reader.rows_now(sql, params)[0][0]
     return number
+
+
+def outlook(reader: Reader, domain: str) -> tuple[int, int]:
+    """How many deliveries to a domain wait, and the wall time of the next of them; zeros when none does."""
+    number, next_us = reader.rows_now("SELECT count(*), min(due_us) FROM deliveries WHERE domain = ?", [domain])[0]
+    return number, next_us or 0

@@ -226,8 +226,8 @@ class ClientMachine:
             self._sending = True
             self._events.append(SendContent(stuffed=False, size=size))
 
-    def ask(self, recipients: Sequence[Address], *, smtputf8: bool = False) -> None:
-        """Open a transaction that ends with its last RCPT: would these be taken, from the null sender?
+    def ask(self, recipients: Sequence[Address], *, sender: Address | None = None, smtputf8: bool = False) -> None:
+        """Open a transaction that ends with its last RCPT: would these be taken, from this sender or the null one?
 
         As with `begin`, `TransactionDone` tells, and nothing of the transaction is left for the next one.
         Raises `ValueError` like `begin`.
@@ -235,7 +235,7 @@ class ClientMachine:
         if self.in_transaction or self._over or self._expected:
             raise ValueError("no transaction may begin now")
         plan: list[tuple[Stage, bytes]] = [("reset", b"RSET\r\n")] if self._dirty else []
-        plan.append(("mail", self._mail_line(None, 0, False, smtputf8, "", "")))
+        plan.append(("mail", self._mail_line(sender, 0, False, smtputf8, "", "")))
         plan += [("rcpt", self._rcpt_line(recipient, smtputf8)) for recipient in recipients]
         self._new_transaction(len(recipients), False)
         self._asking = True
