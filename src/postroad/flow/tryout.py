@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from random import Random
 from typing import Final, Protocol
@@ -180,7 +181,8 @@ class Tryout:
         count, next_us = self._waiting(domain)
         trial.when = "at once"
         if count:
-            trial.when = f"at once, unless its hosts are left alone for now: {count:,} deliveries to {domain} wait"
+            until = datetime.fromtimestamp(next_us / 1e6).strftime("%H:%M")
+            trial.when = f"at once, unless its hosts are left alone: {count:,} to {domain} wait, the next until {until}"
         fallback = course.route.fallback if course.route is not None else None
         if fallback is not None and course.route is not None and not course.falls_back:
             trial.when += f"; after {course.route.fallback_after} failed attempts to {fallback}"
