@@ -8,15 +8,21 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import time
 from collections.abc import Iterator
+from email import message_from_bytes
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 
+from postroad.console.cli.stores import changing
+from postroad.store.reader import Reader
+from postroad.store.tls import Counted, TlsCounts, tls_count
+from postroad.trust.tlsrpt import Report, read_report
 from tests.e2e.conftest import Office, add_accounts, with_certificate
-from tests.e2e.mail import arrived, message, until
+from tests.e2e.mail import arrived, message, messages, until
 from tests.e2e.test_relay import Loop, send, story
 from tests.fakes.certificates import authority, server
 from tests.fakes.smtp_server import FakeSmtp
@@ -62,6 +68,7 @@ def signed_zone(port: int, real: str) -> str:
         lines += [f"{case} MX 10 mx-{case}", f"mx-{case} A {address}"]
         lines += [f"_{port}._tcp.mx-{case} TLSA {record}" for record in records]
     lines += ["alias MX 10 mx-alias", "mx-alias CNAME mx-right"]
+    lines += ['_smtp._tls.right TXT "v=TLSRPTv1; rua=mailto:bob@real.dane.test"']
     return "\n".join(lines) + "\n"
 
 
@@ -239,6 +246,7 @@ def near(tmp_path_factory: pytest.TempPathFactory, resolver: int, host: FakeSmtp
     config = (
         with_certificate(folder)
         + f'[relay]\nport = {host.port}\nallow_private = ["127.0.0.0/8"]\nca_file = "{folder / "ca.pem"}"\n'
+        + 'tls_reports = "reports@local.test"\n'
         + "[retry]\ndelays_s = [30]\nlifetime_s = 3600\n"
         + f'[dns]\nnameservers = ["127.0.0.1:{resolver}"]\ntrust_ad = true\n'
     )
@@ -331,3 +339,28 @@ def test_requiretls_ends_where_the_next_host_does_not_know_it(near: LiveServer, 
     assert "does not offer REQUIRETLS" in json.dumps(told)
     assert "5.7.30" in json.dumps(told)
     assert len(host.messages) == known
+
+
+def test_a_report_of_the_sessions_reaches_the_domain_signed(near: LiveServer, far: LiveServer) -> None:
+    """RFC 8460, from a counted session to the attachment: the day is over, and the server comes back."""
+    send(near, "x@right.dane.test")
+    near.stop()
+    with changing(near.data_dir) as call:
+        now_us = time.time_ns() // 1000
+        # The last minute was written down when the server ended; its report would be due tomorrow.
+        row = Counted(20_000, "right.dane.test", "{}", "starttls-not-supported", "mx", "192.0.2.1", "", 3)
+        call(tls_count, TlsCounts([row], now_us, now_us + 86_400_000_000))
+    known = len(messages(far, "bob@real.dane.test"))
+    near.start()
+    raw = arrived(far, "bob@real.dane.test", known + 1)[-1]
+    assert raw.startswith(b"Return-Path: <>\r\n")
+    assert b"\r\nDKIM-Signature: " in raw
+    assert b"\r\nTLS-Report-Domain: right.dane.test\r\n" in raw
+    [attached] = [part for part in message_from_bytes(raw).walk() if part.get_content_type().endswith("+gzip")]
+    report = read_report(cast(bytes, attached.get_payload(decode=True)))
+    assert isinstance(report, Report)
+    assert report.policies[0].summary.total_failure_session_count == 3
+    reader = Reader(near.data_dir)
+    [(domain, policy)] = reader.rows_now("SELECT DISTINCT domain, policy FROM tls_sessions WHERE result = ''")
+    reader.close()
+    assert (domain, json.loads(policy)["kind"]) == ("right.dane.test", "tlsa")

@@ -133,7 +133,7 @@ async def test_nothing_is_kept_of_a_session_that_is_over() -> None:
             Shortfall(MANY_AT_ONCE, 20, 0, 21),
             "452 4.5.3 Your limit is 20 recipients of one message. Send the others another message.",
         ),
-        (Shortfall(REMOVED_ACCOUNT), "554 5.7.1 This account does not exist any more."),
+        (Shortfall(REMOVED_ACCOUNT), "554 5.7.1 This account was disabled or removed."),
     ],
 )
 def test_the_answer_names_the_limit_and_when_it_is_free_again(short: Shortfall, said: str) -> None:

@@ -260,6 +260,22 @@ async def test_many_questions_share_few_connections(desk: Desk) -> None:
         assert host.most_open <= callout.CONNECTIONS_MAX
 
 
+async def test_a_host_that_answers_slowly_is_not_taken_for_silent_by_those_who_wait_in_line(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guesser who fills the line must not make every recipient of the domain a doubt for half a minute."""
+    monkeypatch.setattr(callout, "CONNECTIONS_MAX", 1)
+    monkeypatch.setattr(callout, "LINE_MAX_S", 0.05)
+    async with FakeSmtp(RCPT=only_anna) as host:
+        assert await desk.ask(host, "carl") is REFUSED  # the probe is over, and there is a connection
+        places = desk.callout._host(f"127.0.0.1:{host.port}").places
+        async with places:  # somebody is asking, and the host takes its time
+            standing, words = await desk.heard(host)
+            assert standing is DOUBT
+            assert words == f"too many questions wait for 127.0.0.1:{host.port}"
+        assert await desk.ask(host) is TAKEN
+
+
 async def test_memory_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callout, "ANSWERS_MAX", 3)
     async with FakeSmtp(RCPT=only_anna) as host:

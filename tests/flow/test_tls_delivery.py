@@ -229,7 +229,7 @@ async def test_row_d8_a_failed_look_up_of_records_defers_without_a_connection(st
     assert event.kind == "deferred"
     assert "could not be looked up: SERVFAIL" in event.cause
     assert host.connections == 0
-    assert street.results() == [("a.test", "no-policy-found", "dnssec-invalid")]
+    assert street.results() == [("a.test", "tlsa", "dnssec-invalid")]
 
 
 async def test_row_d9_unusable_records_take_any_certificate(street: Street) -> None:
@@ -392,10 +392,14 @@ async def test_requiretls_bounces_where_it_cannot_be_fulfilled(
     street: Street, cert: Cert | None, extensions: tuple[str, ...], cause: str
 ) -> None:
     host = await street.host(cert, extensions=(*EXTENSIONS, *extensions))
-    event = await outcome(street.build(), "x@a.test", tls=TLS_REQUIRED)
+    yard = street.build()
+    event = await outcome(yard, "x@a.test", tls=TLS_REQUIRED)
     assert event.kind == "bounced"
     assert cause in event.cause
     assert host.messages == []
+    # RFC 8689 section 5: the report is protected like the message, and says what was missing.
+    assert yard.store.rows("SELECT recipient, tls FROM deliveries") == [("a@ours.test", TLS_REQUIRED)]
+    assert b"Status: 5.7.30" in yard.reports()[0]
 
 
 async def test_requiretls_bounces_with_the_status_of_the_rfc(street: Street) -> None:

@@ -142,7 +142,7 @@ async def test_row_e15_no_report_answers_a_report(tmp_path: Path) -> None:
     assert envelope.sender is None
     assert [(str(one.address), one.notify) for one in envelope.recipients] == [("tls@a.test", "NEVER")]
     assert destinations.remotes == [("tls@a.test", "a.test", "NEVER", "")]
-    assert arrival.door == "report"
+    assert (arrival.door, arrival.ours) == ("report", True)  # ours is what makes it signed
 
 
 async def test_a_report_is_posted(tmp_path: Path) -> None:

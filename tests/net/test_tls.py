@@ -58,6 +58,29 @@ def test_a_self_signed_certificate_names_the_host_and_is_private(tmp_path: Path)
     assert certificate.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "cert, host, word",
+    [
+        (("mx.dev.test",), "mx.dev.test", ""),
+        (("mx.dev.test",), "other.test", "certificate-host-mismatch"),
+        (("127.0.0.2",), "127.0.0.2", ""),
+        (("127.0.0.2",), "127.0.0.3", "certificate-not-trusted"),
+    ],
+)
+def test_why_a_certificate_proves_nothing(tmp_path: Path, cert: tuple[str, ...], host: str, word: str) -> None:
+    """In the words of RFC 8460 section 4.3.2.1."""
+    authority, stranger = make_authority("Playground", NOW_US), make_authority("Stranger", NOW_US)
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(authority.pem)
+    client = ClientTls(str(ca_file), system_roots=False)
+    chain = [der(authority.issue(cert, NOW_US)[0])]
+    assert client.fault(chain, host) == word
+    later = datetime.datetime.fromtimestamp(4_000_000_000, datetime.UTC)
+    assert client.fault(chain, host, later) == "certificate-expired"
+    assert client.fault([der(stranger.issue([host], NOW_US)[0])], host) == "certificate-not-trusted"
+    assert client.fault([b"junk"], host) == client.fault([], host) == "certificate-not-trusted"
+
+
 def test_what_verifies(tmp_path: Path) -> None:
     authority = make_authority("Playground", NOW_US)
     stranger = make_authority("Stranger", NOW_US)

@@ -11,10 +11,12 @@ import pytest
 
 from tests import postgres as server
 from tests.programs import needs_program
+from tests.store.stores import empty_postgres
 
 
 @pytest.mark.slow
-def test_database_is_empty_utf8_and_sorted_by_bytes(postgres: str) -> None:
+def test_database_is_emptied_for_each_test_utf8_and_sorted_by_bytes(postgres: str) -> None:
+    empty_postgres(postgres).close()
     with psycopg.connect(postgres) as connection:
         row = connection.execute(
             "SELECT pg_encoding_to_char(encoding), datcollate, current_setting('listen_addresses'),"

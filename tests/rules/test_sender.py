@@ -69,6 +69,12 @@ async def test_who_did_not_log_in_is_not_asked() -> None:
         b'from: "Ben, ben@example.com" (ben@example.com)\r\n <sales@example.com>\r\n\r\n',
         b"From: anna@example.com, sales@example.com\r\n\r\n",
         b"Subject: no author yet\r\n\r\n",
+        b"From: Anna M. Ernst <anna@example.com> (at work)\r\n\r\n",
+        b"From: anna@example.com <anna@example.com>\r\n\r\n",
+        b"From: anna@example.com,\r\n\tsales@example.com (,)\r\n\r\n",
+        b"From: Anna @ work <anna@example.com>\r\n\r\n",
+        b"From: Sales: sales@example.com, Anna <anna@example.com>;\r\n\r\n",
+        b'From: "ben@example.com" <anna@example.com>\r\n\r\n',
     ],
 )
 async def test_ones_own_authors_pass(header: bytes) -> None:
@@ -92,6 +98,17 @@ async def test_ones_own_authors_pass(header: bytes) -> None:
         (b"From: Anna\r\n\r\n", "550 5.6.0 ", "from missing"),
         (b"From:\r\n\r\n", "550 5.6.0 ", "from missing"),
         (b"From: \xff@example.com\r\n\r\n", "550 5.6.0 ", "from missing"),
+        (b"From: ben@example.com <anna@example.com>\r\n\r\n", "550 5.7.1 ", "from not granted"),
+        (b"From: ben@example.com: anna@example.com;\r\n\r\n", "550 5.7.1 ", "from not granted"),
+        (b"From: <anna@example.com><ben@example.com>\r\n\r\n", "550 5.6.0 ", "from unclear"),
+        (b"From: <anna@example.com> <ben@example.com>\r\n\r\n", "550 5.6.0 ", "from unclear"),
+        (b"From: <anna@example.com> ben@example.com\r\n\r\n", "550 5.6.0 ", "from unclear"),
+        (b"From: <ben@example.com:anna@example.com>\r\n\r\n", "550 5.6.0 ", "from unclear"),
+        (b"From: <@ben.example,@x.example:anna@example.com>\r\n\r\n", "550 5.6.0 ", "from unclear"),
+        (b"From: anna@example.com (<ben@example.com>\r\n\r\n", "550 5.6.0 ", "from unclear"),
+        (b'From: anna@example.com "<ben@example.com>\r\n\r\n', "550 5.6.0 ", "from unclear"),
+        (b"From: <ben@example.com <anna@example.com>\r\n\r\n", "550 5.6.0 ", "from unclear"),
+        (b"From: ben@example.com <anna@example.com\r\n\r\n", "550 5.6.0 ", "from unclear"),
     ],
 )
 async def test_forged_authors_are_refused(header: bytes, reply: str, why: str) -> None:
@@ -100,3 +117,9 @@ async def test_forged_authors_are_refused(header: bytes, reply: str, why: str) -
     assert verdict.say is not None
     assert str(verdict.say).startswith(reply)
     assert verdict.why == why
+
+
+async def test_a_header_too_large_to_be_read_is_nobodys_own() -> None:
+    verdict = await authors_are_yours(facts(header=b"From: ben@example.com\r\n" + b"X:\r\n" * 2000 + b"\r\n"), PORTS)
+    assert verdict is not None
+    assert str(verdict.say).startswith("552 5.3.4 ")

@@ -21,12 +21,14 @@ from postroad.serve import doors as doors_module
 from postroad.serve import tarpit
 from postroad.serve.doors import Doors, smtp_sessions, turned_away
 from postroad.serve.greeting import EarlyTalkers
+from postroad.values.facts import Facts
 from postroad.values.networks import Networks
 from tests.fuzz.fuzz_proxy import _V4, _block
 from tests.serve.harness import ANNA, Peer, breathe, trusting
 from tests.serve.post_office import PostOffice, ehlo
 from tests.serve.test_admission import WORLD, admission
 from tests.serve.test_conversation import open_office
+from tests.serve.test_smtp_gate import judged
 
 CLIENT = "192.0.2.1"
 """Whom `_block(0x21, 0x11, _V4)` names."""
@@ -124,6 +126,33 @@ def on_both_loops(scene: Scene, tmp_path: Path, run: Callable[..., Any], **optio
 
 
 both_loops = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+
+
+@both_loops
+def test_a_client_that_pours_behind_its_handshake_costs_little_while_we_make_up_our_mind(
+    tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """64 kB before the login, also at the door where TLS comes first."""
+
+    async def scene(front: Front) -> None:
+        go_on = asyncio.Event()
+
+        async def slow(facts: Facts) -> None:
+            await go_on.wait()
+
+        judged(front.office, connect=slow)
+        client = await front.connect("submissions", V2, tls=True)
+        line = b"NOOP " + b"x" * 400 + b"\r\n"
+        client.send(line * 20_000)
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        [conversation] = front.watched
+        assert 0 < len(conversation._early or b"") <= conversations.EARLY_MAX + 32 * 1024
+        go_on.set()
+        assert (await client.line()).startswith(b"220 ")
+        assert (await client.line()).startswith(b"250 ")
+
+    on_both_loops(scene, tmp_path, run)
 
 
 # -- TLS from the first octet ------------------------------------------------------------------------------------------

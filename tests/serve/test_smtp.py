@@ -336,6 +336,33 @@ def test_a_thousand_targets_merged_a_hundred_times_are_in_once() -> None:
     assert destinations.copies == [(ANNA, 0, "INBOX"), (ANNA, 1, "INBOX")]
 
 
+async def test_recipients_that_lead_to_many_others_are_told_to_come_in_another_transaction(office: PostOffice) -> None:
+    class Lists:
+        """Every address is a list of 900 others."""
+
+        planned = 0
+
+        async def plan(self, address: Address, **circumstances: object) -> Plan:
+            self.planned += 1
+            return Plan(remotes=[Address(f"member{number}", "else.test") for number in range(900)])
+
+    lists = Lists()
+    office.service.planner = lists  # type: ignore[assignment]
+    client = await office.greeted()
+    await client.ask(b"MAIL FROM:<a@sender.test>")
+    for number in range(6):
+        assert (await client.ask(b"RCPT TO:<list+%d@example.com>" % number)).startswith(b"250 ")
+    for number in range(6, 9):
+        reply = await client.ask(b"RCPT TO:<list+%d@example.com>" % number)
+        assert reply.startswith(b"452 4.5.3 The recipients so far lead to many others.")
+    assert lists.planned == 6, "what is refused costs nothing"
+    # RFC 5321 section 4.5.3.1.10: the transaction goes on with those it has
+    await client.ask(b"DATA")
+    client.send(MESSAGE + b".\r\n")
+    assert (await client.line()).startswith(b"250 ")
+    assert office.count("deliveries") == 900
+
+
 # -- the sender's wish for TLS -----------------------------------------------------------------------------------------
 
 

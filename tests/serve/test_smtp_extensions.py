@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from postroad.serve.conversions import Conversions
 from postroad.serve.doors import smtp_sessions
 from postroad.store.migrate import migrate
+from postroad.store.spool import Draft
 from postroad.store.sqlite import SqliteConnection
-from tests.serve.harness import ANNA, Peer, open_house
+from tests.serve.harness import ANNA, Peer, breathe, open_house
 from tests.serve.post_office import PostOffice, ehlo, open_post_office
 from tests.serve.test_smtp import MESSAGE, log_in, send
 
@@ -56,6 +59,38 @@ async def test_binary_content_that_cannot_be_made_into_mail_is_refused(office: P
     assert reply.startswith(b"554 5.6.0 ")
     assert office.count("messages") == 0
     assert office.house.spool.in_memory == 0
+
+
+async def test_binary_messages_that_wait_for_their_turn_are_not_in_memory(
+    office: PostOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers may send BINARYMIME: ten of them with 50 MB each would take a gigabyte."""
+    converting, go_on = asyncio.Event(), asyncio.Event()
+    read: list[Draft] = []
+    read_body = Draft.read_body
+
+    class Slow(Conversions):
+        async def unbinary(self, header: bytes, body: bytes) -> tuple[bytes, bytes]:
+            converting.set()
+            await go_on.wait()
+            return await super().unbinary(header, body)
+
+    def noted(draft: Draft) -> AsyncIterator[bytes]:
+        read.append(draft)
+        return read_body(draft)
+
+    monkeypatch.setattr(Draft, "read_body", noted)
+    office.service.conversions = Slow()
+    clients = [await office.greeted() for _ in range(3)]
+    sending = [
+        asyncio.create_task(chunked(client, b"MAIL FROM:<a@sender.test> BODY=BINARYMIME", BINARY)) for client in clients
+    ]
+    await converting.wait()
+    for _ in range(20):
+        await breathe()
+    assert len(read) == 1
+    go_on.set()
+    assert all([(await one).startswith(b"250 ") for one in sending])
 
 
 async def test_text_that_was_announced_as_binary_is_kept_as_it_came(office: PostOffice) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from postroad.app.gates import make_gates
 from postroad.rules.ports import Ports
+from postroad.serve.conversation import Conversation
+from postroad.serve.doors import smtp_sessions
 from postroad.store.migrate import migrate
 from postroad.store.sqlite import SqliteConnection
 from postroad.values.address import Address
 from postroad.values.facts import Facts, Stage
+from postroad.values.networks import Networks
 from postroad.values.reply import Reply
 from postroad.values.verdict import Changes, Verdict, accept, doubt, refuse
-from tests.serve.harness import ANNA, open_house
-from tests.serve.post_office import PostOffice, open_post_office
+from tests.serve.harness import ANNA, Peer, breathe, open_house
+from tests.serve.post_office import PostOffice, ehlo, open_post_office
 from tests.serve.test_smtp import MESSAGE, log_in, send
 
 
@@ -128,6 +132,56 @@ async def test_a_refused_command_changes_nothing(office: PostOffice, stage: str,
     # Class E2: nothing of what was refused is left
     last = await client.ask(b"DATA" if stage == "rcpt" else b"RCPT TO:<anna@example.com>")
     assert last[:3] in (b"503", b"554")
+
+
+async def test_a_refused_hello_leaves_the_session_as_it_was(office: PostOffice) -> None:
+    async def says(facts: Facts) -> Verdict | None:
+        return NO if facts.helo == "evil" else None
+
+    judge = judged(office, hello=says)
+    client = await office.greeted()
+    assert (await client.ask(b"MAIL FROM:<a@b.test>")).startswith(b"250 ")
+    assert (await client.ask(b"EHLO evil")).startswith(b"550 ")
+    assert (await client.ask(b"RCPT TO:<anna@example.com>")).startswith(b"250 ")
+    assert (await client.ask(b"DATA")).startswith(b"354 ")
+    client.send(MESSAGE + b".\r\n")
+    assert (await client.line()).startswith(b"250 ")
+    assert {facts.helo for facts in judge.asked if facts.stage not in (Stage.CONNECT, Stage.HELLO)} == {"client.test"}
+    assert office.house.store.sql("SELECT header FROM messages")[0][0].startswith(b"Received: from client.test ")
+
+
+async def spoken_for(office: PostOffice) -> Peer:
+    """A peer at the MX that may say XCLIENT."""
+    make = smtp_sessions(office.service, limits=office.limits, speakers=Networks(["192.0.2.9"]))["mx"]
+
+    def from_speaker(conversation: Conversation) -> Any:
+        conversation.peer = "192.0.2.9"
+        return make(conversation)
+
+    client = await office.house.connect(from_speaker)
+    assert (await client.line()).startswith(b"220 ")
+    await ehlo(client)
+    return client
+
+
+async def test_a_client_that_policy_refuses_is_refused_behind_xclient_too(office: PostOffice) -> None:
+    async def says(facts: Facts) -> Verdict | None:
+        return NO if facts.peer == "203.0.113.5" else None
+
+    judged(office, connect=says)
+    client = await spoken_for(office)
+    assert (await client.ask(b"XCLIENT ADDR=203.0.113.5")).startswith(b"554 5.7.1 Not from you.")
+    assert (await client.ask(b"MAIL FROM:<a@b.test>")).startswith(b"503 ")
+    assert (await client.ask(b"QUIT")).startswith(b"221 ")
+
+
+async def test_judges_meet_the_client_behind_xclient_as_a_session_of_its_own(office: PostOffice) -> None:
+    judge = judged(office)
+    client = await spoken_for(office)
+    assert (await client.ask(b"XCLIENT ADDR=203.0.113.5")).startswith(b"220 ")
+    numbers = {facts.peer: facts.session for facts in judge.asked}
+    assert numbers["192.0.2.9"] != numbers["203.0.113.5"]
+    assert judge.over == [numbers["192.0.2.9"]]
 
 
 async def test_milters_hear_of_a_recipient_that_was_refused_before_they_were_asked(office: PostOffice) -> None:
@@ -241,6 +295,51 @@ async def test_a_client_that_leaves_while_policy_thinks_has_its_message_kept_onc
     for _ in range(100):
         await asyncio.sleep(0)
     assert office.count("mailbox_messages") == 1  # row S59
+
+
+@pytest.mark.parametrize("stage", ["connect", "mail", "rcpt"])
+async def test_nothing_is_kept_for_a_client_that_left_while_policy_thought(office: PostOffice, stage: str) -> None:
+    thinking, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(facts: Facts) -> None:
+        thinking.set()
+        await go_on.wait()
+
+    kept: set[int] = set()
+
+    class Milter(Scripted):
+        async def ask(self, facts: Facts) -> None:
+            kept.add(facts.session)
+
+        async def refused(self, facts: Facts, reply: Reply) -> None: ...
+
+        def ended(self, session: int) -> None:
+            kept.discard(session)
+
+    office.service.gates = make_gates(Ports(policy=Scripted(**{stage: slow}), milters=Milter()))
+    client = await (office.connect() if stage == "connect" else office.greeted())
+    if stage != "connect":
+        client.send(b"MAIL FROM:<a@b.test>\r\nRCPT TO:<anna@example.com>\r\n")
+    await thinking.wait()
+    office.house.conversations[-1].transport.abort()  # as after a reset
+    await breathe()
+    go_on.set()
+    await breathe()
+    assert not kept
+
+
+async def test_a_bug_between_the_final_dot_and_the_intake_leaves_no_draft(
+    office: PostOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*words: object, **more: object) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("postroad.serve.smtp_message.completed", broken)
+    client = await office.greeted("submission")
+    await log_in(client, office)
+    reply = await send(client, message=MESSAGE + b"x" * 60_000 + b"\r\n", sender=ANNA)
+    assert reply.startswith(b"421 4.3.0 Internal problem, nothing was lost.")
+    assert office.house.spool.in_memory == 0
 
 
 async def test_who_speaks_while_we_make_up_our_mind_about_the_connection_has_spoken_too_early(

@@ -235,3 +235,15 @@ async def test_networks_that_may_relay_are_not_counted(office: PostOffice) -> No
     client = await office.greeted(peer="10.1.2.3")
     assert [(await send(client, "b@else.test"))[:3] for _ in range(3)] == [b"250"] * 3
     assert office.count("sending") == 0
+
+
+async def test_a_header_of_more_lines_than_can_be_read_is_refused_before_anybody_has_to_judge_it(
+    office: PostOffice,
+) -> None:
+    # Row S46: with one line too many neither From was looked at nor Bcc taken out.
+    client = await anna(office)
+    forged = b"From: boss@bank.test\r\nBcc: secret@else.test\r\n" + b"X:\r\n" * 2000 + b"\r\nx\r\n"
+    assert (await submit(client, forged)).startswith(b"552 5.3.4 The header has more than 2,000 lines.")
+    assert office.count("messages") == 0
+    assert office.house.spool.in_memory == 0
+    assert (await submit(client)).startswith(b"250 ")

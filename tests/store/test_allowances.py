@@ -8,8 +8,16 @@ from typing import NamedTuple
 
 import pytest
 
-from postroad.store.account_records import NO_ACCOUNT, NOT_A_LIMIT, DomainAdd, UserAdd, UserLimits, UserRemove
-from postroad.store.accounts import domain_add, user_add, user_limits, user_remove
+from postroad.store.account_records import (
+    NO_ACCOUNT,
+    NOT_A_LIMIT,
+    DomainAdd,
+    UserAdd,
+    UserDisable,
+    UserLimits,
+    UserRemove,
+)
+from postroad.store.accounts import domain_add, user_add, user_disable, user_limits, user_remove
 from postroad.store.allowances import (
     DAY_US,
     HOUR_US,
@@ -215,6 +223,28 @@ def test_what_is_no_limit_changes_nothing(desk: Desk, anna: int, limits: dict[st
 
 
 # -- the end of an account -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent_before", [True, False])
+def test_an_account_that_is_disabled_while_it_is_logged_in_sends_nothing(
+    desk: Desk, anna: int, sent_before: bool
+) -> None:
+    if sent_before:
+        assert send(desk, anna, 1, b"b", messages_per_hour=9) is None
+    desk.run(user_disable, UserDisable("anna@dev.test", disabled=True))
+    short = send(desk, anna, 2, b"b", messages_per_hour=9)
+    assert short is not None
+    assert short.why == REMOVED_ACCOUNT
+    desk.run(user_disable, UserDisable("anna@dev.test", disabled=False))
+    assert send(desk, anna, 3, b"b", messages_per_hour=9) is None
+
+
+def test_an_account_sends_nothing_while_its_removal_is_carried_out(desk: Desk, anna: int) -> None:
+    assert send(desk, anna, 1, b"b", messages_per_hour=9) is None
+    desk.run(user_remove, UserRemove("anna@dev.test"))
+    short = send(desk, anna, 2, b"b", messages_per_hour=9)
+    assert short is not None
+    assert short.why == REMOVED_ACCOUNT
 
 
 def test_a_removed_account_sends_nothing_and_leaves_nothing(desk: Desk, anna: int) -> None:

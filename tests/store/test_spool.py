@@ -137,6 +137,28 @@ async def test_discarding_removes_every_trace(spool: Spool, tmp_path: Path) -> N
     assert spool.in_memory == 0
 
 
+@pytest.mark.parametrize("end", ["settle", "discard"])
+async def test_whoever_still_reads_a_draft_that_has_ended_breaks_nothing(spool: Spool, end: str) -> None:
+    """A judge whose time was over reads on while the message is kept or thrown away."""
+    body = bytes(range(256)) * 4096
+    draft = spool.draft()
+    await fill(draft, HEADER + body)
+    reading = draft.read_body()
+    read = await anext(reading)
+    if end == "settle":
+        await draft.settle()
+    else:
+        draft.discard()
+        while draft._descriptor >= 0:
+            await asyncio.sleep(0.001)
+    async for piece in reading:
+        read += piece
+    assert read == body[: len(read)], "of this message, or nothing"
+    with pytest.raises(StoreBroken, match="ended"):
+        await anext(draft.read_body())
+    assert not spool.broken
+
+
 async def test_discarding_while_a_thread_writes_waits_for_it(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

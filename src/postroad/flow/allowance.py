@@ -45,7 +45,7 @@ _TEXTS: Final = {
     MANY_NEW: "Your limit is {limit} recipients a day that you have not written to before: {used} were used, this "
     "message needs {wanted}. Try again after {free} UTC; to known recipients you can send at any time.",
     MANY_AT_ONCE: "Your limit is {limit} recipients of one message. Send the others another message.",
-    REMOVED_ACCOUNT: "This account does not exist any more.",
+    REMOVED_ACCOUNT: "This account was disabled or removed.",
 }
 
 

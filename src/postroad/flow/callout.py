@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 ANSWER_MAX_S: Final = 10.0
 """One question from the connection to the answer: a client waits at RCPT meanwhile, and it has patience for minutes."""
 
+LINE_MAX_S: Final = 10.0
+"""How long a question waits for its turn; with `ANSWER_MAX_S` behind it a RCPT is still answered within 30 s."""
+
 TAKEN_S: Final = 7200.0
 REFUSED_S: Final = 600.0
 SILENT_S: Final = 30.0
@@ -49,7 +52,7 @@ ANSWERS_MAX: Final = 50_000
 """Answers kept by one worker, about 300 octets each; the one used longest ago goes first."""
 
 CONNECTIONS_MAX: Final = 10
-"""Questions to one host at a time by one worker; more wait in line, within their time."""
+"""Questions to one host at a time by one worker; more wait in line, each for `LINE_MAX_S`."""
 
 IDLE_S: Final = 15.0
 """How long a connection waits for the next question."""
@@ -84,7 +87,7 @@ class Callout:
         self._hosts: dict[str, _Host] = {}
 
     async def ask(self, gateway: Gateway, address: Address) -> Heard:
-        """How the recipient stands, from memory or from the host within `ANSWER_MAX_S`; never raises."""
+        """How the recipient stands, from memory or from the host; never raises."""
         now = self._now()
         probed = self._probes.get((gateway.next_hop, gateway.domain))
         if probed is not None and probed[1] and probed[0] > now:
@@ -123,9 +126,20 @@ class Callout:
 
     async def _find_out(self, host: _Host, gateway: Gateway, address: Address) -> Heard:
         try:
-            async with asyncio.timeout(ANSWER_MAX_S), host.places:
-                if host.silent_until > self._now():
-                    return Heard(Standing.DOUBT, host.why)
+            async with asyncio.timeout(LINE_MAX_S):
+                await host.places.acquire()
+        except TimeoutError:  # which says nothing of the host: others ask too much
+            return Heard(Standing.DOUBT, f"too many questions wait for {gateway.next_hop}")
+        try:
+            return await self._have_turn(host, gateway, address)
+        finally:
+            host.places.release()
+
+    async def _have_turn(self, host: _Host, gateway: Gateway, address: Address) -> Heard:
+        if host.silent_until > self._now():
+            return Heard(Standing.DOUBT, host.why)
+        try:
+            async with asyncio.timeout(ANSWER_MAX_S):
                 return await self._ask_host(host, gateway, address)
         except TimeoutError:
             return self._silent(host, f"{gateway.next_hop} did not answer within {ANSWER_MAX_S:g} s")

@@ -42,6 +42,7 @@ from postroad.values.event import Event, unpack
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
+from postroad.wire.mime.headers import MAX_HEADER_LINES
 from postroad.wire.mime.message_id import find_message_id
 
 QUEUE_FULL: Final = Reply(452, "4.3.1", "The queue is full. Please retry later; nothing was lost.")
@@ -49,6 +50,7 @@ DISK_FULL: Final = Reply(452, "4.3.1", "Not enough disk space. Please retry late
 TOO_MANY_HOPS: Final = Reply(554, "5.4.6", "Too many hops: this message runs in a circle. Check the forwardings.")
 LOOP: Final = Reply(554, "5.4.6", "This message was delivered to the same mailbox before: a forwarding loop.")
 HEADER_TOO_LARGE: Final = Reply(552, "5.3.4", "The header is larger than 256 kB. Send fewer or shorter header fields.")
+HEADER_TOO_LONG: Final = Reply(552, "5.3.4", "The header has more than 2,000 lines. Send fewer header fields.")
 
 KEYS_MAX: Final = 64
 """Recipients that `why` finds a message by; the rest of a long list is in the journal."""
@@ -233,6 +235,9 @@ class Intake:
     # -- checks that need the header ---------------------------------------------------------------------------------
 
     def _look_at(self, header: bytes, lowered: bytes, destinations: Destinations) -> Reply | None:
+        # Nobody behind us could read it: whose it is, and for whom, would be anybody's guess.
+        if header.count(b"\n") > MAX_HEADER_LINES:
+            return HEADER_TOO_LONG
         # RFC 5321 section 6.3: count Received header fields to find loops.
         hops = lowered.count(b"\nreceived:") + lowered.startswith(b"received:")
         if hops > self._max_hops:

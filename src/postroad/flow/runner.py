@@ -127,9 +127,9 @@ class Runner:
         meters: Meters | None = None,
         rng: Random | None = None,
         next_hop_of: NextHopOf = no_gateway,
-        signer: Signer | None = None,
         policies: TlsPolicies | None = None,
         tls_watch: TlsWatch | None = None,
+        signer: Signer | None = None,
         routes: Routes | None = None,
     ) -> None:
         self._store = store
@@ -218,9 +218,9 @@ class Runner:
             signposts=outside.signposts,
             manner=outside.manner,
             next_hop_of=next_hop_of,
-            signer=signer,
             policies=protection.policies,
             tls_watch=protection.log,
+            signer=signer,
             routes=outside.routes,
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
@@ -432,15 +432,10 @@ class Runner:
         """The ways of all of them, none of them from before a gateway domain's host changed."""
         while True:
             change = self._change
-            found = await asyncio.gather(*(self._plan(one) for one in deliveries))
+            ports = (self._next_hop_of, self._signposts, self._lookup, self._policies)
+            found = await asyncio.gather(*(plan_way(one, *ports) for one in deliveries))
             if change == self._change:
                 return found
-
-    async def _plan(self, delivery: Delivery) -> Plan | Outcome:
-        return await plan_way(
-            delivery, next_hop_of=self._next_hop_of, signposts=self._signposts, lookup=self._lookup,
-            policies=self._policies,
-        )  # fmt: skip
 
     def reroute(self) -> None:
         """A gateway domain has another host: what waits here and every way are planned again.

@@ -97,15 +97,14 @@ class Noted:
 
     sts: Found = NOTHING
     tlsa: Mapping[str, tuple[str, ...]] | None = None
-    """By host: its TLSA records as text, where they held."""
+    """By host whose TLSA records count: the usable ones as text; none where there is none or they are in doubt."""
     level: KeptLevel | None = None
     """The best protection that was ever seen there."""
 
     def published(self, host: str) -> Published:
         """The policy that a session with this host is counted under."""
-        records = (self.tlsa or {}).get(host)
-        if records:
-            return Published(TLSA, records)
+        if self.tlsa is not None and host in self.tlsa:
+            return Published(TLSA, self.tlsa[host])
         if self.sts.policy is not None and self.sts.policy.mode != mta_sts.NONE:
             return Published(STS, self.sts.policy.lines, self.sts.policy.mx)
         return Published(STS) if self.sts.fault else Published(NO_POLICY)
@@ -207,7 +206,9 @@ class TlsPolicies:
         return self._noted.get(domain, NOT_NOTED)
 
     async def _note(self, domain: str, demand: _Demand, policies: Mapping[str, TlsPolicy]) -> None:
-        tlsa = {host: tuple(map(str, policy.tlsa)) for host, policy in policies.items() if policy.tlsa}
+        tlsa = {
+            host: tuple(map(str, policy.tlsa)) for host, policy in policies.items() if policy.why.startswith("DANE")
+        }
         try:
             level = await self._levels.level(domain) if self._levels is not None else None
         except StoreBroken:

@@ -200,7 +200,7 @@ class TlsReports:
         wanted = Recipient(recipient, "NEVER")
         envelope.recipients.append(wanted)
         destinations.add(wanted, plan)
-        taken = await self._intake.accept(draft, envelope, destinations, Arrival("LOCAL", "report"))
+        taken = await self._intake.accept(draft, envelope, destinations, Arrival("LOCAL", "report", ours=True))
         if not isinstance(taken, Taken):
             draft.discard()
         return isinstance(taken, Taken)

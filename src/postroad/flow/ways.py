@@ -24,7 +24,7 @@ async def no_gateway(domain: str) -> str:
 
 
 async def plan_way(
-    delivery: Delivery, *, next_hop_of: NextHopOf, signposts: Signposts, lookup: Lookup, policies: TlsPolicies
+    delivery: Delivery, next_hop_of: NextHopOf, signposts: Signposts, lookup: Lookup, policies: TlsPolicies
 ) -> Plan | Outcome:
     """The hosts to try for a delivery, or the outcome for all mail of its domain that takes the same course.
 

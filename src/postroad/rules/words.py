@@ -38,10 +38,12 @@ WORDS: Final = {
     "mailbox full": "the mailbox has used up its quota",
     "nobody yet": "no account exists yet to take mail for postmaster@ or abuse@",
     "alias too large": "an alias leads to more addresses than one message may have",
+    "too many targets": "the aliases among the recipients of one message lead to more addresses than it may have",
     "alias loop": "aliases lead back to themselves",
     # submission
     "sender not granted": "the envelope sender belongs to somebody else",
     "from not granted": "the From or Sender field names somebody else",
+    "from unclear": "the author field can be read in more than one way",
     "from missing": "the message names no author, or not in a way that can be read",
     "from twice": "the message has more than one From field, so readers would show different authors",
     "bad key": "the client's key for a submission stands twice or has letters that none may have",
@@ -50,7 +52,7 @@ WORDS: Final = {
     "too many recipients": "the account has reached its recipients of a day",
     "too many new recipients": "the account has reached its recipients of a day that it never wrote to before",
     "too many recipients at once": "the message is for more recipients than one message of the account may have",
-    "account removed": "the account was removed while it was logged in",
+    "account removed": "the account was disabled or removed while it was logged in",
     # the administrator's policy.py
     "refused by policy": "policy.py refused it",
     "postponed by policy": "policy.py asked the client to come back later",

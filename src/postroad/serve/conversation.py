@@ -35,6 +35,9 @@ DISCARDED_OCTETS: Final = 64 * 1024
 DISCARDED_READS: Final = 16
 """A megabyte at most: who sends more than that behind an error sees the reset."""
 
+EARLY_MAX: Final = 32 * 1024
+"""Octets kept of a client that speaks behind the handshake before the session can hear it."""
+
 EMPTY_S: Final = 0.05
 """How often a draining worker looks whether everybody has gone."""
 
@@ -225,7 +228,7 @@ class Conversation(Receiver):
         self._ended = False
         self._writable: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._early: list[bytes] | None = None
+        self._early: bytearray | None = None
         self._hold: asyncio.TimerHandle | None = None
 
     # -- from the event loop ----------------------------------------------------------------------------------------
@@ -307,7 +310,10 @@ class Conversation(Receiver):
         if self._closing:
             return
         if self._early is not None:
-            self._early.append(data)
+            self._early += data
+            if len(self._early) > EARLY_MAX and not self._paused:
+                self._paused = True
+                self.transport.pause_reading()
             return
         self.machine.receive(data)
         if self._busy or self._clogged:
@@ -414,7 +420,7 @@ class Conversation(Receiver):
         self._task = None
         early, self._early = self._early, None
         if early and not self._closing:
-            self.machine.receive(b"".join(early))
+            self.machine.receive(bytes(early))
         if self._closing:
             if self not in self._watch.conversations:
                 self._let_go()
@@ -518,7 +524,7 @@ class Conversation(Receiver):
         await self._secure(context)
 
     async def _secure(self, context: ssl.SSLContext) -> None:
-        self._early = []
+        self._early = bytearray()
         link = TlsLink(self._loop, self.transport, self, context)
         await link.shake(TLS_HANDSHAKE_S)
         self.transport = link

@@ -13,11 +13,15 @@ THREADS: Final = 1
 
 
 class Conversions:
-    """Converts one message at a time, in a named thread that is begun with the first."""
+    """Converts one message at a time, in a named thread that is begun with the first.
 
-    __slots__ = ("_pool",)
+    Whoever has a body to convert holds `turn` from before it is read into memory until it is written back.
+    """
+
+    __slots__ = ("_pool", "turn")
 
     def __init__(self) -> None:
+        self.turn = asyncio.Semaphore(THREADS)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="binary")
 
     async def unbinary(self, header: bytes, body: bytes) -> tuple[bytes, bytes]:

@@ -25,7 +25,7 @@ from postroad.serve.sasl_exchange import Circumstances
 from postroad.serve.smtp_login import CHALLENGE, SmtpLogin
 from postroad.serve.smtp_message import Kept, keep
 from postroad.serve.smtp_service import Service
-from postroad.serve.smtp_transaction import Planned, Transaction
+from postroad.serve.smtp_transaction import TARGETS_MAX, Planned, Transaction
 from postroad.serve.smtp_xclient import speak_for
 from postroad.serve.tarpit import hold_s, pays
 from postroad.store.account_records import Account
@@ -57,6 +57,10 @@ NO_ENVELOPE: Final = Envelope(None)
 HELO_OK: Final = Reply(250, "", "")
 MAIL_OK: Final = Reply(250, "2.1.0", "Sender OK")
 RCPT_OK: Final = Reply(250, "2.1.5", "Recipient OK")
+FULL_ENVELOPE: Final = Reply(
+    452, "4.5.3", "The recipients so far lead to many others. Send to the rest in another transaction."
+)
+"""RFC 5321 section 4.5.3.1.10: who hears 452 behind a RCPT sends to the recipients it has, and then to the others."""
 RESET: Final = Reply(250, "2.0.0", "Reset")
 NOOP: Final = Reply(250, "2.0.0", "OK")
 GO_AHEAD: Final = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
@@ -85,6 +89,7 @@ class SmtpSession:
         "_doubts",
         "_draining",
         "_end_point",
+        "_gone",
         "_helo",
         "_line_since",
         "_mechanism",
@@ -119,6 +124,7 @@ class SmtpSession:
         self._line_since = 0.0
         self._paid = 0
         self._client: on.XClient | None = None
+        self._gone = False
         wire.work_s = FINAL_DOT_S
 
     # -- for the driver ----------------------------------------------------------------------------------------------
@@ -220,6 +226,7 @@ class SmtpSession:
 
     def lost(self) -> None:
         """The peer is gone; a message handed to the intake goes its way, everything else is dropped."""
+        self._gone = True
         self.service.counters.session_closed(self.door)
         self.service.gates.ended(self._number)
         self._write_refusals_down()
@@ -239,10 +246,13 @@ class SmtpSession:
     # -- greeting, TLS and login -------------------------------------------------------------------------------------
 
     async def hello(self, event: on.Hello) -> None:
-        self._helo = event if self._client is None else self._client.hello(event)
-        self._drop_transaction()
+        before, self._helo = self._helo, event if self._client is None else self._client.hello(event)
         if self.gate.asks(Stage.HELLO) and not await self._passes(Stage.HELLO, f"{event.verb} {event.name}"):
+            # RFC 5321 section 4.1.4: "The SMTP server MUST stay in the same state after transmitting these replies that
+            # it was in before the EHLO was received."
+            self._helo = before
             return
+        self._drop_transaction()
         self.machine.answer(HELO_OK)
 
     async def start_tls(self, event: on.StartTls) -> None:
@@ -270,7 +280,12 @@ class SmtpSession:
         self._client = client
         if account is not None:
             self._account, self.login, self._mechanism = account.id, account.address, "XCLIENT"
-        return await self._first_word("XCLIENT")
+        # What judges remember of the peer that speaks must not be taken for its client's.
+        self.service.gates.ended(self._number)
+        self._number = next(self.service.numbers)
+        word = await self._first_word("XCLIENT")
+        # A refused client must not go on as if nothing had been said: 421 ends the connection, 554 all but QUIT.
+        return word if word.code in (220, 421) else replace(word, code=554)
 
     async def auth(self, event: on.Auth) -> None:
         """Begin an exchange (RFC 4954); it is offered under TLS only."""
@@ -345,6 +360,9 @@ class SmtpSession:
     async def rcpt(self, event: on.Rcpt) -> None:
         transaction = self._transaction
         assert transaction is not None
+        if transaction.targets >= TARGETS_MAX:  # before planning, which costs a read for each of them
+            self.machine.answer(self.refused(FULL_ENVELOPE, "too many targets", "RCPT", event.address))
+            return
         plan = await self.service.planner.plan(
             event.address, size=transaction.envelope.declared_size, may_relay=self.ours, peer=self._wire.peer
         )
@@ -495,7 +513,11 @@ class SmtpSession:
         content: Content | None = None,
     ) -> Verdict:
         """What policy says at a stage, with what the stage has learnt; doubts that hold nothing up are kept."""
-        verdict = await self.gate.ask(self._facts(stage, transaction, recipient, message, content))
+        try:
+            verdict = await self.gate.ask(self._facts(stage, transaction, recipient, message, content))
+        finally:
+            if self._gone:  # whoever was asked behind its end keeps nothing for it either
+                self.service.gates.ended(self._number)
         if verdict.ruling is Ruling.COULD_NOT_TELL:
             log_line("warning", "policy could not tell", why=verdict.why, found=verdict.evidence, door=self.door)
             if verdict.passes:
@@ -505,7 +527,8 @@ class SmtpSession:
 
     async def _passes(self, stage: Stage, command: str, recipient: Address | None = None) -> bool:
         """Whether a command goes on; where not, it is answered."""
-        verdict = await self.ask(stage, self._transaction, recipient=recipient)
+        transaction = self._transaction if stage is not Stage.HELLO else None  # which ends the one that is open
+        verdict = await self.ask(stage, transaction, recipient=recipient)
         if self.machine.closed:
             return False
         if verdict.say is not None:

@@ -23,6 +23,7 @@ from postroad.values.ids import id_text
 from postroad.values.reply import Reply
 from postroad.values.verdict import NO_CHANGES, Changes
 from postroad.wire.mime.binary import NotConvertible
+from postroad.wire.mime.headers import MAX_HEADER_LINES
 
 if TYPE_CHECKING:
     from postroad.serve.smtp import SmtpSession
@@ -56,12 +57,17 @@ async def keep(session: SmtpSession, transaction: Transaction) -> Kept:
         transaction.discard()
         log_line("error", "the store refused a message", cause=str(error))
         return keeping.refused(NOT_DURABLE, "store broken")
+    except Exception:
+        # A bug, which the session answers. What the intake has may be ours already; what it has not is nobody's.
+        if not keeping.handed_on:
+            transaction.discard()
+        raise
 
 
 class _Keeping:
     """One message on its way from draft to store."""
 
-    __slots__ = ("_changes", "_ident", "_service", "_session", "_transaction")
+    __slots__ = ("_changes", "_ident", "_service", "_session", "_transaction", "handed_on")
 
     def __init__(self, session: SmtpSession, transaction: Transaction) -> None:
         self._session = session
@@ -69,6 +75,8 @@ class _Keeping:
         self._transaction = transaction
         self._changes = NO_CHANGES
         self._ident = 0
+        self.handed_on = False
+        """Whether the intake was asked to make it ours."""
 
     def refused(self, reply: Reply, why: str, evidence: str = "") -> Kept:
         """The reply with its reference, written down."""
@@ -79,7 +87,7 @@ class _Keeping:
         draft = self._transaction.draft
         assert draft is not None
         # A header beyond its limit is not there to be looked at; the intake refuses it.
-        if draft.header_too_large:
+        if draft.header_too_large or draft.header.count(b"\n") > MAX_HEADER_LINES:
             return await self._accept()
         refusal = await self._convert() if self._transaction.envelope.body == "BINARYMIME" else None
         if refusal is None:
@@ -95,6 +103,10 @@ class _Keeping:
 
     async def _convert(self) -> Kept | None:
         """Make binary parts base64: no mailbox and few hosts can take them as they are (RFC 3030 section 3)."""
+        async with self._service.conversions.turn:  # those that wait have their bodies on the disk
+            return await self._convert_in_turn()
+
+    async def _convert_in_turn(self) -> Kept | None:
         transaction, draft = self._transaction, self._transaction.draft
         assert draft is not None
         body = b"".join([piece async for piece in draft.read_body()])
@@ -210,6 +222,7 @@ class _Keeping:
         transaction, service, session = self._transaction, self._service, self._session
         draft = transaction.draft
         assert draft is not None
+        self.handed_on = True
         with service.lifecycle.activity("commits"):
             taken = await service.intake.accept(
                 draft,

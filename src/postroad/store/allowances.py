@@ -96,6 +96,8 @@ def shortfall(spent: Spent, allowed: Allowed, recipients: int, first_time: int) 
 _COUNTS: Final = "hour_us, messages, day_us, recipients, first_time"
 _LIMITS: Final = ", ".join(Allowed.__struct_fields__)
 _SELECT: Final = f"SELECT {_COUNTS}, {_LIMITS} FROM sending WHERE account = ?"
+# A session outlives what becomes of its account: who was disabled or removed meanwhile sends nothing more.
+_SELECT_ENABLED: Final = f"{_SELECT} AND EXISTS (SELECT 1 FROM accounts WHERE id = sending.account AND state = 0)"
 _BEGIN: Final = (
     f"INSERT INTO sending (account, {_COUNTS}) SELECT id, 0, 0, 0, 0, 0 FROM accounts WHERE id = ? AND state <> 2"
     " ON CONFLICT (account) DO NOTHING"
@@ -104,10 +106,10 @@ _BEGIN: Final = (
 
 def spend(tx: Tx, account: int, recipients: list[bytes], general: Allowed) -> Shortfall | None:
     """Counts one message to these recipients; or says what it would pass, and counts nothing."""
-    rows = tx.execute(_SELECT + tx.row_lock, (account,))
+    rows = tx.execute(_SELECT_ENABLED + tx.row_lock, (account,))
     if not rows:
         tx.execute(_BEGIN, (account,))
-        rows = tx.execute(_SELECT + tx.row_lock, (account,))
+        rows = tx.execute(_SELECT_ENABLED + tx.row_lock, (account,))
         if not rows:
             return Shortfall(REMOVED_ACCOUNT)
     spent, own = _of_row(rows[0])

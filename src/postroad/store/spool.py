@@ -153,6 +153,7 @@ class Draft:
     __slots__ = (
         "_body",
         "_descriptor",
+        "_ended",
         "_header",
         "_header_size",
         "_hex",
@@ -179,6 +180,7 @@ class Draft:
         self._descriptor = -1
         self._job: Future[None] | None = None
         self._settled = ""
+        self._ended = False
         self.size = 0
         """Octets written so far, header and body."""
         self.body_hash: BodyHash | None = None
@@ -266,17 +268,35 @@ class Draft:
             self._header.clear()
 
     async def read_body(self) -> AsyncIterator[bytes]:
-        """The body so far from its beginning, in pieces; nothing may be written meanwhile. Raises `StoreBroken`."""
+        """The body so far from its beginning, in pieces; nothing may be written meanwhile.
+
+        Raises `StoreFull` and `StoreBroken`. Whoever still reads when the draft ends reads on: what is read belongs to
+        the reader.
+        """
+        if self._ended:
+            raise StoreBroken("this draft has ended")
+        rest = list(self._body)
         if self._descriptor >= 0:
-            offset = 0
-            while piece := await self._read_at(offset):
-                offset += len(piece)
+            async for piece in self._read_file():
                 yield piece
-        for piece in list(self._body):
+        for piece in rest:
             yield piece
 
-    async def _read_at(self, offset: int) -> bytes:
-        return await self._spool.wait(lambda: syscalls.read_at(self._descriptor, CHUNK, offset))
+    async def _read_file(self) -> AsyncIterator[bytes]:
+        try:
+            descriptor = syscalls.duplicate(self._descriptor)
+        except OSError as error:
+            raise self._spool.judged(error) from error
+        offset, end = 0, self.size - self._header_size - self._in_memory  # the end of the draft writes the rest there
+        try:
+            while piece := await self._read_at(descriptor, offset, min(CHUNK, end - offset)):
+                offset += len(piece)
+                yield piece
+        finally:
+            syscalls.close(descriptor)
+
+    async def _read_at(self, descriptor: int, offset: int, count: int) -> bytes:
+        return await self._spool.wait(lambda: syscalls.read_at(descriptor, count, offset))
 
     # -- its end -----------------------------------------------------------------------------------------------------
 
@@ -284,6 +304,7 @@ class Draft:
         """Ends the draft; returns the header block with its empty line, the body when it is small, and otherwise the
         name of the file that now holds it durably (S2). Raises `StoreFull` or `StoreBroken`; then discard it."""
         self._spool.require_sound()
+        self._ended = True
         header = b"".join(self._header)
         if self._descriptor < 0 and self._in_memory <= INLINE_BODY_MAX:
             body = b"".join(self._body)
@@ -298,6 +319,7 @@ class Draft:
         After `settle` only before the store was asked to accept the message, or when it answered that it did not: a
         message whose acceptance failed in any way but `StoreFull` may be ours, and its body file must stay.
         """
+        self._ended = True
         self._forget_memory()
         if self._job is not None and not self._job.done():
             self._job.add_done_callback(lambda _: self._remove())

@@ -22,6 +22,11 @@ def open_to_read(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
+def duplicate(descriptor: int) -> int:
+    """A second descriptor of an open file, which outlives the first."""
+    return os.dup(descriptor)
+
+
 def write(descriptor: int, octets: bytes | memoryview) -> int:
     """Writes as much as the kernel takes; returns the count."""
     return os.write(descriptor, octets)

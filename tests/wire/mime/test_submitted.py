@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from postroad.wire.mime.submitted import (
     Author,
+    Unclear,
     Unsendable,
+    claimed_addresses,
     completed,
     is_wire_form,
     mailbox,
@@ -104,6 +106,15 @@ def test_any_list_can_be_read(value: bytes) -> None:
     for one in spelled_addresses(value):
         assert 0 < one.end <= len(value)
         assert one.text
+
+
+@given(st.text(alphabet='a@.,:;<>()"[] \\', max_size=40).map(str.encode))
+def test_whoever_a_tolerant_reader_finds_is_claimed(value: bytes) -> None:
+    try:
+        claimed = claimed_addresses(value)
+    except Unclear:
+        return
+    assert {one.text for one in spelled_addresses(value)} <= set(claimed)
 
 
 def test_recipients_are_those_of_to_cc_and_bcc_once() -> None:

@@ -7,7 +7,7 @@ from postroad.values.address import Address, AddressError
 from postroad.values.facts import Facts
 from postroad.values.verdict import Verdict, refuse
 from postroad.wire.mime.headers import HeaderIndex, HeaderTooLarge
-from postroad.wire.mime.submitted import spelled_addresses
+from postroad.wire.mime.submitted import Unclear, claimed_addresses
 
 AUTHORS = (b"from", b"sender")
 """Fields that a reader takes for whoever wrote or sent the message (RFC 5322 section 3.6.2)."""
@@ -27,7 +27,7 @@ async def envelope_sender_is_yours(facts: Facts, ports: Ports) -> Verdict | None
 
 
 async def authors_are_yours(facts: Facts, ports: Ports) -> Verdict | None:
-    """Every address of From and Sender belongs to the login, and there is one From field.
+    """Every address of From and Sender belongs to the login, and there is one From field that reads in one way.
 
     A message without From passes: it is given one before it is kept.
     """
@@ -36,7 +36,8 @@ async def authors_are_yours(facts: Facts, ports: Ports) -> Verdict | None:
     try:
         index = HeaderIndex(facts.content.header)
     except HeaderTooLarge:
-        return None  # refused for its size before it is kept
+        # What cannot be read is nobody's own.
+        return refuse("message refused", 552, "5.3.4", "The header is too large to be read. Send fewer header fields.")
     # RFC 5322 section 3.6: From occurs exactly once. Programs differ in which of two they show.
     if index.count(b"from") > 1 or index.count(b"sender") > 1:
         return refuse("from twice", 550, "5.6.0", "The message has two From or two Sender fields. Send it with one.")
@@ -51,12 +52,17 @@ async def _one_field(index: HeaderIndex, name: bytes, facts: Facts, ports: Ports
     if name not in index.names or not facts.account:
         return None
     shown = name.decode().capitalize()
-    spelled = spelled_addresses(index.raw_value(index.names.index(name)))
-    if not spelled:
+    try:
+        claimed = claimed_addresses(index.raw_value(index.names.index(name)))
+    except Unclear:
+        return refuse(
+            "from unclear", 550, "5.6.0", f"The {shown} field can be read in two ways. Send it as Name <address>."
+        )
+    if not claimed:
         return refuse("from missing", 550, "5.6.0", f"The {shown} field names no address. Set it in your mail program.")
-    for one in spelled:
+    for one in claimed:
         try:
-            author = Address.parse(one.text.decode("utf-8"), utf8=True)
+            author = Address.parse(one.decode("utf-8"), utf8=True)
         except (AddressError, UnicodeDecodeError):
             return refuse(
                 "from missing", 550, "5.6.0", f"The {shown} field holds no mail address. Set it in your mail program."

@@ -152,6 +152,59 @@ def spelled_addresses(value: bytes) -> list[Spelled]:
     return [one for one in found if one.text]
 
 
+class Unclear(ValueError):
+    """An address field that programs read in more than one way."""
+
+
+def claimed_addresses(value: bytes) -> list[bytes]:
+    """Every address of a From or Sender field that some reader may take for the author's; raises `Unclear`.
+
+    Strict where `spelled_addresses` is tolerant: what stands between two angles, behind one, or in a source route is
+    shown by some programs and passed over by others. An address that stands unquoted before the angles, where a name
+    belongs, is claimed too.
+
+        >>> claimed_addresses(b'"Anna" <anna@a.test>, boss@b.test <ben@a.test>')
+        [b'anna@a.test', b'boss@b.test', b'ben@a.test']
+    """
+    claimed: list[bytes] = []
+    words: list[bytes] = []
+    value += b","  # ends the last address; a quoted string or comment without an end swallows it
+    position, angle, closed = 0, False, False
+    while position < len(value):
+        token = _TOKEN.match(value, position)
+        assert token is not None, "the expression matches any octet"
+        text, after = token[0], token.end()
+        mark = text[:1]
+        if mark == b"(":
+            text, after = b" ", read_comment(value, position)[1]
+        elif mark == b'"':
+            after = read_quoted(value, position)[1]
+            text = value[position:after]
+        if after == len(value) and mark != b",":
+            raise Unclear
+        if mark in b"<:" and not angle and not closed:
+            claimed += _addresses_in(words)
+            words, angle = [], mark == b"<"
+        elif mark == b">" and angle:
+            claimed.append(_joined(words))
+            words, angle, closed = [], False, True
+        elif mark in b",;" and not angle:
+            claimed += [_joined(words)] if not closed else []
+            words, closed = [], False
+        elif mark in b"<:>,;" or (closed and not text.isspace()):
+            raise Unclear
+        else:
+            words.append(b" " if text.isspace() else text)
+        position = after
+    return [one for one in claimed if one]
+
+
+def _addresses_in(name: list[bytes]) -> list[bytes]:
+    """What looks like an address in the words of a display name that nothing quotes."""
+    bare = b"".join(b" " if word.startswith(b'"') else word for word in name)
+    return [word for word in bare.split(b" ") if b"@" in word.strip(b"@")]
+
+
 def _joined(words: list[bytes]) -> bytes:
     """Words as one address; blanks go where "@" or a dot joins their neighbours."""
     pieces: list[bytes] = []
