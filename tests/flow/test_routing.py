@@ -6,7 +6,7 @@ import pytest
 
 from postroad.config.routes import Loaded
 from postroad.config.routes import Route as Table
-from postroad.flow.routing import Guise, Routes, Course
+from postroad.flow.routing import Course, Guise, Routes
 from postroad.values.next_hop import NextHop
 from postroad.wire.sasl import Credentials
 

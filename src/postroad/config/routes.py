@@ -214,12 +214,15 @@ def _pattern(text: str, key: str) -> tuple[str, str] | None:
 
 
 def _hop(path: Path, text: str, words: dict[str, str]) -> Iterator[Complaint]:
+    near = closest(text, words) if words and "." not in text and ":" not in text else ""
+    if near:
+        yield Complaint(path, f'"{text}" is no way out', f'Did you mean "{near}"?')
+        return
     try:
         parse_next_hop(text)
     except ValueError as error:
-        near = closest(text, words) if words else ""
         what, _, fix = str(error).partition(". ")
-        yield Complaint(path, what, f'Did you mean "{near}"?' if near else fix)
+        yield Complaint(path, what, fix)
 
 
 def _login(path: Path, route: Route) -> Iterator[Complaint]:

@@ -28,7 +28,8 @@ from postroad.flow.lanes import Delivery, Lane, Lanes, Letter, Parcel, parcels
 from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
-from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_address
+from postroad.flow.outbound import Bodies, Manner, is_address
+from postroad.flow.outbound_meters import OutboundMeters
 from postroad.flow.outside import Outside
 from postroad.flow.pool import BUG, Pool, Results, TlsWatch
 from postroad.flow.protection import Protection
@@ -38,7 +39,7 @@ from postroad.flow.routing import Routes
 from postroad.flow.schedule import count_hops
 from postroad.flow.sign import Signer
 from postroad.flow.tls_policy import TlsPolicies
-from postroad.flow.ways import NextHopOf, no_gateway, plan_way
+from postroad.flow.ways import NextHopOf, no_gateway, plan_way, steer
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
 from postroad.store.reader import StoredMessage
@@ -147,7 +148,7 @@ class Runner:
         self._warn_after_s = warn_after_s
         self._max_hops = max_hops
         self._rng = rng or Random()
-        self._meters = _Meters(meters or Meters.private())
+        self._meters = OutboundMeters(meters or Meters.private())
         self.reporter = Reporter(
             hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note, signer=signer
         )
@@ -353,7 +354,9 @@ class Runner:
     def _dispatch(self, letter: Letter, deliveries: list[Delivery]) -> None:
         """Brings deliveries to their lanes: at once where the way is known, else when it has been planned."""
         if self._routes is not None:
-            deliveries = self._steer(self._routes, letter, deliveries)
+            deliveries, discarded = steer(self._routes, letter, deliveries, self._clock.wall_us())
+            if discarded is not None:
+                self._record(letter, discarded)
             if not deliveries:
                 return
         now = self._now()
@@ -374,28 +377,6 @@ class Runner:
         if unknown:
             self._spawn(self._route(letter, unknown))
         self._submit(letter, by_lane)
-
-    def _steer(self, routes: Routes, letter: Letter, deliveries: list[Delivery]) -> list[Delivery]:
-        """Chooses the course of each delivery; those that a route discards end here, the others are returned."""
-        sent: list[Delivery] = []
-        discarded: list[Delivery] = []
-        for delivery in deliveries:
-            course = routes.course(
-                delivery.recipient, delivery.domain, letter.sender, letter.login, attempt=delivery.attempt
-            )
-            delivery.steer(course)
-            (discarded if course.route is not None and course.route.discard else sent).append(delivery)
-        if discarded:
-            now_us = self._clock.wall_us()
-            events = [
-                Event(
-                    kind="discarded", at_us=now_us, recipient=delivery.recipient, by="routes file",
-                    cause=delivery.course.route.reason if delivery.course.route is not None else "",
-                )
-                for delivery in discarded
-            ]  # fmt: skip
-            self._record(letter, Tale(done=[delivery.id for delivery in discarded], events=events))
-        return sent
 
     def _submit(self, letter: Letter, by_lane: dict[Lane, list[Delivery]]) -> None:
         for lane, deliveries in by_lane.items():
@@ -708,30 +689,3 @@ class _Window:
         self.deliveries -= count
         if count and letter.open == 0:
             self.octets -= letter.weight
-
-
-class _Meters:
-    """The counters of outgoing mail, bound once."""
-
-    __slots__ = ("_failed", "_meters", "_now", "_ok", "attempt")
-
-    def __init__(self, meters: Meters) -> None:
-        self._meters = meters
-        self._now = meters.gauge("postroad_out_connections")
-        self._ok = meters.counter("postroad_out_connections_total", result="ok")
-        self._failed = meters.counter("postroad_out_connections_total", result="failed")
-        self.attempt = meters.histogram("postroad_out_attempt_seconds")
-
-    def opened(self, opened: Courier | NoCourier) -> None:
-        """Counts a session, or a host that took none."""
-        if isinstance(opened, NoCourier):
-            self._failed.add()
-            return
-        self._ok.add()
-        self._now.add()
-        version = opened.tls.partition(" ")[0] or "none"
-        self._meters.counter("postroad_out_tls_total", version=version).add()
-
-    def closed(self) -> None:
-        """Counts the end of a session."""
-        self._now.add(-1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from random import Random
 from typing import Final, Protocol
@@ -181,7 +181,7 @@ class Tryout:
         count, next_us = self._waiting(domain)
         trial.when = "at once"
         if count:
-            until = datetime.fromtimestamp(next_us / 1e6).strftime("%H:%M")
+            until = datetime.fromtimestamp(next_us / 1e6, UTC).astimezone().strftime("%H:%M")
             trial.when = f"at once, unless its hosts are left alone: {count:,} to {domain} wait, the next until {until}"
         fallback = course.route.fallback if course.route is not None else None
         if fallback is not None and course.route is not None and not course.falls_back:

@@ -1,15 +1,17 @@
-"""The way of one delivery: which hosts, by gateway or DNS, and what must hold of TLS at each of them."""
+"""The way of one delivery: which hosts, by route, gateway or DNS, and what must hold of TLS at each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
-from postroad.flow.lanes import Delivery
+from postroad.flow.fates import Tale
+from postroad.flow.lanes import Delivery, Letter
 from postroad.flow.route import Plan, Signposts, plan, plan_gateway, plan_hop
-from postroad.flow.routing import Course
+from postroad.flow.routing import Course, Routes
 from postroad.flow.tls_policy import OPPORTUNISTIC, WORDS, Level, TlsPolicies, TlsPolicy, policies_key
 from postroad.store.records import TLS_BY_POLICY
+from postroad.values.event import Event
 from postroad.values.next_hop import parse_next_hop
 from postroad.values.outcome import Outcome
 from postroad.values.ports import Lookup
@@ -21,6 +23,33 @@ NextHopOf = Callable[[str], Awaitable[str]]
 async def no_gateway(domain: str) -> str:
     """For a runner that knows no gateway domains."""
     return ""
+
+
+def steer(
+    routes: Routes, letter: Letter, deliveries: Sequence[Delivery], now_us: int
+) -> tuple[list[Delivery], Tale | None]:
+    """Chooses the course of each delivery; returns those that are to be sent, and the end of those that are not."""
+    sent: list[Delivery] = []
+    end = Tale()
+    for delivery in deliveries:
+        course = routes.course(
+            delivery.recipient, delivery.domain, letter.sender, letter.login, attempt=delivery.attempt
+        )
+        delivery.steer(course)
+        if course.route is None or not course.route.discard:
+            sent.append(delivery)
+            continue
+        end.done.append(delivery.id)
+        end.events.append(
+            Event(
+                kind="discarded",
+                at_us=now_us,
+                recipient=delivery.recipient,
+                cause=course.route.reason,
+                by="routes file",
+            )
+        )
+    return sent, end if end.done else None
 
 
 async def plan_way(
