@@ -193,6 +193,7 @@ async def build_worker(errand: Errand) -> Parts:
     )  # fmt: skip
     hints.add("queue", lambda _: runner.wake())
     hints.add("gateway", lambda _: runner.reroute())
+    hints.add("recall", lambda _: runner.recall())
     intake = Intake(
         hostname=config.hostname,
         store=store,
@@ -207,6 +208,7 @@ async def build_worker(errand: Errand) -> Parts:
         reporter=runner.reporter,
         signer=signer,
         returns=Returns(store=store, story=story, bodies=spool, clock=clock),
+        routes=outside.routes,
     )
     if errand.number == 0:
         protection.report(config, outside, intake=intake, spool=spool, planner=planner, ids=ids, clock=clock)

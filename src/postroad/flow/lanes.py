@@ -16,7 +16,7 @@ from typing import Final
 
 from postroad.flow.route import Hop, Plan
 from postroad.flow.routing import USUAL, Course
-from postroad.store.records import INLINE_BODY_MAX, TLS_BY_POLICY, TLS_REQUIRED, Accept, Due, Leg
+from postroad.store.records import INLINE_BODY_MAX, MOVED, TLS_BY_POLICY, TLS_REQUIRED, Accept, Due, Leg
 
 RECIPIENTS_MAX: Final = 100
 """RFC 5321 section 4.5.3.1.8: what every server must take in one transaction."""
@@ -77,8 +77,8 @@ class Delivery:
     """One recipient of a letter that is ours to deliver now."""
 
     __slots__ = (
-        "account", "attempt", "course", "domain", "due_us", "id", "kind", "last_reply", "letter", "notify", "orcpt",
-        "prefix", "recipient", "warn_us", "way", "wishes",
+        "account", "attempt", "course", "domain", "due_us", "id", "kind", "last_reply", "letter", "next_hop",
+        "notify", "orcpt", "prefix", "recipient", "target", "warn_us", "way", "wishes",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -93,14 +93,18 @@ class Delivery:
         self.notify = source.notify
         self.orcpt = source.orcpt
         self.warn_us = source.warn_us
-        self.way = source.domain
-        """What the way is looked up by: the domain, the wish for TLS where the sender has one, and the course."""
+        self.next_hop = source.next_hop if isinstance(source, Due) else ""
+        """Where somebody moved it to."""
+        self.target = f"{MOVED}{self.next_hop}" if self.next_hop else source.domain
+        """Where it goes: its domain, or the next hop behind MOVED."""
+        self.way = self.target
+        """What the way is looked up by: the target, the wish for TLS where the sender has one, and the course."""
         self.course: Course = USUAL
         # RFC 8689 section 5: REQUIRETLS of a report SHOULD NOT keep it from a host that does not know it.
         self.wishes = letter.tls != TLS_BY_POLICY and (letter.sender != "" or letter.tls != TLS_REQUIRED)
         """Whether its sender has a wish for TLS of his own."""
         if self.wishes:
-            self.way = f"{source.domain} {letter.tls}"
+            self.way = f"{self.target} {letter.tls}"
         self.attempt = attempt
         """Number of the attempt that is to be made now; the first is 1."""
         self.last_reply = last_reply

@@ -57,11 +57,14 @@ async def plan_way(
 ) -> Plan | Outcome:
     """The hosts to try for a delivery, or the outcome for all mail of its domain that takes the same course.
 
-    The host of a gateway domain stands in the directory and nowhere else, so no route leads elsewhere.
+    The host of a gateway domain stands in the directory and nowhere else, so no route leads elsewhere. A delivery that
+    somebody moved goes where it was moved to, without the login of a route.
     """
     domain, course = delivery.domain, delivery.course
-    next_hop = await next_hop_of(domain)
-    if next_hop:
+    next_hop = "" if delivery.next_hop else await next_hop_of(domain)
+    if delivery.next_hop:
+        way = await plan_hop(parse_next_hop(delivery.next_hop, signposts.port), lookup)
+    elif next_hop:
         way = await plan_gateway(domain, parse_next_hop(next_hop), signposts, lookup)
     elif course.hop is not None:
         way = await plan_hop(course.hop, lookup)
@@ -70,10 +73,11 @@ async def plan_way(
     if isinstance(way, Outcome):
         return way
     found = await policies.for_plan(domain, way, delivery.letter.tls if delivery.wishes else TLS_BY_POLICY)
-    if course.route is not None and not next_hop:
+    elsewhere = bool(next_hop or delivery.next_hop)
+    if course.route is not None and not elsewhere:
         found = at_least(found, way, course)
-    # A login belongs to the host of its route: that of a gateway domain never sees it.
-    guise = course.guise if not next_hop else replace(course.guise, login=None, ehlo="")
+    # A login belongs to the host of its route and to no other.
+    guise = replace(course.guise, login=None, ehlo="") if elsewhere else course.guise
     return replace(way, tls=found, tls_key=policies_key(found) if found else "", guise=guise)
 
 
