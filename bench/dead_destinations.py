@@ -3,9 +3,9 @@
     python bench/dead_destinations.py [--dead 2000] [--messages 4000] [--rounds 3] [--workers 2]
 
 A dead destination is a host whose packets nobody answers: its address is that of a listener whose queue is full, so
-that the system drops what comes for it and a connection waits for its timeout (30 s). Each gets one message. The living
-ones are the harness's load to its sink. They are measured on a server without dead mail and on one that has just been
-given it, in turns, and the best round of each counts.
+that the system drops what comes for it and a connection waits for its timeout (30 s). Each gets one message. The
+living ones are the harness's load to its sink. They are measured on a server without dead mail and on one that has just
+been given it, in turns, and the best round of each counts.
 """
 
 from __future__ import annotations

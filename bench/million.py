@@ -9,7 +9,7 @@ all exchangers are one sink. Measured:
 
 - start to first delivery, and to the last of those that were due;
 - the largest resident size of a worker;
-- the query behind the view of the queue by destination, and one page of deliveries;
+- the queries behind the grouped views of the queue (`bench/queue_views.py` measures more of them);
 - fresh mail for a destination of its own: messages a second and CPU of the server for each, in turns with a server
   that has no queue.
 """
@@ -28,11 +28,10 @@ from typing import Any, Final
 
 import rig
 
-from postroad.store import waiting
 from postroad.store.opening import OpenStore
 from postroad.store.queue import accept
-from postroad.store.reader import Reader
 from postroad.store.records import Accept, Leg
+from postroad.store.tallies import overview
 from postroad.store.units import UNITS, load_units
 from postroad.store.writer import OK, Call
 from postroad.values.event import Event, pack
@@ -181,21 +180,15 @@ def deferred(ids: IdMaker, number: int, options: argparse.Namespace) -> Accept:
 
 
 def measure_queries(data: Path) -> None:
-    reader = Reader(data)
     took = {}
-    for name, query in (
-        ("by_destination_ms", lambda: waiting.destinations(reader, time.time_ns() // 1000)),
-        ("page_ms", lambda: waiting.waiting(reader)),
-        ("count_ms", lambda: waiting.count(reader)),
-    ):
+    for by in ("site", "domain", "reason"):
         times = []
         for _ in range(5):
             began = time.perf_counter()
-            query()
+            overview(data, by, time.time_ns() // 1000, 100)
             times.append((time.perf_counter() - began) * 1000)
-        took[name] = round(statistics.median(times), 1)
-    reader.close()
-    rig.report("queries on the queue", **took)
+        took[f"by_{by}_ms"] = round(statistics.median(times), 1)
+    rig.report("grouped views of the queue", **took)
 
 
 def measure_start(server: rig.Server, old: rig.Sink, options: argparse.Namespace) -> None:

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import pytest
 
-from postroad.console import why
+from postroad.console import why_refused
 from postroad.console.why import Answer, answer, lines, moment, span
+from postroad.rules.words import WORDS
+from postroad.serve.logins import Trouble
 from postroad.store.stories import OpenDelivery, Story
 from postroad.values.event import KINDS, Event
 from postroad.values.ids import EPOCH_US, IdMaker, id_text
@@ -167,8 +169,9 @@ def test_control_characters_of_a_peer_are_shown_harmless() -> None:
 def test_a_suspended_destination_is_named_with_the_time_it_ends() -> None:
     """The time of the next attempt is never told earlier than it can be."""
     until_us = START_US + 60 * MINUTE_US
-    due_us, why_not = START_US + 2 * MINUTE_US, "google: unusual-rate"
-    waiting = OpenDelivery(1, "bob@else.test", 1, due_us, "", suspended_us=until_us, suspended=why_not)
+    waiting = OpenDelivery(
+        1, "bob@else.test", 1, START_US + 2 * MINUTE_US, "", suspended_us=until_us, suspended="google: unusual-rate"
+    )
     told = answer(story(RECEIVED, QUEUED, DEFERRED)._replace(open=[waiting]), START_US + 5 * MINUTE_US)
     [ending] = told.endings
     assert (told.state, ending.next_us) == ("waiting", until_us)
@@ -227,7 +230,7 @@ def test_advice_exists_for_the_words_that_planning_uses() -> None:
     source = (REPOSITORY / "src/postroad/flow/local.py").read_text()
     words = set(re.findall(r'_refuse\([^"\n]*(?:"[^"]*"\), )?"([a-z ]+)"\)', source))
     assert words
-    assert words - {"too many"} <= set(why.REFUSALS)
+    assert words - {"too many"} <= set(why_refused.REFUSALS)
 
 
 class Span(NamedTuple):
@@ -275,3 +278,24 @@ def test_a_held_message_says_until_when_and_that_it_can_begin_at_once() -> None:
     assert "held       bob@else.test: its sender asked for it" in text
     due = answer(story(RECEIVED, held, waiting=[leg]), release_us + 1)
     assert due.state == "due"
+
+
+def test_every_word_of_a_refusal_says_what_can_be_done() -> None:
+    words = {*WORDS, *(trouble.value for trouble in Trouble)}
+    assert set(why_refused.REFUSALS) == words
+
+
+@pytest.mark.parametrize(
+    ("cause", "begins"),
+    [
+        ("sender not granted, from <b@dev.test>", "The sender is somebody else's. To allow it: postroad user grant"),
+        ("milter failed: inet:127.0.0.1:8891: connection refused", "The sender tries again. See whether the milter"),
+        ("app password expired", "The time of this app password is over."),
+        ("5 more refusals from 192.0.2.9 in this minute, written down as one", "Only the first refusals of a minute"),
+        ("a word of another version", "The other side was told so"),
+    ],
+)
+def test_refusal_says_what_can_be_done(cause: str, begins: str) -> None:
+    refusal = Event(kind="refused", at_us=START_US, cause=cause, evidence="RCPT -> 550 5.7.1 No.")
+    (said,) = answer(story(refusal, refused=True), START_US).advice
+    assert said.startswith(begins)

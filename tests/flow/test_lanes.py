@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -11,6 +12,7 @@ from postroad.flow.lanes import KNOCKING_MAX, SUSPEND_MAX_S, Lane, Lanes, Place
 from postroad.flow.parcels import Delivery, Letter, Parcel, parcels
 from postroad.flow.providers import Providers
 from postroad.flow.route import Hop, Plan
+from postroad.flow.routing import Guise
 from postroad.flow.shaping import Limits
 from postroad.store.records import Accept, Leg
 from postroad.values.ports import Target
@@ -173,6 +175,9 @@ def test_one_source_address_is_not_counted_with_another() -> None:
     there = plan(A)
     keys = {Lanes(limits=Limits(1, 1), total=1, source=source).lane(there).site.key for source in ("", "192.0.2.9")}
     assert keys == {"a.test", "192.0.2.9>a.test"}
+    lanes = make_lanes()
+    other = replace(there, guise=Guise(sources=("192.0.2.7",)))
+    assert lanes.lane(there).site is not lanes.lane(other).site
 
 
 def test_a_lane_is_known_by_its_site_and_keeps_the_newest_plan() -> None:

@@ -501,6 +501,7 @@ async def test_row_d13_starttls_traps_end_in_the_clear_on_a_clean_connection(mak
 async def test_mail_that_a_host_cannot_carry_ends_with_a_report(
     yard: Yard, changes: dict[str, Any], recipient: str, status: str
 ) -> None:
+    """Row S51 (5.6.7), row S53 (5.6.3): reported, never sent otherwise than it was written."""
     async with FakeSmtp(extensions=("PIPELINING", "SIZE 1000")) as host:
         yard.host("x.test", host)
         yard.send(recipient, **changes)
