@@ -28,7 +28,8 @@ REPORT_HEADER = (
     b"From: MAILER-DAEMON@far.test\r\nContent-Type: multipart/report; report-type=delivery-status; boundary=b\r\n\r\n"
 )
 REPORT_BODY = (
-    b"--b\r\n\r\nIt failed.\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.far.test\r\n\r\n"
+    b"--b\r\n\r\nIt failed.\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\n"
+    b"Reporting-MTA: dns; mx.far.test\r\n\r\n"
     b"Final-Recipient: rfc822; bob@far.test\r\nAction: failed\r\nStatus: 5.1.1\r\n"
     b"Diagnostic-Code: smtp; 550 5.1.1 no such user\r\n\r\n--b--\r\n"
 )
@@ -66,7 +67,7 @@ async def test_a_late_bounce_finds_its_message_and_its_sender(desk: Desk) -> Non
     message = desk.send("bob@far.test", sender=ANNA)
     path = PATHS.make(Address.parse(ANNA), message.id, ["bob@far.test"])
     report = await desk.arrive(path, REPORT_HEADER, REPORT_BODY)
-    event = [event for event in desk.events(message.id) if event.kind == "returned"][0]
+    event = next(event for event in desk.events(message.id) if event.kind == "returned")
     assert (event.recipient, event.cause) == ("bob@far.test", "unknown recipient, for good")
     assert event.evidence == "5.1.1 550 5.1.1 no such user"
     assert (event.where, event.link) == ("mx.far.test", id_text(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from tests.flow.yard import only
 
 BOB = Address.parse("bob@far.test")
 NEWS = Address.parse("news@ours.test")
-DNS = {
+DNS: dict[str, Any] = {
     "far.test": [(10, "mx1.far.test"), (20, "mx2.far.test")],
     "null.test": [(0, ".")],
     "doubt.test": FAILED,
