@@ -35,6 +35,13 @@ IMPURE = {"asyncio", "apsw", "psycopg", "socket", "ssl", "time"}
 
 EMPTY_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "managers", "misc"}
 
+LINE_SHELVES = {"values", "wire", "dev"}
+LINE_WRITERS = {
+    "flow.bounce", "flow.completion", "flow.identity", "flow.intake", "net.acme_challenges", "serve.doors",
+    "serve.metrics", "trust.dkim.sign",
+}  # fmt: skip
+"""Modules elsewhere that put lines of a header or a protocol together, of typed values that hold no end of a line."""
+
 LINES_THAT_NEED_A_REASON = 700
 LINES_AT_MOST = 900
 
@@ -145,6 +152,17 @@ def hostile_bytes(module: str, source: str) -> Iterator[str]:
                 yield f"line {node.lineno}: splitlines() splits at more than CRLF"
 
 
+def loose_lines(module: str, source: str) -> Iterator[str]:
+    """Class E5: lines of a protocol formatted elsewhere than where values are known to hold no CR and no LF."""
+    if shelf(module) in LINE_SHELVES or module in LINE_WRITERS:
+        return
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+            if any("\r" in str(part) for part in parts):
+                yield f"line {node.lineno}: a line with CR is put together here; let `wire` or a typed value do it"
+
+
 def dialects(module: str, source: str) -> Iterator[str]:
     """SQL engines outside `store`, the only shelf that knows them."""
     if shelf(module) == "store":
@@ -163,7 +181,7 @@ def forgotten_future(module: str, source: str) -> Iterator[str]:
 
 
 CHECKS: tuple[Check, ...] = (
-    climbs, impurities, lengths, empty_names, unknown_shelves, hostile_bytes, dialects, forgotten_future,
+    climbs, impurities, lengths, empty_names, unknown_shelves, hostile_bytes, loose_lines, dialects, forgotten_future,
 )  # fmt: skip
 
 
@@ -214,6 +232,7 @@ WRONG: tuple[tuple[Check, str, str], ...] = (
     (hostile_bytes, "flow.bounce", "from email import message_from_bytes"),
     (hostile_bytes, "flow.bounce", "import email.parser"),
     (hostile_bytes, "wire.data", "lines = text.splitlines()"),
+    (loose_lines, "serve.smtp", 'line = f"RCPT TO:<{address}>\\r\\n"'),
     (dialects, "flow.runner", "import apsw"),
     (forgotten_future, "flow.runner", "x: int = 1"),
 )
@@ -230,6 +249,8 @@ RIGHT: tuple[tuple[Check, str, str], ...] = (
     (lengths, "wire.data", '"""All lines are one table."""\n' + "x = 1\n" * 750),
     (hostile_bytes, "flow.bounce", "from email.utils import formatdate"),
     (hostile_bytes, "console.cli.why", "lines = text.splitlines()"),
+    (loose_lines, "wire.smtp.client", 'line = f"RCPT TO:<{address}>\\r\\n"'),
+    (loose_lines, "serve.smtp", 'end = "\\r\\n"'),
     (dialects, "store.sqlite", "import apsw"),
     (forgotten_future, "flow", '"""Only a docstring."""'),
 )

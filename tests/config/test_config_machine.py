@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import pwd
 import resource
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from postroad.config import Config, Limits, Listen, Relay, Tls, machine
-from postroad.config.machine import machine_complaints
+from postroad.config import Config, Limits, Listen, Milter, Relay, Tls, machine
+from postroad.config.machine import absent_milters, machine_complaints
 
 NOW = dt.datetime.now(dt.UTC)
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask for another account")
@@ -171,3 +172,31 @@ def test_the_question_is_asked_as_the_service_account(data: Path, tmp_path: Path
 
 def test_wrong_configuration_is_not_looked_at(data: Path) -> None:
     assert said(Config(data_dir="relative", user="no-such-account")) == []
+
+
+def test_a_provider_file_is_judged_with_the_configuration(tmp_path: Path) -> None:
+    """Each mistake in it names its own line, as those of the configuration do."""
+    file = tmp_path / "providers.toml"
+    file.write_text('[example]\nhosts = [".example.net"]\nconections = 3\n')
+    config = Config(data_dir=str(tmp_path), relay=Relay(providers_file=str(file)))
+    found = [one for one in machine_complaints(config) if one.path == ("relay", "providers_file")]
+    assert [one.what for one in found] == [f"{file} line 3: example.conections: there is no key of this name"]
+    assert found[0].fix == 'Did you mean "connections"?'
+
+
+def test_a_provider_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = Config(data_dir=str(tmp_path), relay=Relay(providers_file=str(tmp_path / "none.toml")))
+    [found] = [one for one in machine_complaints(config) if one.path == ("relay", "providers_file")]
+    assert "there is no file" in found.what
+
+
+def test_a_milter_that_is_not_there_is_a_hint(data: Path, tmp_path: Path) -> None:
+    here, silent = tmp_path / "here.sock", tmp_path / "silent.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(here))
+        listening.listen()
+        milter = Milter(mx=(f"unix:{here}", f"unix:{silent}"), submission=("inet:127.0.0.1:1",))
+        hints = list(absent_milters(config(data, milter=milter)))
+    assert [(one.path, one.fatal) for one in hints] == [(("milter", "mx"), False), (("milter", "submission"), False)]
+    assert f"nobody answers at unix:{silent} (No such file or directory)" in hints[0].what
+    assert "nobody answers at inet:127.0.0.1:1 (Connection refused)" in hints[1].what

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import pytest
 
-from postroad.console import why
+from postroad.console import why_refused
 from postroad.console.why import Answer, answer, lines, moment, span
+from postroad.rules.words import WORDS
+from postroad.serve.logins import Trouble
 from postroad.store.stories import OpenDelivery, Story
 from postroad.values.event import KINDS, Event
 from postroad.values.ids import EPOCH_US, IdMaker, id_text
@@ -164,6 +166,49 @@ def test_control_characters_of_a_peer_are_shown_harmless() -> None:
     assert "\\x1b]0;title\\x07\\x0d hello" in text
 
 
+def test_a_suspended_destination_is_named_with_the_time_it_ends() -> None:
+    """The time of the next attempt is never told earlier than it can be."""
+    until_us = START_US + 60 * MINUTE_US
+    waiting = OpenDelivery(
+        1, "bob@else.test", 1, START_US + 2 * MINUTE_US, "", suspended_us=until_us, suspended="google: unusual-rate"
+    )
+    told = answer(story(RECEIVED, QUEUED, DEFERRED)._replace(open=[waiting]), START_US + 5 * MINUTE_US)
+    [ending] = told.endings
+    assert (told.state, ending.next_us) == ("waiting", until_us)
+    assert "Nothing goes to this destination until then (google: unusual-rate)" in told.headline
+    over = answer(story(RECEIVED, QUEUED, DEFERRED)._replace(open=[waiting]), until_us)
+    assert over.state == "due"
+
+
+def test_a_throttled_delivery_waits_and_nothing_has_failed() -> None:
+    throttled = Event(
+        kind="throttled",
+        at_us=START_US,
+        recipient="bob@else.test",
+        cause="not tried yet: large may get 10 messages a minute, and others come first",
+        next_us=START_US + MINUTE_US,
+    )
+    waiting = OpenDelivery(1, "bob@else.test", 0, START_US + MINUTE_US, "")
+    told = answer(story(RECEIVED, QUEUED, throttled)._replace(open=[waiting]), START_US)
+    assert (told.state, told.endings[0].attempts) == ("waiting", 0)
+    assert "10 messages a minute" in told.headline
+
+
+def test_a_change_of_a_lane_shows_signal_rule_action_and_end() -> None:
+    suspended = Event(
+        kind="suspended",
+        at_us=START_US,
+        recipient="bob@else.test",
+        cause="an unusual rate: nothing goes to google",
+        evidence="421 4.7.28 unusual rate",
+        by="google: unusual-rate",
+        next_us=START_US + 30 * MINUTE_US,
+    )
+    text = shown(answer(story(RECEIVED, suspended), START_US), START_US)
+    for part in ("suspended", "nothing goes to google", "by google: unusual-rate", "421 4.7.28 unusual rate", "next "):
+        assert part in text
+
+
 def test_alias_reads_as_a_sentence() -> None:
     expanded = Event(kind="expanded", at_us=START_US, recipient="info@dev.test", cause="anna@dev.test")
     assert "info@dev.test leads to anna@dev.test" in shown(answer(story(expanded), START_US), START_US)
@@ -185,7 +230,7 @@ def test_advice_exists_for_the_words_that_planning_uses() -> None:
     source = (REPOSITORY / "src/postroad/flow/local.py").read_text()
     words = set(re.findall(r'_refuse\([^"\n]*(?:"[^"]*"\), )?"([a-z ]+)"\)', source))
     assert words
-    assert words - {"too many"} <= set(why.REFUSALS)
+    assert words - {"too many"} <= set(why_refused.REFUSALS)
 
 
 class Span(NamedTuple):
@@ -233,3 +278,24 @@ def test_a_held_message_says_until_when_and_that_it_can_begin_at_once() -> None:
     assert "held       bob@else.test: its sender asked for it" in text
     due = answer(story(RECEIVED, held, waiting=[leg]), release_us + 1)
     assert due.state == "due"
+
+
+def test_every_word_of_a_refusal_says_what_can_be_done() -> None:
+    words = {*WORDS, *(trouble.value for trouble in Trouble)}
+    assert set(why_refused.REFUSALS) == words
+
+
+@pytest.mark.parametrize(
+    ("cause", "begins"),
+    [
+        ("sender not granted, from <b@dev.test>", "The sender is somebody else's. To allow it: postroad user grant"),
+        ("milter failed: inet:127.0.0.1:8891: connection refused", "The sender tries again. See whether the milter"),
+        ("app password expired", "The time of this app password is over."),
+        ("5 more refusals from 192.0.2.9 in this minute, written down as one", "Only the first refusals of a minute"),
+        ("a word of another version", "The other side was told so"),
+    ],
+)
+def test_refusal_says_what_can_be_done(cause: str, begins: str) -> None:
+    refusal = Event(kind="refused", at_us=START_US, cause=cause, evidence="RCPT -> 550 5.7.1 No.")
+    (said,) = answer(story(refusal, refused=True), START_US).advice
+    assert said.startswith(begins)

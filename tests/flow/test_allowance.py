@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postroad.flow.allowance import Allowances, clock_text, denied
+from postroad.flow.allowance import Allowances, clock_text, day_text, denied
 from postroad.rules.words import WORDS
 from postroad.store.allowances import (
     DAY_US,
@@ -119,14 +119,14 @@ async def test_nothing_is_kept_of_a_session_that_is_over() -> None:
             Shortfall(MANY_RECIPIENTS, 50, 48, 3, 1_767_276_300_000_000),
             (
                 "452 4.7.1 Your limit is 50 recipients a day: 48 were used, this message needs 3. "
-                "Try again after 14:05 UTC."
+                "Try again after 2026-01-01 14:05 UTC."
             ),
         ),
         (
             Shortfall(MANY_NEW, 50, 50, 1, 1_767_276_300_000_000),
             (
                 "452 4.7.1 Your limit is 50 recipients a day that you have not written to before: 50 were used, this "
-                "message needs 1. Try again after 14:05 UTC; to known recipients you can send at any time."
+                "message needs 1. Try again after 2026-01-01 14:05 UTC; to known recipients you can send at any time."
             ),
         ),
         (
@@ -149,3 +149,4 @@ def test_the_minute_said_is_never_too_early() -> None:
     assert clock_text(1) == "00:01"
     assert clock_text(HOUR_US) == "01:00"
     assert clock_text(DAY_US - 1) == "00:00"
+    assert day_text(DAY_US - 1) == "1970-01-02"

@@ -100,6 +100,27 @@ async def test_a_stranger_may_not_relay(directory: Directory) -> None:
     assert refused.why == "relay refused"
 
 
+@pytest.mark.parametrize("may_relay", [False, True], ids=["stranger", "user"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "anna%other.example@example.com",
+        "other.example!anna@example.com",
+        '"anna@other.example"@example.com',
+        '"@example.com:anna"@example.com',
+    ],
+)
+async def test_row_s48_an_address_inside_an_address_leads_nowhere(
+    directory: Directory, form: str, may_relay: bool
+) -> None:
+    """Relays of old passed `user%x@us` on to x; here it is a mailbox that nobody has."""
+    assert said(await plan(directory, form, may_relay=may_relay)).startswith("550 5.1.1 No mailbox ")
+
+
+async def test_row_s48_the_address_of_a_machine_is_none_of_our_domains(directory: Directory) -> None:
+    assert said(await plan(directory, "anna@[192.0.2.1]")).startswith("550 5.7.1 We do not relay to [192.0.2.1]")
+
+
 async def test_a_known_sender_may_relay(directory: Directory) -> None:
     taken = await plan(directory, "X@other.example", may_relay=True)
     assert (remotes(taken), taken.expansions, taken.refusal) == (["X@other.example"], [], None)

@@ -501,6 +501,7 @@ async def test_row_d13_starttls_traps_end_in_the_clear_on_a_clean_connection(mak
 async def test_mail_that_a_host_cannot_carry_ends_with_a_report(
     yard: Yard, changes: dict[str, Any], recipient: str, status: str
 ) -> None:
+    """Row S51 (5.6.7), row S53 (5.6.3): reported, never sent otherwise than it was written."""
     async with FakeSmtp(extensions=("PIPELINING", "SIZE 1000")) as host:
         yard.host("x.test", host)
         yard.send(recipient, **changes)
@@ -673,13 +674,15 @@ def test_the_window_of_fresh_mail_is_bounded() -> None:
 async def test_the_window_is_freed_when_results_are_recorded(yard: Yard, host: FakeSmtp) -> None:
     yard.host("x.test", host)
     host.hold = asyncio.Event()
-    assert yard.runner.room_for(2000, 0)
+    assert yard.runner.room_for(1500, 0)
     yard.send("b@x.test")
     assert not yard.runner.room_for(2000, 0)
+    assert not yard.runner.room_for(1500, 0, "ours.test")
+    assert yard.runner.room_for(1499, 0, "ours.test")
     await until(lambda: host.messages)
     host.hold.set()
     await yard.settled()
-    assert yard.runner.room_for(2000, 64 * 1024 * 1024)
+    assert yard.runner.room_for(1500, 64 * 1024 * 1024, "ours.test")
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------
@@ -728,7 +731,7 @@ async def test_the_runner_a_configuration_describes(make_yard: MakeYard, host: F
     runner = Runner.from_config(
         config,
         store=yard.store,
-        reader=yard.store,
+        reader=Reads(yard.store),
         spool=yard.bodies,
         story=yard.story,
         ids=yard.ids,

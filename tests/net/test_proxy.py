@@ -107,13 +107,16 @@ async def test_a_listed_peer_without_a_header_is_closed(door: Door) -> None:
     assert ended(client)
 
 
-async def test_a_listed_peer_that_says_nothing_is_closed_in_time(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listed_peer_that_says_nothing_is_closed_in_time(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(proxy, "HEADER_S", 0.02)
     client = door.connect(b"PROXY ")
     await door.arrival()
     assert door.refused == ["no PROXY header in time"]
     assert ended(client)
     assert not door.listener._waiting
+    assert "127.0.0.1 is in listen.proxy_from, so it has to send one" in caplog.text
 
 
 async def test_a_probe_that_only_connects_is_no_fault(door: Door) -> None:

@@ -78,6 +78,21 @@ async def test_every_pair(first: tuple[str, bool], second: tuple[str, bool]) -> 
         assert verdict.say.temporary, "never a 5yz out of a doubt"
 
 
+@pytest.mark.parametrize("later", ["silent", "passes", "undecided", "noted"])
+@pytest.mark.parametrize("allows", [False, True], ids=["list of the bad", "list of the good"])
+async def test_rows_s69_and_s70_what_dns_does_not_answer_never_refuses_for_good(allows: bool, later: str) -> None:
+    """Rows S69 and S70: a list or a record that could not be looked up is a doubt: accepted, or 451."""
+    verdict = await gate_of((doubt("check failed"), allows), (ANSWERS[later], False)).ask(FACTS)
+    assert verdict.ruling is not Ruling.REFUSE
+    assert verdict.say is None or verdict.say.code == 451
+
+
+async def test_rows_s69_and_s70_a_list_of_the_good_that_is_down_makes_a_refusal_wait() -> None:
+    verdict = await gate_of((doubt("check failed"), True), (ANSWERS["refuses"], False)).ask(FACTS)
+    assert verdict.say is not None
+    assert verdict.say.code == 451
+
+
 async def test_softened_refusal_tells_what_it_would_have_been() -> None:
     verdict = await gate_of((doubt("policy hung"), True), (refuse("no header", 550, "5.7.1", "No."), False)).ask(FACTS)
     assert verdict.say == SOFTENED

@@ -257,12 +257,22 @@ async def test_a_full_disk_is_said_at_mail(office: PostOffice) -> None:
 
 
 async def test_a_forwarding_loop_ends(office: PostOffice) -> None:
+    """Row S55."""
     hops = b"Received: from a by b; Mon, 1 Jan 2026 00:00:00 +0000\r\n"
     client = await office.greeted()
     assert (await send(client, message=hops * 50 + MESSAGE)).startswith(b"250 ")
     assert (await send(client, message=hops * 51 + MESSAGE)).startswith(b"554 5.4.6 Too many hops")
     looped = b"Delivered-To: anna@example.com\r\n" + MESSAGE
     assert (await send(client, message=looped)).startswith(b"554 5.4.6 This message was delivered")
+
+
+async def test_who_exists_is_told_to_nobody(office: PostOffice) -> None:
+    """RFC 5321 section 7.3: 252 for VRFY says nothing, EXPN is refused, and HELP names what there is."""
+    client = await office.greeted()
+    assert (await client.ask(b"VRFY anna")).startswith(b"252 2.5.2 ")
+    assert (await client.ask(b"EXPN staff")).startswith(b"502 5.5.1 ")
+    assert (await client.ask(b"ETRN example.com")).startswith(b"502 5.5.1 ")
+    assert (await client.ask(b"HELP")).startswith(b"214 2.0.0 Commands: EHLO MAIL RCPT DATA")
 
 
 async def test_a_header_beyond_its_limit_is_refused(office: PostOffice) -> None:
@@ -293,6 +303,7 @@ async def test_a_silent_client_is_told_421(office: PostOffice) -> None:
 
 
 async def test_a_slow_transfer_is_told_so(office: PostOffice) -> None:
+    """Row S60: the body has a deadline of its own."""
     client = await office.greeted()
     client.send(b"MAIL FROM:<>\r\nRCPT TO:<anna@example.com>\r\n")
     await client.line(), await client.line()
@@ -407,3 +418,21 @@ async def test_requiretls_comes_before_the_field_and_returns_headers_only(office
     assert await wish(office, client, message, parameter=b" REQUIRETLS") == (1, "HDRS")
     assert office.events()[0].cause.endswith(", REQUIRETLS")
     assert await wish(office, client, message) == (2, "FULL")
+
+
+async def test_many_clients_that_each_begin_a_long_header_are_refused_before_they_fill_memory(
+    office: PostOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroad.store.spool.DRAFTS_MAX", 500_000)
+    clients = [await office.greeted() for _ in range(5)]
+    for client in clients:
+        for command in (b"MAIL FROM:<a@sender.test>", b"RCPT TO:<anna@example.com>", b"DATA"):
+            assert (await client.ask(command))[:1] in (b"2", b"3")
+        client.send((b"X: " + b"y" * 900 + b"\r\n") * 200)
+        await breathe()
+    assert office.house.spool.in_memory <= 500_000 + 200_000
+    for client in clients:
+        client.send(b"\r\nx\r\n.\r\n")
+    replies = [(await client.line())[:9] for client in clients]
+    assert replies == [b"250 2.0.0", b"250 2.0.0", b"452 4.3.1", b"452 4.3.1", b"452 4.3.1"]
+    assert office.house.spool.in_memory == 0

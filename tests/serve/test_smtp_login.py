@@ -136,7 +136,7 @@ async def test_scram_lets_in(office: PostOffice, mechanism: str, user: str, pass
 async def test_whatever_is_wrong_scram_says_the_same(office: PostOffice, user: str) -> None:
     client, _, _ = await secured(office)
     reply = await scram(client, ScramClient(["SCRAM-SHA-256"], user, "wrong words"))
-    assert re.fullmatch(rb"535 5\.7\.8 Wrong user name or password\. Ref \w+", reply)
+    assert re.fullmatch(rb"535 5\.7\.8 Wrong user name or password\. Log in with your [a-z ]+\. Ref \w+", reply)
     (event,) = office.refused()
     assert event.cause in ("wrong password", "no such login")
     assert event.evidence.startswith(f"login as {user} by SCRAM-SHA-256 -> 535")

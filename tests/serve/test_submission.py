@@ -186,7 +186,7 @@ async def test_above_the_limit_mail_is_refused_before_it_is_transferred(office: 
     client = await anna(office)
     first = await submit(client)
     reply = await client.ask(b"MAIL FROM:<anna@example.com>")
-    assert reply.startswith(b"452 4.7.1 Your limit is 1 messages an hour, and 1 were sent. Try again after ")
+    assert reply.startswith(b"452 4.7.1 Your limit is 1 message an hour, and 1 were sent. Try again after ")
     assert [event.cause for event in office.refused()] == ["too many messages, from <anna@example.com>"]
     assert first.startswith(b"250")
 
@@ -215,7 +215,7 @@ async def test_the_last_place_goes_to_one_of_two_sessions(office: PostOffice) ->
     one.send(MESSAGE + b".\r\n")
     assert (await one.line()).startswith(b"250")
     two.send(MESSAGE.replace(b"one@", b"two@") + b".\r\n")
-    assert (await two.line()).startswith(b"452 4.7.1 Your limit is 1 messages an hour")
+    assert (await two.line()).startswith(b"452 4.7.1 Your limit is 1 message an hour")
     assert [event.cause for event in office.refused()] == ["too many messages, from <anna@example.com>"]
     assert office.count("messages") == 1
 

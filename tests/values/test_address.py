@@ -97,6 +97,7 @@ def test_s49_no_control_character_anywhere(octet: str, pattern: str) -> None:
     "local", ["a\rb", "a\nb", "a\0b", "a\x7fb", "a\x85b", "a\u2028b", "a\u202eb", "a\ud800b", "a\u200bb"]
 )
 def test_no_control_character_by_construction(local: str) -> None:
+    """Class E5: an address cannot hold what would end a line of SMTP or of a header."""
     with pytest.raises(AddressError):
         Address(local, "x.test")
 

@@ -61,7 +61,7 @@ def test_all_31_variants_are_there() -> None:
 
 @pytest.mark.parametrize("variant, has_real_end", VARIANTS)
 def test_eod_variant(variant: bytes, has_real_end: bool) -> None:
-    """No false end ends the content, and what has a bare CR, LF or NUL before a real end is refused as a whole."""
+    """Class E1: no false end ends the content, and a bare CR, LF or NUL before a real end refuses it as a whole."""
     octets = b"a line of body\r\nno line end here" + variant + SMUGGLED
     real_end = octets.find(b"\r\n.\r\n")
     assert (0 <= real_end < len(octets) - len(SMUGGLED)) == has_real_end
@@ -141,6 +141,7 @@ def test_content_that_could_smuggle_is_not_sent(content: bytes) -> None:
 
 @pytest.mark.parametrize("variant, has_real_end", VARIANTS)
 def test_variants_never_leave_as_an_end(variant: bytes, has_real_end: bool) -> None:
+    """Class E1, what goes out."""
     try:
         wire = stuff(b"body" + variant + SMUGGLED)
     except ValueError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import resource
+import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from postroad.config import Config
-from postroad.config.endpoints import parse_endpoint
+from postroad.config.endpoints import MilterPlace, parse_endpoint, parse_milter
 from postroad.config.problems import Complaint
+from postroad.config.providers import examine as examine_providers
 from postroad.config.routes import examine as examine_routes
 from postroad.config.routes import read_password
 from postroad.config.rules import SERVICES, complaints
@@ -28,6 +30,8 @@ CERTIFICATE_SOON_S: Final = 14 * DAY_S
 """A certificate that ends within two weeks is worth a word; renewals usually happen a month before."""
 SPARE_FILES: Final = 256
 """File descriptors beside the connections: databases, sockets to the store, logs, body files."""
+KNOCK_S: Final = 1.0
+"""A milter in the neighbourhood takes a connection within milliseconds."""
 CANNOT_ASK: Final = 2
 """Exit code of the asking process when it could not become the account."""
 
@@ -47,6 +51,31 @@ def machine_complaints(config: Config) -> Iterator[Complaint]:
     yield from _certificate(config, account)
     yield from _files_of_others(config, account)
     yield from _open_files(config)
+
+
+def absent_milters(config: Config) -> Iterator[Complaint]:
+    """Hints about milters at whose place nobody listens. It connects to each, so a server at its start does not ask."""
+    if any(one.fatal for one in complaints(config)):
+        return
+    for name in ("mx", "submission"):
+        for text in getattr(config.milter, name):
+            place = parse_milter(text)
+            try:
+                _knock(place)
+            except OSError as error:
+                what = f"nobody answers at {text} ({error.strerror or error})"
+                fix = "Start the milter, or correct its place; what becomes of mail meanwhile says milter.on_failure"
+                yield Complaint(("milter", name), what, fix, fatal=False)
+
+
+def _knock(place: MilterPlace) -> None:
+    """Raises OSError when nobody takes a connection."""
+    if place.path:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(KNOCK_S)
+            sock.connect(place.path)
+    else:
+        socket.create_connection((place.host, place.port), KNOCK_S).close()
 
 
 def _account(name: str) -> pwd.struct_passwd | None:
@@ -211,6 +240,8 @@ def _files_of_others(config: Config, account: pwd.struct_passwd | None) -> Itera
         yield from _readable(("relay", "ca_file"), Path(config.relay.ca_file), account)
     if config.relay.routes_file:
         yield from _routes(Path(config.relay.routes_file), account)
+    if config.relay.providers_file:
+        yield from _providers_file(config.relay.providers_file, account)
     if config.policy.file:
         yield from _policy(Path(config.policy.file), account)
     for name in ("ca_file", "binding_key_file") if config.acme.names else ():
@@ -237,6 +268,17 @@ def _routes(file: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint
         _, bad = read_password(route.password_file) if not wrong else ("", None)
         if bad is not None:
             yield Complaint(path, f"{file}: {name}.password_file: {bad[0]}", bad[1])
+
+
+def _providers_file(file: str, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    """The provider file can be read, and everything that is wrong in it, each with its own line."""
+    path = ("relay", "providers_file")
+    unreadable = list(_readable(path, Path(file), account))
+    yield from unreadable
+    for problem in [] if unreadable else examine_providers(file)[1]:
+        key = f"{problem.key}: " if problem.key else ""
+        place = f"{file} line {problem.line}" if problem.line else file
+        yield Complaint(path, f"{place}: {key}{problem.what}", problem.fix, problem.fatal)
 
 
 def _policy(file: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint]:

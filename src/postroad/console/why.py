@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
+from postroad.console import why_refused
 from postroad.store.records import DROPPED, HELD, NEVER_US
 from postroad.values.event import Event
 from postroad.values.ids import id_text, made_at_us
 
 ENDS: Final = ("delivered", "returned", "bounced", "discarded", "dropped")
 """Words that end a recipient's delivery."""
-OPEN: Final = ("deferred", "queued", "held", "attempted", "retried", "released", "moved", "restored")
+OPEN: Final = ("deferred", "throttled", "queued", "held", "attempted", "retried", "released", "moved", "restored")
 
 CLOCK_WIDTH: Final = 12
 SINCE_WIDTH: Final = 9
@@ -27,25 +28,6 @@ MARGIN: Final = 2 + CLOCK_WIDTH + 2 + SINCE_WIDTH + 2 + WORD_WIDTH + 1
 """Where the text of an event begins."""
 NARROWEST: Final = 30
 """Letters of text per line, however narrow the window is."""
-
-REFUSALS: Final = {
-    "no such mailbox": "Nobody has this address here. Make it (postroad user add), or tell the sender.",
-    "relay refused": "The recipient is not ours and the client did not log in: ports 465 and 587 ask for a login.",
-    "mailbox full": "The mailbox holds all it may. Make room, or: postroad user quota ADDRESS SIZE",
-    "mailbox disabled": "The account was disabled. Again: postroad user enable ADDRESS",
-    "login required": "The client did not log in. It should send its user name (the whole address) and password.",
-    "wrong password": "User name or password was wrong. New one: postroad user passwd ADDRESS",
-    "recipient in doubt": "The host behind the domain could not be asked; the sender tries again. See docs/gateway.md.",
-    "alias loop": "Aliases lead to each other without an end. See: postroad alias list",
-    "nobody yet": "No account exists that could take this mail. Make one: postroad user add ADDRESS",
-    "no space": "The disk or the queue was nearly full. The sender tries again; make room meanwhile.",
-    "too many messages": "The user has sent what it may in an hour. Look whether it was he; more: postroad user limits",
-    "too many recipients": "The user has reached his recipients of a day. Was it he? More: postroad user limits",
-    "too many new recipients": "So many strangers in a day look like a stolen password. More: postroad user limits",
-    "too many recipients at once": "One message was for more recipients than the user may. See: postroad user limits",
-    "store broken": "The store could not make the message safe. See the log, and: postroad verify",
-}
-"""What each cause of a refusal means for the one who asks, and what can be done."""
 
 
 class OpenLeg(Protocol):
@@ -63,6 +45,10 @@ class OpenLeg(Protocol):
     def state(self) -> int: ...
     @property
     def held(self) -> str: ...
+    @property
+    def suspended_us(self) -> int: ...
+    @property
+    def suspended(self) -> str: ...
 
 
 class Told(Protocol):
@@ -159,6 +145,10 @@ def _endings(story: Told, now_us: int) -> Iterator[Ending]:
         else:
             state, next_us = _open_state(leg, event, now_us)
         cause = leg.held if leg is not None and leg.state == HELD and leg.held else event.cause
+        if leg is not None and state in ("due", "waiting") and leg.suspended_us > max(now_us, next_us):
+            # Its own time may be earlier; nothing goes there before this one.
+            state, next_us = "waiting", leg.suspended_us
+            cause = f"nothing goes to this destination until then ({leg.suspended})"
         evidence = event.evidence or (leg.last_reply if leg is not None else "")
         yield Ending(recipient, state, event.at_us, tried, cause, evidence, event.where, next_us)
 
@@ -233,8 +223,7 @@ def _advice(ident: int, endings: tuple[Ending, ...], events: tuple[Event, ...]) 
     states = {ending.state for ending in endings}
     reports = [event.link for event in events if event.kind in ("reported", "bounced") and event.link]
     if "refused" in states:
-        cause = endings[0].cause.partition(",")[0]
-        yield REFUSALS.get(cause, "The other side was told so and has the message still; its user sees this reply.")
+        yield why_refused.advice(endings[0].cause)
     if "waiting" in states:
         yield f"Nothing need be done. To try at once: postroad queue retry {name}"
         yield f"To end it without a report: postroad queue drop {name}"

@@ -39,12 +39,12 @@ REMEMBERED_MAX: Final = 50_000
 """Accounts, and recipients of accounts, that are remembered: some 8 MB at most."""
 
 _TEXTS: Final = {
-    MANY_MESSAGES: "Your limit is {limit} messages an hour, and {used} were sent. Try again after {free} UTC.",
-    MANY_RECIPIENTS: "Your limit is {limit} recipients a day: {used} were used, this message needs {wanted}. "
-    "Try again after {free} UTC.",
-    MANY_NEW: "Your limit is {limit} recipients a day that you have not written to before: {used} were used, this "
-    "message needs {wanted}. Try again after {free} UTC; to known recipients you can send at any time.",
-    MANY_AT_ONCE: "Your limit is {limit} recipients of one message. Send the others another message.",
+    MANY_MESSAGES: "Your limit is {limit} message{s} an hour, and {used} were sent. Try again after {free} UTC.",
+    MANY_RECIPIENTS: "Your limit is {limit} recipient{s} a day: {used} were used, this message needs {wanted}. "
+    "Try again after {day} {free} UTC.",
+    MANY_NEW: "Your limit is {limit} recipient{s} a day that you have not written to before: {used} were used, this "
+    "message needs {wanted}. Try again after {day} {free} UTC; to known recipients you can send at any time.",
+    MANY_AT_ONCE: "Your limit is {limit} recipient{s} of one message. Send the others another message.",
     REMOVED_ACCOUNT: "This account was disabled or removed.",
 }
 
@@ -59,13 +59,23 @@ class Denied(Reply):
 def denied(short: Shortfall) -> Denied:
     """What the user is told: the limit, what is used of it, and when it is free again."""
     text = _TEXTS[short.why].format(
-        limit=short.limit, used=short.used, wanted=short.wanted, free=clock_text(short.free_us)
+        limit=short.limit,
+        s="" if short.limit == 1 else "s",
+        used=short.used,
+        wanted=short.wanted,
+        free=clock_text(short.free_us),
+        day=day_text(short.free_us),
     )
     if short.why == REMOVED_ACCOUNT:
         return Denied(554, "5.7.1", text, why=short.why)
     # RFC 5321 section 4.5.3.1.10: 452 is for too many recipients, and the client tries the others again;
     # RFC 3463 section 3.6, X.5.3: "More recipients were specified for the message than could have been delivered".
     return Denied(452, "4.5.3" if short.why == MANY_AT_ONCE else "4.7.1", text, why=short.why)
+
+
+def day_text(at_us: int) -> str:
+    """The date of that minute in UTC: a day that is over tomorrow at eight is not over today at eight."""
+    return time.strftime("%Y-%m-%d", time.gmtime(-(-at_us // 60_000_000) * 60))
 
 
 def clock_text(at_us: int) -> str:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 from postroad.flow.judge import Step, judge, judge_connect, judge_loss, judge_transaction, unsendable
-from postroad.flow.lanes import RECIPIENTS_MAX, Delivery, Letter, Parcel
+from postroad.flow.parcels import RECIPIENTS_MAX, Delivery, Letter, Parcel
 from postroad.flow.return_path import ReturnPaths
 from postroad.flow.route import Hop
 from postroad.flow.routing import PLAIN_GUISE, Guise

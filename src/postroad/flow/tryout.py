@@ -14,10 +14,10 @@ from random import Random
 from typing import Final, Protocol
 
 from postroad.config import Config
-from postroad.flow.lanes import Delivery, Letter
 from postroad.flow.local import Planner
 from postroad.flow.outbound import Courier, NoCourier
 from postroad.flow.outside import Outside
+from postroad.flow.parcels import Delivery, Letter
 from postroad.flow.route import Hop, Plan
 from postroad.flow.routing import Course
 from postroad.flow.tls_policy import TlsPolicies, explain

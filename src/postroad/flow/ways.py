@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from postroad.flow.fates import Tale
-from postroad.flow.lanes import Delivery, Letter
+from postroad.flow.parcels import Delivery, Letter
 from postroad.flow.route import Plan, Signposts, plan, plan_gateway, plan_hop
 from postroad.flow.routing import Course, Routes
 from postroad.flow.tls_policy import OPPORTUNISTIC, WORDS, Level, TlsPolicies, TlsPolicy, policies_key

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Final
 from postroad.values.errors import PeerError
 from postroad.values.networks import Networks
 from postroad.wire.proxy import Header, read_header
+
+log = logging.getLogger(__name__)
 
 HEADER_S: Final = 5.0
 """Section 2 of proxy-protocol.txt: "at least 3 seconds to cover a TCP retransmit"."""
@@ -120,6 +123,8 @@ class _Waiting:
         self._owner._waiting.discard(self)
 
     def _end(self, why: str) -> None:
+        # Nobody but a listed proxy gets here, so this is a set-up that somebody has to mend, and no flood of strangers.
+        log.warning("%s: closed. %s is in listen.proxy_from, so it has to send one (send-proxy-v2).", why, self._proxy)
         self.close()
         self._owner._refused(why)
 

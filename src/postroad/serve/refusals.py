@@ -69,7 +69,7 @@ class Refusals:
         )
         if reply.code == 354 or not reply.text:
             return reply
-        return reply.with_text(f"{reply.text} Ref {id_text(reference)}")
+        return reply.ending(f"Ref {id_text(reference)}")
 
     def login_failed(self, text: str, why: str, command: str, door: str, peer: str) -> str:
         """Record a refused login of a protocol without reply codes; returns the text with its reference."""

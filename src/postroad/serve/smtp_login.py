@@ -18,7 +18,7 @@ CHALLENGE: Final = 334
 OK: Final = Reply(235, "2.7.0", "Authentication successful")
 SYNTAX: Final = Reply(501, "5.5.2", "That is not what this mechanism expects")
 REFUSED: Final = {
-    "wrong": Reply(535, "5.7.8", "Wrong user name or password."),
+    "wrong": Reply(535, "5.7.8", "Wrong user name or password. Log in with your whole mail address."),
     "busy": Reply(454, "4.7.0", "Too many logins at once. Please retry in a minute."),
     "braked": Reply(421, "4.7.0", "Too many failed logins from your network. Please retry in a quarter of an hour."),
 }

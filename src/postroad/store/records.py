@@ -258,7 +258,7 @@ class Done(Record, frozen=True):
 
 
 class Later(Record, frozen=True):
-    """One delivery's failed attempt: tried again at `due_us`."""
+    """A delivery that stays open: tried again at `due_us`."""
 
     delivery: int
     due_us: int
@@ -267,6 +267,8 @@ class Later(Record, frozen=True):
     """The sender is told of the delay in this transaction, and not again."""
     throttled: bool = False
     """No host was asked: a lane of ours has enough for now."""
+    untried: bool = False
+    """No attempt was made: it does not count as one."""
 
 
 class Noted(Record, frozen=True):

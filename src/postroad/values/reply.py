@@ -55,6 +55,15 @@ class Reply:
         """The same codes with another text."""
         return replace(self, text=text)
 
+    def ending(self, words: str) -> Reply:
+        """The same reply whose last line ends with `words`; its text is cut where the line would grow too long."""
+        codes = f"{self.code} {self.enhanced} " if self.enhanced else f"{self.code} "
+        room = MAX_REPLY_LINE - len(codes) - len(words.encode()) - len(" \r\n")
+        text = self.text
+        if len(text) * 4 > room:  # one letter is at most four octets
+            text = text.encode("utf-8", "replace")[:room].decode("utf-8", "ignore")
+        return self.with_text(f"{text} {words}")
+
     def __str__(self) -> str:
         """One readable line, further lines joined by a slash: for the journal and for DSNs."""
         text = " / ".join((*self.lines, self.text)) if self.lines else self.text

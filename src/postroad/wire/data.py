@@ -21,7 +21,7 @@ line is never split; what bounds it is only that readers of headers and MIME kee
 """
 
 BARE: Final = Reply(521, "5.5.2", "Bare CR, bare LF or NUL in the message: lines must end with CRLF")
-TOO_BIG: Final = Reply(552, "5.3.4", "Message is larger than this server accepts")
+TOO_BIG: Final = Reply(552, "5.3.4", "Message is larger than this server accepts. Send a smaller one, or a link to it")
 LINE_TOO_LONG: Final = Reply(550, "5.6.0", "Message has a line that is longer than this server accepts")
 
 

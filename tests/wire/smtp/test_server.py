@@ -140,6 +140,7 @@ def test_s14_octets_that_come_between_data_and_its_answer_close() -> None:
 
 
 def test_s40_octets_that_come_between_starttls_and_its_answer_close() -> None:
+    """Class E3: nothing that came before TLS is read as if TLS had carried it."""
     machine = opened()
     ask(machine, b"STARTTLS\r\n", events.StartTls)
     machine.receive(b"RSET\r\n")

@@ -45,11 +45,11 @@ def check(file: Path | None, as_json: bool, place: Place) -> None:
       postroad config check
       postroad config check /tmp/new.toml
     """
-    from postroad.config.machine import machine_complaints
+    from postroad.config.machine import absent_milters, machine_complaints
 
     reading = Place(file or place.file, place.data).examine()
     if reading.config is not None:
-        reading = reading.with_complaints(list(machine_complaints(reading.config)))
+        reading = reading.with_complaints([*machine_complaints(reading.config), *absent_milters(reading.config)])
     if reading.config is not None and reading.config.policy.file:
         reading = reading.with_complaints(_policy_complaints(reading.config))
     wrong = sum(problem.fatal for problem in reading.problems)

@@ -32,6 +32,9 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
     "received": {"fg": "cyan"},
     "reported": {"fg": "cyan"},
     "deferred": {"fg": "yellow"},
+    "throttled": {"fg": "yellow"},
+    "slowed": {"fg": "yellow"},
+    "suspended": {"fg": "yellow"},
     "waiting": {"fg": "yellow"},
     "held": {"fg": "yellow"},
     "due": {"fg": "yellow"},
@@ -124,7 +127,8 @@ def _nothing(wanted: str, as_json: bool) -> None:
         "addresses of refused clients, in the queue, the journal and the refusals.\n"
         "Words are compared as a whole; an address needs both sides of the @.\n"
         "If the other side says it sent something, its server may never have reached\n"
-        "this one: ask for the text of the error it got, and look for its IP address.",
+        "this one: ask for the text of the error it got, and look for its IP address.\n"
+        "Of many refusals of one client some are written down only when the minute is over.",
         exit_code=NOTHING,
     )
 
