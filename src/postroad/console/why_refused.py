@@ -38,6 +38,7 @@ REFUSALS: Final = {
     # recipients
     "relay refused": "The recipient is not ours and the client did not log in: ports 465 and 587 ask for a login.",
     "no such mailbox": "Nobody has this address here. Make it (postroad user add), or tell the sender.",
+    "no return path": "A report about mail that was not sent from here, or over a month ago. Nothing need be done.",
     "recipient in doubt": "The host behind the domain could not be asked; the sender tries again. See docs/gateway.md.",
     "mailbox disabled": "The account was disabled. Again: postroad user enable ADDRESS",
     "mailbox full": "The mailbox holds all it may. Make room, or: postroad user quota ADDRESS SIZE",
