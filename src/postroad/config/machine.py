@@ -238,15 +238,26 @@ def _files_of_others(config: Config, account: pwd.struct_passwd | None) -> Itera
     """Files of others that are read while the server runs."""
     if config.relay.ca_file:
         yield from _readable(("relay", "ca_file"), Path(config.relay.ca_file), account)
-    if config.relay.routes_file:
-        yield from _routes(Path(config.relay.routes_file), account)
     if config.relay.providers_file:
         yield from _providers_file(config.relay.providers_file, account)
+    if config.relay.routes_file:
+        yield from _routes(Path(config.relay.routes_file), account)
     if config.policy.file:
         yield from _policy(Path(config.policy.file), account)
     for name in ("ca_file", "binding_key_file") if config.acme.names else ():
         if getattr(config.acme, name):
             yield from _readable(("acme", name), Path(getattr(config.acme, name)), account)
+
+
+def _providers_file(file: str, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    """The provider file can be read, and everything that is wrong in it, each with its own line."""
+    path = ("relay", "providers_file")
+    unreadable = list(_readable(path, Path(file), account))
+    yield from unreadable
+    for problem in [] if unreadable else examine_providers(file)[1]:
+        key = f"{problem.key}: " if problem.key else ""
+        place = f"{file} line {problem.line}" if problem.line else file
+        yield Complaint(path, f"{place}: {key}{problem.what}", problem.fix, problem.fatal)
 
 
 def _routes(file: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
@@ -268,17 +279,6 @@ def _routes(file: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint
         _, bad = read_password(route.password_file) if not wrong else ("", None)
         if bad is not None:
             yield Complaint(path, f"{file}: {name}.password_file: {bad[0]}", bad[1])
-
-
-def _providers_file(file: str, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
-    """The provider file can be read, and everything that is wrong in it, each with its own line."""
-    path = ("relay", "providers_file")
-    unreadable = list(_readable(path, Path(file), account))
-    yield from unreadable
-    for problem in [] if unreadable else examine_providers(file)[1]:
-        key = f"{problem.key}: " if problem.key else ""
-        place = f"{file} line {problem.line}" if problem.line else file
-        yield Complaint(path, f"{place}: {key}{problem.what}", problem.fix, problem.fatal)
 
 
 def _policy(file: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
