@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from postroad.flow.dsn import Notice, compose, message_id
-from postroad.flow.local import Plan
+from postroad.flow.local import Plan, delivery_lines
 from postroad.flow.parcels import Letter
 from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.store.records import TLS_BY_POLICY, TLS_REQUIRED, Accept, Copy, Leg
@@ -87,7 +87,7 @@ class Reporter:
             Copy(
                 recipient=recipient,
                 account=account,
-                prefix=f"Return-Path: <>\r\nDelivered-To: {recipient}\r\n".encode(),
+                prefix=delivery_lines("", recipient),
                 mailbox=mailbox,
             )
             for account, mailbox, recipient in plan.copies

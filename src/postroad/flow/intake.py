@@ -19,7 +19,7 @@ from postroad.flow.allowance import denied
 from postroad.flow.at_once import AtOnce, local_leg
 from postroad.flow.bounce import Reporter
 from postroad.flow.destinations import Destinations
-from postroad.flow.local import delivered_before
+from postroad.flow.local import delivered_before, delivery_lines
 from postroad.flow.returns import Returns
 from postroad.flow.routing import Routes
 from postroad.flow.sign import UNSIGNED, Signed, Signer
@@ -320,7 +320,7 @@ class Intake:
             Copy(
                 recipient=recipient,
                 account=account,
-                prefix=f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode(),
+                prefix=delivery_lines(sender, recipient),
                 mailbox=mailbox,
                 warn_us=warn_us,
             )

@@ -296,6 +296,15 @@ def _loop(address: Address, why: str) -> Reply:
     return Reply(554, "5.4.6", f"Mail to {address} runs in a circle: {why}. Tell the postmaster there.")
 
 
+def delivery_lines(sender: str, recipient: str) -> bytes:
+    """What stands above the header of one mailbox's copy: who sent it, and whom it came for.
+
+    RFC 5321 section 4.4: "When the delivery SMTP server makes the "final delivery" of a message, it inserts a
+    return-path line at the beginning of the mail data." Delivered-To is what `delivered_before` finds loops by.
+    """
+    return f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode()
+
+
 def delivered_before(header: bytes, recipients: Iterable[str]) -> str:
     """The first of these addresses that a Delivered-To line of the header names; empty when none does.
 

@@ -35,8 +35,10 @@ from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.facts import Content, Facts, Stage
 from postroad.values.reply import Reply
 from postroad.values.verdict import Ruling, Verdict
+from postroad.wire.data import LINE_TOO_LONG, TOO_BIG
 from postroad.wire.smtp import events as on
 from postroad.wire.smtp.mode import Mode
+from postroad.wire.smtp.refusals import PREGREET
 from postroad.wire.smtp.server import ServerMachine
 
 WORLD: Final = frozenset(("mx", "lmtp"))
@@ -126,6 +128,7 @@ class SmtpSession:
         self._client: on.XClient | None = None
         self._gone = False
         wire.work_s = FINAL_DOT_S
+        machine.note = self._note
 
     # -- for the driver ----------------------------------------------------------------------------------------------
 
@@ -229,7 +232,6 @@ class SmtpSession:
         self._gone = True
         self.service.counters.session_closed(self.door)
         self.service.gates.ended(self._number)
-        self._write_refusals_down()
         self._drop_transaction()
 
     def drain(self) -> None:
@@ -435,7 +437,6 @@ class SmtpSession:
         self.machine.answer(reply)
 
     async def content_refused(self, event: on.ContentRefused) -> None:
-        self.refused(event.reply, "content refused", "")
         self._drop_transaction()
 
     async def content_end(self, event: on.ContentEnd) -> None:
@@ -590,17 +591,18 @@ class SmtpSession:
         self.machine.answer(BYE)
 
     async def end_of_stream(self, event: on.EndOfStream) -> None:
-        """The last event: what the machine refused by itself is written down, nothing of a transaction stays."""
-        self._write_refusals_down()
+        """The last event: nothing of a transaction stays."""
         self._drop_transaction()
 
-    def _write_refusals_down(self) -> None:
-        """Once, at the end, however it came: by QUIT, a broken connection or a timeout."""
-        refusals, self.machine.refusals = self.machine.refusals, []
-        for line, reply in refusals:
-            self.refused(reply, "protocol", line.decode("utf-8", "backslashreplace"))
-
     # -- refusals ----------------------------------------------------------------------------------------------------
+
+    def _note(self, line: bytes, reply: Reply) -> Reply:
+        """What the machine refuses by itself is written down like everything else, and has its reference."""
+        if reply is PREGREET:
+            why = "talked before the greeting"
+        else:
+            why = "content refused" if not line and reply in (TOO_BIG, LINE_TOO_LONG) else "protocol"
+        return self.refused(reply, why, line.decode("utf-8", "backslashreplace"))
 
     def refused(
         self,

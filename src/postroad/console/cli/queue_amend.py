@@ -115,7 +115,7 @@ def _legs(planner: object, address: Address, sender: str, size: int, ids: IdMake
     from postroad.console.cli.stores import now
     from postroad.flow.at_once import local_leg
     from postroad.flow.destinations import Destinations
-    from postroad.flow.local import Planner
+    from postroad.flow.local import Planner, delivery_lines
     from postroad.store.records import Copy, Leg
     from postroad.values.envelope import Recipient
 
@@ -127,7 +127,7 @@ def _legs(planner: object, address: Address, sender: str, size: int, ids: IdMake
     destinations.add(Recipient(address), plan)
     legs = [Leg(ids.make(now_us), to, domain, due_us=now_us) for to, domain, _, _ in destinations.remotes]
     for recipient, account, mailbox in destinations.copies:
-        prefix = f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n".encode()
+        prefix = delivery_lines(sender, recipient)
         legs.append(local_leg(ids.make(now_us), Copy(recipient, account, prefix, mailbox), now_us))
     return legs
 

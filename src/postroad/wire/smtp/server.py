@@ -93,6 +93,7 @@ class ServerMachine:
         "_transaction",
         "_wall_us",
         "authenticated_as",
+        "note",
         "refusals",
         "tls",
     )
@@ -132,8 +133,11 @@ class ServerMachine:
         """Whether TLS protects the connection."""
         self.authenticated_as = ""
         """The login of a successful AUTH; empty before."""
+        self.note: Callable[[bytes, Reply], Reply] = self._remember
+        """Told of each command that this machine refuses by itself (empty: of content), with the reply; returns what to
+        say, so that a driver can write the refusal down and put a reference behind it."""
         self.refusals: list[tuple[bytes, Reply]] = []
-        """Commands this machine refused by itself, with what it said."""
+        """Commands this machine refused by itself, with what it said, where nobody else takes note."""
 
     # --- what the driver calls ---------------------------------------------------------------------------------
 
@@ -712,15 +716,13 @@ class ServerMachine:
         self._events.append(command)
 
     def _refuse(self, line: bytes, reply: Reply, times: int = 1) -> None:
-        self._output.append(reply.wire() * times)
+        self._output.append(self._noted(line, reply).wire() * times)
         if reply.code >= 500:
             self._errors += 1
-        self._keep_refusal(line, reply)
 
     def _end(self, why: str, reply: Reply, line: bytes = b"") -> None:
         """Say a last word and close."""
-        self._output.append(reply.wire())
-        self._keep_refusal(line, reply)
+        self._output.append(self._noted(line, reply).wire())
         self._finish(why, reply)
 
     def _finish(self, why: str, reply: Reply | None) -> None:
@@ -732,14 +734,17 @@ class ServerMachine:
         self._events.clear()
         self._events.append(EndOfStream(why, reply))
 
-    def _keep_refusal(self, line: bytes, reply: Reply) -> None:
-        if len(self.refusals) >= _MAX_REFUSALS:
-            return
+    def _noted(self, line: bytes, reply: Reply) -> Reply:
         verb = line[:4].upper()
         if verb == b"AUTH" or (self._door.auth and verb not in _VERBS):
             # Where passwords are sent, what is no command may be one: a client that goes on after a refused AUTH.
             line = b"AUTH" if verb == b"AUTH" else b"?"
-        self.refusals.append((line[:_MAX_KEPT_LINE], reply))
+        return self.note(line[:_MAX_KEPT_LINE], reply)
+
+    def _remember(self, line: bytes, reply: Reply) -> Reply:
+        if len(self.refusals) < _MAX_REFUSALS:
+            self.refusals.append((line, reply))
+        return reply
 
     def _is_junk(self) -> bool:
         """Count a command that moves no mail; True when it was one too many."""
