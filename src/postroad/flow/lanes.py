@@ -311,7 +311,8 @@ class Lanes:
         provider = "" if plan.fixed else self._providers.of(hosts)
         known = self._providers.get(provider)
         name = provider if known is not None and known.shared else plan.site
-        key = f"{self.source}>{name}" if self.source else name
+        source = " ".join(plan.guise.sources) or self.source
+        key = f"{source}>{name}" if source else name
         site = self._sites.get(key)
         if site is None:
             shape = self._sharer.join(key, self.limits.within(known))
