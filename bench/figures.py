@@ -3,8 +3,8 @@
     make bench            or  python bench/figures.py [NAME ...]
 
 NAMEs are programs (relay, submission, two_workers, memory, idle_tls, restart, busy_loop); without any, all run. Takes
-about ten minutes, and wants a machine that does nothing else: how busy it was with other things stands beside each figure.
-`BENCH_PYTHON` names the interpreter of the virtual environment that runs the server.
+about ten minutes, and wants a machine that does nothing else: how busy it was with other things stands beside each
+figure. `BENCH_PYTHON` names the interpreter of the virtual environment that runs the server.
 """
 
 from __future__ import annotations

@@ -200,3 +200,21 @@ def test_a_milter_that_is_not_there_is_a_hint(data: Path, tmp_path: Path) -> Non
     assert [(one.path, one.fatal) for one in hints] == [(("milter", "mx"), False), (("milter", "submission"), False)]
     assert f"nobody answers at unix:{silent} (No such file or directory)" in hints[0].what
     assert "nobody answers at inet:127.0.0.1:1 (Connection refused)" in hints[1].what
+
+
+def test_a_routes_file_and_its_passwords_are_judged_with_the_configuration(data: Path, tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    password.chmod(0o644)
+    file = tmp_path / "routes.toml"
+    file.write_text(f'[a]\nvia = "h.test"\nlogin = "x"\npassword_file = "{password}"\n')
+    config = Config(data_dir=str(data), relay=Relay(routes_file=str(file)))
+    [told] = said(config)
+    assert "a.password_file: every account of this machine can read the password" in told
+    assert "secret" not in told
+    password.chmod(0o600)
+    assert said(config) == []
+    file.write_text("[a]\nvai = 1\n")
+    assert said(config) == [f"relay.routes_file: {file} line 2: a.vai: there is no key of this name"]
+    file.unlink()
+    assert said(config) == [f"relay.routes_file: there is no file {file}"]

@@ -311,7 +311,7 @@ class Lanes:
         provider = "" if plan.fixed else self._providers.of(hosts)
         known = self._providers.get(provider)
         name = provider if known is not None and known.shared else plan.site
-        source = ",".join(plan.guise.sources) or self.source
+        source = " ".join(plan.guise.sources) or self.source
         key = f"{source}>{name}" if source else name
         site = self._sites.get(key)
         if site is None:

@@ -14,12 +14,15 @@ from random import Random
 from typing import Final, Protocol
 
 from postroad.config import Config
+from postroad.config.providers import load as load_providers
 from postroad.flow.local import Planner
 from postroad.flow.outbound import Courier, NoCourier
 from postroad.flow.outside import Outside
 from postroad.flow.parcels import Delivery, Letter
+from postroad.flow.providers import Providers
 from postroad.flow.route import Hop, Plan
 from postroad.flow.routing import Course
+from postroad.flow.shaping import Limits
 from postroad.flow.tls_policy import TlsPolicies, explain
 from postroad.flow.ways import NextHopOf, plan_way
 from postroad.store.records import Accept, Leg
@@ -67,6 +70,8 @@ class Trial:
     ehlo: str = ""
     login: str = ""
     site: str = ""
+    provider: str = ""
+    """Name in the provider file; empty for hosts it does not know."""
     hosts: list[Host] = field(default_factory=list)
     tls: list[str] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
@@ -96,7 +101,10 @@ def nothing_waits(domain: str) -> tuple[int, int]:
 
 
 class Tryout:
-    """Answers `look` for addresses. `planner` is None where no data folder says who is served here."""
+    """Answers `look` for addresses. `planner` is None where no data folder says who is served here.
+
+    Raises ConfigError when it is made, for a provider file that cannot be used.
+    """
 
     def __init__(
         self,
@@ -113,6 +121,7 @@ class Tryout:
         self._next_hop_of = next_hop_of
         self._planner = planner
         self._waiting = waiting
+        self._providers = Providers(load_providers(config.relay.providers_file))
 
     async def look(
         self, address: Address, sender: Address | None = None, login: str = "", *, connect: bool = False
@@ -161,7 +170,7 @@ class Tryout:
             await self._rehearse(trial, way, address, sender)
 
     def _describe(self, trial: Trial, way: Plan, course: Course, domain: str) -> None:
-        manner, relay = self._outside.manner, self._config.relay
+        manner = self._outside.manner
         trial.site = way.site
         if course.hop is not None:
             trial.manner = f"to {course.hop}, as route {trial.route} says"
@@ -174,10 +183,7 @@ class Tryout:
         names = dict.fromkeys(manner.name_of(way.guise, address) for one in trial.hosts for address in one.addresses)
         trial.ehlo = " or ".join(names)
         trial.tls = explain(way, way.tls, self._policies.noted(domain))
-        trial.limits = [
-            f"at most {relay.connections_per_lane} connections from each worker to this site",
-            f"at most {relay.messages_per_connection} messages over one connection",
-        ]
+        trial.provider, trial.limits = self._limits(way)
         count, next_us = self._waiting(domain)
         trial.when = "at once"
         if count:
@@ -188,6 +194,24 @@ class Tryout:
             trial.when += f"; after {course.route.fallback_after} failed attempts to {fallback}"
         first_s = self._config.retry.delays_s[0]
         trial.when += f"; if it must wait, again after {first_s / 60:.3g} minutes"
+
+    def _limits(self, way: Plan) -> tuple[str, list[str]]:
+        """The provider whose hosts these are, and what its site may get from all workers together."""
+        relay, hosts = self._config.relay, [target.host for group in way.groups for target in group]
+        provider = "" if way.fixed else self._providers.of(hosts)
+        limits = Limits(relay.connections_per_lane, relay.messages_per_connection)
+        limits = limits.within(self._providers.get(provider))
+        said = [
+            f"at most {limits.connections} connections at a time",
+            f"at most {limits.messages_per_connection} messages over one connection",
+        ]
+        if limits.per_minute:
+            said.append(f"at most {limits.per_minute:,} messages a minute")
+        if limits.per_hour:
+            said.append(f"at most {limits.per_hour:,} messages an hour")
+        if provider:
+            said[0] += f", shared by all domains of {provider} (provider file)"
+        return provider, said
 
     # -- the rehearsal -----------------------------------------------------------------------------------------------
 

@@ -168,7 +168,8 @@ def row(trial: Trial) -> dict[str, object]:
     return {
         "recipient": trial.recipient, "prospect": trial.prospect.value, "why": trial.why,
         "mailboxes": trial.mailboxes, "expansions": trial.expansions, "route": trial.route, "manner": trial.manner,
-        "site": trial.site, "sources": list(trial.sources), "ehlo": trial.ehlo, "login": trial.login,
+        "site": trial.site, "provider": trial.provider, "sources": list(trial.sources), "ehlo": trial.ehlo,
+        "login": trial.login,
         "hosts": [
             {"host": one.name, "addresses": list(one.addresses), "port": one.port, "preference": one.preference}
             for one in trial.hosts
