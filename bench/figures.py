@@ -2,9 +2,9 @@
 
     make bench            or  python bench/figures.py [NAME ...]
 
-NAMEs are programs (relay, two_workers, memory, idle_tls, restart, busy_loop); without any, all run. Takes about ten
-minutes, and wants a machine that does nothing else: how busy it was with other things stands beside each figure.
-`BENCH_PYTHON` names the interpreter of the virtual environment that runs the server.
+NAMEs are programs (relay, submission, two_workers, memory, idle_tls, restart, busy_loop); without any, all run. Takes
+about ten minutes, and wants a machine that does nothing else: how busy it was with other things stands beside each
+figure. `BENCH_PYTHON` names the interpreter of the virtual environment that runs the server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Final
 import rig
 
 PAGE: Final = rig.ROOT / "docs/performance.md"
-PROGRAMS: Final = ("relay", "two_workers", "memory", "idle_tls", "restart", "busy_loop")
+PROGRAMS: Final = ("relay", "submission", "two_workers", "memory", "idle_tls", "restart", "busy_loop")
 BEGIN: Final = "<!-- {name}: written by bench/figures.py -->\n"
 END: Final = "<!-- end of {name} -->"
 

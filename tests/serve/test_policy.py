@@ -186,7 +186,7 @@ async def test_every_stage_is_given_what_is_known(start: Start) -> None:
     said = []
     for stage in stages:
         verdict = await judge.ask(
-            Facts(Stage(stage), **{n: getattr(known, n) for n in known.__slots__ if n != "stage"})
+            Facts(Stage(stage), **{n: getattr(known, n) for n in known.__struct_fields__ if n != "stage"})
         )
         assert verdict is not None
         assert verdict.say is not None

@@ -154,18 +154,22 @@ class Seen:
         self._general = general
         self._monotonic = monotonic
         self._spent: dict[int, tuple[float, Spent, Allowed]] = {}
+        """Only of accounts that have plenty left."""
         self._known: set[tuple[int, bytes]] = set()
 
     async def spent(self, account: int) -> tuple[Spent, Allowed]:
         """As of now, or of less than `FRESH_S` ago where plenty is left."""
         now = self._monotonic()
         seen = self._spent.get(account)
-        if seen is not None and now - seen[0] < FRESH_S and self._plenty(seen[1], seen[2]):
+        if seen is not None and now - seen[0] < FRESH_S:
             return seen[1], seen[2]
         spent, own = await self._counts.spent(account)
         if len(self._spent) >= REMEMBERED_MAX:
             self._spent.clear()
-        self._spent[account] = (now, spent, own)
+        if self._plenty(spent, own):
+            self._spent[account] = (now, spent, own)
+        else:
+            self._spent.pop(account, None)
         return spent, own
 
     def _plenty(self, spent: Spent, own: Allowed) -> bool:

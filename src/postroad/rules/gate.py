@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from msgspec import structs
+
 from postroad.rules.ports import NOBODY, Ports
 from postroad.rules.words import WORDS
 from postroad.values.facts import Content, Facts, Stage
@@ -127,7 +129,7 @@ def changed(facts: Facts, changes: Changes) -> Facts:
     if content is not None and (changes.header is not None or changes.body is not None):
         content = _changed_content(content, changes)
     gone = frozenset(changes.recipients_removed)
-    return replace(
+    return structs.replace(
         facts,
         content=content,
         sender=changes.sender if changes.sender is not None or changes.null_sender else facts.sender,

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from postroad.values.address import Address
 
 
@@ -43,9 +45,11 @@ class Content:
     eightbit: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of one session and its transaction at the stage that is asked about."""
+class Facts(msgspec.Struct, frozen=True):
+    """What is known of one session and its transaction at the stage that is asked about.
+
+    No dataclass: three of these are made for a message, and a frozen one takes 4 us to make.
+    """
 
     stage: Stage
     session: int = 0

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from postroad.config import Config, Listen, Milter
 from postroad.config.endpoints import MilterPlace
@@ -58,14 +59,14 @@ def facts(stage: Stage, *, text: bytes = b"Hello\r\n", header: bytes = HEADER) -
     """What the server knows at a stage of one session on port 25."""
     known = Facts(stage, session=7, door="mx", peer="192.0.2.1", port=4025)
     if stage is not Stage.CONNECT:
-        known = replace(known, helo="there.example.org", tls="TLSv1.3 TLS_AES_256_GCM_SHA384")
+        known = structs.replace(known, helo="there.example.org", tls="TLSv1.3 TLS_AES_256_GCM_SHA384")
     if stage in (Stage.MAIL, Stage.RCPT, Stage.MESSAGE):
-        known = replace(known, sender=ANNA, size=99)
+        known = structs.replace(known, sender=ANNA, size=99)
     if stage is Stage.RCPT:
-        known = replace(known, recipient=BOB)
+        known = structs.replace(known, recipient=BOB)
     if stage is Stage.MESSAGE:
         content = Content(header, len(header) + len(text), lambda: in_pieces(text))
-        known = replace(known, recipients=(BOB,), message=1 << 40, content=content)
+        known = structs.replace(known, recipients=(BOB,), message=1 << 40, content=content)
     return known
 
 
@@ -154,7 +155,9 @@ async def test_asked_outside_of_a_task_as_sessions_do() -> None:
 async def test_login_and_utf8_are_told() -> None:
     async with FakeMilter() as milter:
         asked = milters(milter)
-        known = replace(facts(Stage.MAIL), login="anna@example.org", mechanism="PLAIN", smtputf8=True, sender=None)
+        known = structs.replace(
+            facts(Stage.MAIL), login="anna@example.org", mechanism="PLAIN", smtputf8=True, sender=None
+        )
         await asked.ask(known)
         asked.ended(7)
     assert milter.told("MAIL") == [b"<>\0SIZE=99\0SMTPUTF8\0"]
@@ -175,7 +178,7 @@ async def test_login_and_utf8_are_told() -> None:
 async def test_client_is_told_by_name_and_address(peer: str, told: bytes) -> None:
     async with FakeMilter() as milter:
         asked = milters(milter)
-        await asked.ask(replace(facts(Stage.CONNECT), peer=peer))
+        await asked.ask(structs.replace(facts(Stage.CONNECT), peer=peer))
         asked.ended(7)
     assert milter.told("CONNECT") == [told]
 
@@ -219,7 +222,7 @@ async def test_body_that_nobody_wants_is_not_read(script: dict[str, Step], steps
         await go(asked, STAGES[:4])
         known = facts(Stage.MESSAGE)
         assert known.content is not None
-        verdict = await asked.ask(replace(known, content=replace(known.content, body=counted)))
+        verdict = await asked.ask(structs.replace(known, content=replace(known.content, body=counted)))
         asked.ended(7)
     assert verdict is not None
     assert verdict.passes
@@ -363,7 +366,7 @@ async def test_refused_recipients_are_told_to_who_wants_to_know() -> None:
     async with wants, FakeMilter() as other:
         asked = milters(wants, other)
         await go(asked, STAGES[:4])
-        await asked.refused(replace(facts(Stage.RCPT), recipient=CARL), Reply(550, "5.1.1", "No such user"))
+        await asked.refused(structs.replace(facts(Stage.RCPT), recipient=CARL), Reply(550, "5.1.1", "No such user"))
         assert (await go(asked, STAGES[3:])).passes
         asked.ended(7)
     assert wants.told("RCPT") == [b"<bob@example.org>\0", b"<carl@example.org>\0", b"<bob@example.org>\0"]
@@ -543,7 +546,7 @@ async def test_what_reading_the_body_raises_is_no_failure_of_the_milter() -> Non
         known = facts(Stage.MESSAGE)
         assert known.content is not None
         with pytest.raises(StoreBroken):
-            await asked.ask(replace(known, content=replace(known.content, body=broken)))
+            await asked.ask(structs.replace(known, content=replace(known.content, body=broken)))
         assert (await go(asked, STAGES[2:])).passes
         asked.ended(7)
     assert milter.connections == 2
@@ -580,7 +583,7 @@ async def test_doors_have_their_own_milters() -> None:
         for number, (door, trusted) in enumerate(
             [("mx", False), ("lmtp", False), ("mx", True), ("submission", False), ("local", False)]
         ):
-            known = replace(facts(Stage.CONNECT), door=door, trusted=trusted, session=number)
+            known = structs.replace(facts(Stage.CONNECT), door=door, trusted=trusted, session=number)
             assert await asked.ask(known) is not None
             asked.ended(number)
         assert await asked.ask(facts(Stage.AUTH)) is None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypeVar
 
 import click
+from msgspec import structs
 
 from postroad.console.cli.exits import NOTHING, Trouble
 from postroad.console.cli.place import Place, place_options
@@ -97,7 +98,6 @@ def attempt(
           --recipient anna@example.org
       postroad policy try /tmp/policy.py --stage message --message mail.eml
     """
-    from dataclasses import replace
 
     from postroad.values.facts import Facts, Stage
 
@@ -107,11 +107,11 @@ def attempt(
         Stage(stage), session=1, door=door, peer=peer, helo=helo, esmtp=True, login=login, account=1 if login else 0
     )
     addresses = tuple(map(_address, recipients))
-    facts = replace(facts, sender=_address(sender) if sender else None)
+    facts = structs.replace(facts, sender=_address(sender) if sender else None)
     if stage == "rcpt" and addresses:
-        facts = replace(facts, recipient=addresses[0])
+        facts = structs.replace(facts, recipient=addresses[0])
     elif stage == "message":
-        facts = replace(facts, recipients=addresses, content=_content(message.read() if message else b""))
+        facts = structs.replace(facts, recipients=addresses, content=_content(message.read() if message else b""))
     verdict, loaded = run(file, config, _asking(facts, config.policy.timeout_s))
     if loaded.error:
         raise Trouble(told(file, loaded))
