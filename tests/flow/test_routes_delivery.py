@@ -17,10 +17,12 @@ from postroad.flow.outbound import Manner
 from postroad.flow.return_path import ReturnPaths
 from postroad.flow.route import read_signposts
 from postroad.flow.routing import Routes
+from postroad.flow.tls_policy import TlsPolicies
 from postroad.net.tls import ClientTls
 from postroad.values.address import Address
 from postroad.wire.sasl import Credentials
 from tests.fakes.certificates import authority, server
+from tests.fakes.lookup import FAILED, FakeLookup
 from tests.fakes.smtp_server import FakeSmtp
 from tests.flow.yard import Yard, only, until
 
@@ -224,3 +226,18 @@ async def test_limits_of_the_host_are_obeyed(place: Place) -> None:
         assert sorted(len(got.recipients) for got in host.messages) == [1, 2, 2, 2, 2]
         assert max(sum(got.connection == one for got in host.messages) for one in range(host.connections + 1)) <= 2
         await asyncio.sleep(0)
+
+
+async def test_a_host_that_may_not_be_used_now_gets_no_login_and_meets_no_bug(place: Place) -> None:
+    """Row D8: a look-up of TLSA records that fails makes the smarthost unusable for now."""
+    async with FakeSmtp(("AUTH PLAIN",)) as host:
+        yard = place.build(routes({"relay": Table(via=f"relay.test:{host.port}", login="key", password_file="/x")}))
+        tlsa = {f"_{host.port}._tcp.relay.test": FAILED}
+        lookup = FakeLookup({}, {"relay.test": ["127.0.0.1"]}, tlsa=tlsa, secure=["relay.test"])
+        yard.runner._lookup = lookup
+        yard.runner._policies = TlsPolicies(lookup, dane=True)
+        sent = yard.send("b@far.test")
+        await yard.settled()
+        [event] = [event for event in yard.events(sent.id) if event.kind == "deferred"]
+        assert "could not be looked up" in event.cause
+        assert host.connections == 0

@@ -26,7 +26,7 @@ from postroad.values.next_hop import parse_next_hop
 from postroad.wire.sasl import MAX_FIELD, Credentials
 
 ROUTES_MAX: Final = 1000
-"""Routes of one file: each is looked at for every recipient, 0.2 us apiece."""
+"""Routes of one file: each is looked at for every recipient, 0.3 us apiece."""
 
 PASSWORD_FILE_MAX: Final = 4096
 """Octets of a password file; a larger one is the wrong file."""

@@ -195,9 +195,9 @@ class Courier:
 
         `plain` leaves STARTTLS out where the policy allows the clear.
         """
-        assert guise.login is None or policy.level >= Level.VERIFY, "a password for whoever answers"
         if policy.hindrance is not None:
             return NoCourier(policy.hindrance, fault=policy.fault, detail=policy.hindrance.cause)
+        assert guise.login is None or policy.level >= Level.VERIFY, "a password for whoever answers"
         where = str(hop)
         if (policy.must or hop.tls_first) and manner.tls is None:
             return NoCourier(_switched_off(policy, where))

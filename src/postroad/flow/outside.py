@@ -34,7 +34,7 @@ class Outside:
                 port=relay.port,
                 next_hop=relay.next_hop,
                 routes=relay.routes,
-                own_names=[config.hostname],
+                own_names=[config.hostname, *relay.ehlo_names.values()],
                 own_addresses=own_addresses(config.listen.mx, relay.port),
                 allow_private=relay.allow_private,
             ),

@@ -193,7 +193,8 @@ class Tryout:
         if fallback is not None and course.route is not None and not course.falls_back:
             trial.when += f"; after {course.route.fallback_after} failed attempts to {fallback}"
         first_s = self._config.retry.delays_s[0]
-        trial.when += f"; if it must wait, again after {first_s / 60:.3g} minutes"
+        span = f"{first_s / 60:.3g} minutes" if first_s >= 120 else f"{first_s:.3g} seconds"
+        trial.when += f"; if it must wait, again after {span}"
 
     def _limits(self, way: Plan) -> tuple[str, list[str]]:
         """The provider whose hosts these are, and what its site may get from all workers together."""

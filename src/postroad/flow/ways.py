@@ -36,7 +36,7 @@ def steer(
             delivery.recipient, delivery.domain, letter.sender, letter.login, attempt=delivery.attempt
         )
         delivery.steer(course)
-        if course.route is None or not course.route.discard:
+        if course.route is None or not course.route.discard or delivery.next_hop:
             sent.append(delivery)
             continue
         end.done.append(delivery.id)

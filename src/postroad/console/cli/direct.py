@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from postroad.config.problems import ConfigError
+from postroad.config.routes import load
+from postroad.console.cli.exits import BAD_CONFIG, Trouble
 from postroad.console.cli.stores import now, opened
 from postroad.console.cli.submit import Sent
 from postroad.flow.destinations import Destinations
@@ -19,6 +22,7 @@ from postroad.flow.intake import Arrival, Intake, Taken
 from postroad.flow.journal import Journal
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
+from postroad.flow.routing import Routes
 from postroad.flow.sign import Signer
 from postroad.store.access import StoreAccess
 from postroad.store.client import StoreClient
@@ -85,6 +89,14 @@ def put(config: Config, sender: Address | None, recipients: list[Address], messa
     return sent
 
 
+def _routes(config: Config) -> Routes:
+    """What is held at acceptance; ends the command when the routes file cannot be used."""
+    try:
+        return Routes.of(load(config.relay.routes_file))
+    except ConfigError as error:
+        raise Trouble(f"The configuration cannot be used.\n{error}", exit_code=BAD_CONFIG) from error
+
+
 async def _accept(
     config: Config,
     store: StoreAccess,
@@ -110,6 +122,7 @@ async def _accept(
         warn_after_s=config.retry.warn_after_s,
         max_hops=config.limits.hops,
         signer=Signer(DkimKeys(reader).signing, spool, clock) if config.dkim.sign else None,
+        routes=_routes(config),
     )
     draft = spool.draft()
     draft.write(message)
