@@ -1,4 +1,4 @@
-"""`postroad send`, `queue`, `why`, `verify`, `backup`: mail in hand."""
+"""`postroad send`, `why`, `verify`, `backup`: mail in hand."""
 
 from __future__ import annotations
 
@@ -20,70 +20,6 @@ from tests.console.conftest import CommandLine
 
 Queued = Callable[[str], str]
 WRITTEN = ("--subject", "Hi", "--body", "Ho")
-
-
-# -- queue -----------------------------------------------------------------------------------------------------------
-
-
-def test_queue_by_destination(dev_test: CommandLine, queued: Queued) -> None:
-    queued("bob@else.test")
-    queued("eva@else.test")
-    queued("ida@third.test")
-    rows = dev_test.json("queue", "list")["rows"]
-    assert [(row["domain"], row["deliveries"], row["due"]) for row in rows] == [
-        ("else.test", 2, 2),
-        ("third.test", 1, 1),
-    ]
-    assert dev_test("queue").output.split("\t")[:3] == ["else.test", "2", "2"]
-
-
-def test_queue_by_message(dev_test: CommandLine, queued: Queued) -> None:
-    first = queued("bob@else.test")
-    queued("ida@third.test")
-    (row,) = dev_test.json("queue", "list", first)["rows"]
-    assert (row["id"], row["recipient"], row["sender"], row["attempts"]) == (first, "bob@else.test", "anna@dev.test", 0)
-    assert [row["recipient"] for row in dev_test.json("queue", "list", "third.test")["rows"]] == ["ida@third.test"]
-    assert len(dev_test.json("queue", "list", "--each")["rows"]) == 2
-    assert first in dev_test("queue", "list", "else.test").output
-
-
-def test_queue_says_why_a_delivery_was_never_tried(dev_test: CommandLine, queued: Queued) -> None:
-    name = queued("bob@else.test")
-    assert dev_test.json("queue", "list", name)["rows"][0]["reason"] == ""
-    store = OpenStore(dev_test.data)
-    store.connection.execute("UPDATE deliveries SET due_us = due_us + 3600000000")
-    store.close()
-    (row,) = dev_test.json("queue", "list", name)["rows"]
-    assert row["reason"] == "held until the time its sender asked for"
-
-
-def test_empty_queue_says_so(dev_test: CommandLine) -> None:
-    assert "The queue is empty." in dev_test("queue").stderr
-
-
-def test_retry_is_asked_for_and_journaled(dev_test: CommandLine, queued: Queued) -> None:
-    name = queued("bob@else.test")
-    assert "1 delivery of " in dev_test("queue", "retry", name).output
-    told = dev_test.json("why", name)["message"]
-    assert [event["kind"] for event in told["events"]] == ["received", "signed", "queued", "retried"]
-    assert told["events"][-1]["by"].startswith("postroad queue, ")
-    assert "2 deliveries" not in dev_test("queue", "retry", "--all").output
-    assert "Nothing waits to nowhere.test." in dev_test("queue", "retry", "nowhere.test", status=1).stderr
-
-
-def test_drop_shows_first_and_asks(dev_test: CommandLine, queued: Queued) -> None:
-    name = queued("bob@else.test")
-    result = dev_test("queue", "drop", "else.test", status=2)
-    assert "bob@else.test" in result.stdout
-    assert "Nothing was changed" in result.stderr
-    assert "1 delivery dropped" in dev_test("queue", "drop", "else.test", "--yes").output
-    assert dev_test.json("queue", "list")["rows"] == []
-    assert dev_test.json("why", name)["message"]["state"] == "dropped"
-
-
-def test_queue_words_that_mean_nothing(dev_test: CommandLine) -> None:
-    dev_test("queue", "drop", status=2)
-    assert "neither a queue id nor a domain" in dev_test("queue", "retry", "what is this", status=2).output
 
 
 # -- why -------------------------------------------------------------------------------------------------------------

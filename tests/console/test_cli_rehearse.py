@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +42,16 @@ def test_a_whole_session_is_answered_and_explained_and_nothing_is_kept(dev_test:
 
 def test_an_address_that_is_none_is_said_so(dev_test: CommandLine) -> None:
     assert "is not an IP address" in dev_test("rehearse", "--from-ip", "mail.example.org", status=2).output
+
+
+@pytest.mark.slow
+def test_sendmail_bh_plays_the_same_session(dev_test: CommandLine, tmp_path: Path) -> None:
+    config = tmp_path / "postroad.toml"
+    config.write_text(f'data_dir = "{dev_test.data}"\nhostname = "mx.dev.test"\n')
+    code = "import sys; from postroad.console.sendmail import main; sys.exit(main())"
+    words = [sys.executable, "-c", code, "-C", str(config), "-bh"]
+    done = subprocess.run([*words, "192.0.2.9"], input=SESSION, capture_output=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert b"250 2.0.0 Queued as " in done.stdout
+    assert b"** refused: relay refused" in done.stderr
+    assert subprocess.run(words, capture_output=True, timeout=50).returncode == 64

@@ -389,7 +389,9 @@ def test_asking_needs_a_server(desk: Desk) -> None:
     assert desk("-bv", "b@x.test") == 75
 
 
-@pytest.mark.parametrize("words, status", [(("-Mvb", "0"), 64), (("-Mrm",), 64), (("-qx",), 64), (("-q15m",), 0)])
+@pytest.mark.parametrize(
+    "words, status", [(("-Mx", "0"), 64), (("-Mrm",), 64), (("-Mes", "0"), 64), (("-qx",), 64), (("-q15m",), 0)]
+)
 def test_what_no_command_does(desk: Desk, words: tuple[str, ...], status: int) -> None:
     assert desk(*words) == status
 

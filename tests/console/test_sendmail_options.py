@@ -75,7 +75,7 @@ def test_the_name_it_is_called_by(name: str, mode: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["-f"], ["-Z"], ["-bd"], ["-bh", "1.2.3.4"], ["-b?"], ["-N", "sometimes"], ["-R", "half"], ["a", "-f", "x"],
+        ["-f"], ["-Z"], ["-bd"], ["-b?"], ["-N", "sometimes"], ["-R", "half"], ["a", "-f", "x"],
         ["a", "--", "b"], ["-f", "x\nRCPT TO:<y>"], ["-f", "a@b,c@d"], ["-F", "x\r\nBcc: y"], ["-V", "x\ny"],
         ["-F", "a\u2028b"], ["-f", "x\x7f"], ["-fa b> SIZE=1 <"], ["-"],
     ],

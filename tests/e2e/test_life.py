@@ -210,8 +210,8 @@ def test_the_queue_is_listed_retried_and_dropped(office: LiveServer, account: st
         assert postroad(office, "queue", "drop", ident)[0] == 2, "it asks, and nobody is there to answer"
         status, output, _ = postroad(office, "queue", "drop", ident, "--yes")
         assert status == 0
-        assert "1 delivery dropped" in output
-    assert rows(office, "queue", "list", ident) == []
+        assert f"1 delivery of {ident} dropped." in output
+        assert [row["state"] for row in rows(office, "queue", "list", ident)] == ["dropped"]
     status, _, errors = postroad(office, "queue", "retry", ident)
     assert status == 1
     assert "Nothing waits" in errors

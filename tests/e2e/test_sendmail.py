@@ -27,7 +27,7 @@ root_only = pytest.mark.skipif(os.getuid() != 0, reason="only root can become an
 START = (
     "import os, sys, pwd, json, tomllib, postroad.console.sendmail_drop, postroad.console.sendmail_pipe\n"
     "import postroad.console.mailq, postroad.console.cli.stores, postroad.console.cli.place, postroad.config.load\n"
-    "import postroad.store.waiting\n"
+    "import postroad.store.selection, postroad.store.whole\n"
     "from postroad.console.sendmail import main\n"
     "name, uid = sys.argv[1:3]; sys.argv[:3] = [name]\n"
     "if uid: os.setgroups([]); os.setgid(int(uid)); os.setuid(int(uid))\n"

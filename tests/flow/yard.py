@@ -19,7 +19,7 @@ from postroad.store.engine import Params, Row
 from postroad.store.migrate import migrate
 from postroad.store.queue import accept
 from postroad.store.reader import StoredMessage
-from postroad.store.records import Accept, Leg, Recorded
+from postroad.store.records import HELD, Accept, Leg, Recorded
 from postroad.store.sqlite import SqliteConnection
 from postroad.store.units import UNITS, load_units
 from postroad.store.writer import OK, Call, Writer
@@ -82,6 +82,11 @@ class DirectStore:
             ident,
         )
         return StoredMessage(*rows[0]) if rows else None
+
+    async def changed_by_hand(self, deliveries: Sequence[int]) -> list[tuple[int, bool, str]]:
+        marks = ", ".join("?" * len(deliveries))
+        rows = self.rows(f"SELECT id, state, next_hop FROM deliveries WHERE id IN ({marks})", *deliveries)
+        return [(ident, state >= HELD, next_hop) for ident, state, next_hop in rows]
 
 
 class Reads:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from postroad.serve.figures import ServerFigures
 from postroad.store.opening import OpenStore
+from postroad.store.records import NEVER_US
 from postroad.values.ids import IdMaker
 
 HOUR_US = 3_600_000_000
@@ -14,24 +15,27 @@ HOUR_US = 3_600_000_000
 async def test_queue_is_counted_by_what_is_due(tmp_path: Path) -> None:
     store = OpenStore(tmp_path)
     now_us = 1_800_000_000_000_000
-    message = IdMaker(1).make(now_us - HOUR_US)
+    held, message = IdMaker(1).make(now_us - 2 * HOUR_US), IdMaker(1).make(now_us - HOUR_US)
     store.connection.begin()
-    store.connection.execute(
-        "INSERT INTO messages (id, received_us, expires_us, size, smtputf8, eightbit, sender, ret, envid, login,"
-        " body_file, header) VALUES (?, 1, 1, 1, 0, 0, '', '', '', '', '', x'')",
-        (message,),
-    )
-    for number, due_us in enumerate((now_us - 1, now_us + 1, now_us + 2)):
+    for ident in (held, message):
+        store.connection.execute(
+            "INSERT INTO messages (id, received_us, expires_us, size, smtputf8, eightbit, sender, ret, envid, login,"
+            " body_file, header) VALUES (?, 1, 1, 1, 0, 0, '', '', '', '', '', x'')",
+            (ident,),
+        )
+    deliveries = [(message, now_us - 1), (message, now_us + 1), (message, now_us + 2), (held, NEVER_US)]
+    for number, (of, due_us) in enumerate(deliveries):
         store.connection.execute(
             "INSERT INTO deliveries (id, message, due_us, owner, attempts, kind, account, domain, recipient, notify,"
             " orcpt, prefix, last_reply) VALUES (?, ?, ?, 0, 0, 0, 0, 'x', 'a@x', '', '', x'', '')",
-            (message + 1 + number, message, due_us),
+            (message + 1 + number, of, due_us),
         )
     store.connection.commit()
     figures = ServerFigures(tmp_path, None)
     assert figures._queue(now_us) == {
         'postroad_queue_messages{state="due"}': 1,
         'postroad_queue_messages{state="waiting"}': 2,
+        'postroad_queue_messages{state="held"}': 1,
         "postroad_queue_oldest_seconds": 3600.0,
     }
     figures.close()

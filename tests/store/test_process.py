@@ -199,7 +199,8 @@ async def test_a_start_rewrites_no_row_of_deferred_mail(tmp_path: Path, start: S
     store = OpenStore(tmp_path)
     later = START_US * 2
     rows = [
-        (n, 1, later, 5, 3, 0, 0, "example.net", "b@example.net", "", "", b"", "451", 0, 0) for n in range(1, 20_001)
+        (n, 1, later, 5, 3, 0, 0, "example.net", "b@example.net", "", "", b"", "451", 0, 0, "")
+        for n in range(1, 20_001)
     ]
 
     def fill(tx: Tx) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from postroad.store import folder
 from postroad.store.access import open_store
+from postroad.store.actions import Act, ActionBegin, act, action_begin
 from postroad.store.client import StoreClient, UnitFailed
 from postroad.store.frames import Unframer, frame
 from postroad.store.opening import OpenStore
@@ -21,7 +22,6 @@ from postroad.store.queue import accept, claim, record
 from postroad.store.reader import Reader
 from postroad.store.records import Claim, Done, Recorded, Refusal
 from postroad.store.register import Register, register
-from postroad.store.selection import Selection, retry_now
 from postroad.store.stories import Stories
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.event import Event, pack
@@ -141,7 +141,8 @@ async def test_hints_reach_every_registered_client_after_the_commit(served: Serv
     )
     client = await StoreClient.connect(served.data_dir)
     await client.call(accept, sample(1))
-    await client.call(retry_now, Selection("a test", message=1))
+    number = await client.call(action_begin, ActionBegin("retry", "anna", "a test"))
+    await client.call(act, Act(number, [1001]))
     assert await heard.get() == ("queue", 0)
     client.close()
     other.close()

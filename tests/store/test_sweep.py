@@ -9,8 +9,7 @@ import pytest
 from postroad.store import folder, sweep
 from postroad.store.opening import OpenStore
 from postroad.store.queue import claim
-from postroad.store.records import Claim
-from postroad.store.selection import Selection, drop, retry_now
+from postroad.store.records import Claim, Done, Recorded
 from postroad.store.sqlite import SqliteConnection
 from postroad.store.sweep import NEVER, Orphans, Reclaim
 from postroad.store.units import UNITS
@@ -89,8 +88,9 @@ def test_the_end_of_a_message_removes_its_file_and_one_that_is_gone_hurts_nobody
     body.write_bytes(b"x")
     for ident, name in ((1, "bodies/01/60-1"), (2, "bodies/01/60-2")):
         store.writer.run([Call(UNITS["accept"], sample(ident, body=None, body_file=name))])
-    [result] = store.writer.run([Call(UNITS["drop"], Selection("test", every=True))])
-    assert result.value.count == 2
+    done = Recorded(0, [Done(1001), Done(1002)], [], [])
+    [result] = store.writer.run([Call(UNITS["record"], done)])
+    assert result.value.deliveries == []
     assert not body.exists()
     store.close()
 
@@ -105,43 +105,3 @@ def test_free_pages_go_back_to_the_file_system(tmp_path: Path) -> None:
         pass
     assert connection.execute("PRAGMA freelist_count") == [(50,)]
     connection.close()
-
-
-# -- selections ------------------------------------------------------------------------------------------------------
-
-
-def test_retrying_makes_due_what_fits_and_tells_the_journal(desk: Desk) -> None:
-    desk.accept(1, legs=[leg(10, "a@one.example", due_us=LATER_US), leg(11, "b@two.example", due_us=LATER_US)])
-    desk.writer.hints.clear()
-    assert desk.run(retry_now, Selection("anna", domain="one.example")).count == 1
-    assert desk.rows("SELECT due_us FROM deliveries ORDER BY id") == [(START_US,), (LATER_US,)]
-    assert b'"retried"' in desk.rows("SELECT events FROM journal ORDER BY position DESC LIMIT 1")[0][0]
-    assert desk.writer.hints == [("queue", 0)]
-
-
-def test_a_delivery_in_a_workers_hands_is_not_retried(desk: Desk) -> None:
-    desk.writer.live.add(5)
-    desk.accept(1, legs=[leg(10, owner=5, due_us=LATER_US)])
-    assert desk.run(retry_now, Selection("anna", every=True)).count == 0
-
-
-def test_a_selection_without_a_condition_means_nothing(desk: Desk) -> None:
-    desk.accept(1)
-    assert desk.run(drop, Selection("anna")).count == 0
-    assert desk.count("deliveries") == 1
-
-
-def test_large_selections_go_on_in_slices(desk: Desk) -> None:
-    desk.accept(1, legs=[leg(1000 + n) for n in range(600)])
-    first = desk.run(drop, Selection("anna", message=1))
-    assert first.count == 500
-    assert first.following
-    second = desk.run(drop, Selection("anna", message=1, after=first.following))
-    assert (second.count, second.following) == (100, 0)
-    assert desk.count("messages") == 0
-
-
-def test_dropping_the_last_delivery_takes_the_message(desk: Desk) -> None:
-    desk.accept(1)
-    assert desk.run(drop, Selection("anna", delivery=1001)).count == 1
-    assert (desk.count("messages"), desk.count("history")) == (0, 1)

@@ -244,7 +244,7 @@ def test_a_message_released_and_held_again_in_one_batch_stays(desk: Desk) -> Non
     def swap(tx: Tx) -> None:
         tx.execute("DELETE FROM deliveries WHERE id = 10")
         tx.release(1)
-        tx.append(DELIVERIES, (11, 1, 0, 0, 0, 0, 0, "example.net", "b@example.net", "", "", b"", "", 0, 0))
+        tx.append(DELIVERIES, (11, 1, 0, 0, 0, 0, 0, "example.net", "b@example.net", "", "", b"", "", 0, 0, ""))
 
     desk.writer.transact(swap)
     assert desk.count("messages") == 1

@@ -180,6 +180,7 @@ async def build_worker(errand: Errand) -> Parts:
     )  # fmt: skip
     hints.add("queue", lambda _: runner.wake())
     hints.add("gateway", lambda _: runner.reroute())
+    hints.add("recall", lambda _: runner.recall())
     intake = Intake(
         hostname=config.hostname,
         store=store,

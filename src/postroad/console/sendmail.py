@@ -1,4 +1,4 @@
-"""`postroad-sendmail`, also called `sendmail`, `mailq` and `newaliases`: the interface every Unix program knows.
+"""`postroad-sendmail`, which is also `sendmail`, `mailq`, `newaliases` and `postqueue`: what every Unix program knows.
 
 Started for every mail, so it imports little and nothing that is not needed for the call at hand. The order is: read
 all of standard input, make mail of it, hand it to the server's socket; what the server cannot take now goes to the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import BinaryIO, Final
 
 from postroad.console import sendmail_options as options
@@ -77,15 +78,41 @@ def run(name: str, words: list[str], stdin: BinaryIO) -> int:
         from postroad.console.mailq import show
 
         return show(call.config)
+    if call.mode == options.QUEUE_JSON:
+        from postroad.console.mailq import show
+
+        return show(call.config, as_json=True)
+    if call.mode == options.FLUSH:
+        from postroad.console.mailq import flush
+
+        return flush(call)
     if call.mode in (options.RETRY, options.MESSAGE):
         from postroad.console.mailq import act
 
         return act(call)
+    if call.mode == options.REHEARSE:
+        return _rehearse(call)
     if call.mode == options.SMTP:
         return _speak_smtp(place(call.config), stdin)
     if call.mode in (options.VERIFY, options.TEST):
         return _verify(call, place(call.config))
     return _send(call, place(call.config), stdin)
+
+
+def _rehearse(call: Call) -> int:
+    """-bh: a session at the MX as if from an address, of which nothing is kept."""
+    addresses = [call.what] if call.what else call.recipients
+    if len(addresses) != 1:
+        raise Failure(USAGE, "-bh needs one IP address, where the client seems to come from")
+    from postroad.console.cli.exits import Trouble
+    from postroad.console.cli.place import Place
+    from postroad.console.cli.rehearse import play
+
+    try:
+        play(Place(Path(call.config) if call.config else None), addresses[0])
+    except Trouble as trouble:
+        raise Failure(USAGE if trouble.exit_code == 2 else trouble.exit_code, trouble.format_message()) from trouble
+    return OK
 
 
 # -- sending -----------------------------------------------------------------------------------------------------------

@@ -22,10 +22,16 @@ VERSION: Final = "version"
 RETRY: Final = "retry"
 MESSAGE: Final = "message"
 
+FLUSH: Final = "flush"
+QUEUE_JSON: Final = "queue as json"
+
 _BY_NAME: Final = {"mailq": QUEUE, "newaliases": ALIASES}
 _BY_LETTER: Final = {
     "m": MAIL, "s": SMTP, "p": QUEUE, "i": ALIASES, "v": VERIFY, "t": TEST, "V": VERSION, "P": QUEUE,
 }  # fmt: skip
+
+REHEARSE: Final = "rehearse"
+"""-bh: play a client of the MX."""
 
 _WITH_WORD: Final = frozenset("ABCFLNORVXbefhopr")
 """Options whose value is the rest of the word or else the next word."""
@@ -57,7 +63,7 @@ class Call:
     verbose: bool = False
     config: str = ""
     what: str = ""
-    """-q: "", "I" + id or "R" + site; -M: the letters behind it."""
+    """-q: "", "I" + id or "R" + site; -M: the letters behind it; postqueue: "f", "i" + id or "s" + site."""
     recipients: list[str]
 
     def __init__(self) -> None:
@@ -65,10 +71,12 @@ class Call:
 
 
 def read(name: str, words: list[str]) -> Call:
-    """The call of a program of this name (`sendmail`, `mailq`, `newaliases`) with these words.
+    """The call of a program of this name (`sendmail`, `mailq`, `newaliases`, `postqueue`) with these words.
 
     Raises Failure(USAGE) for what no sendmail knows.
     """
+    if name == "postqueue":
+        return _read_postqueue(words)
     call = Call()
     call.mode = _BY_NAME.get(name, MAIL)
     rest = list(words)
@@ -83,6 +91,36 @@ def read(name: str, words: list[str]) -> Call:
             raise Failure(USAGE, f'"{word}" stands behind a recipient. Options come first; write -- before an address')
     call.recipients = rest
     return call
+
+
+def _read_postqueue(words: list[str]) -> Call:
+    """postqueue(1): -p, -j, -f, -i ID or -s SITE, with -c FILE and -v."""
+    call = Call()
+    rest, found = list(words), ""
+    while rest:
+        word = rest.pop(0)
+        letter, value = word[1:2], word[2:]
+        if not word.startswith("-") or letter not in _POSTQUEUE or (value and letter not in "cis"):
+            raise Failure(USAGE, f"postqueue does not know {word!r}. It takes -p, -j, -f, -i ID, -s SITE, -c FILE, -v")
+        if letter in "cis" and not value:
+            if not rest:
+                raise Failure(USAGE, f"-{letter} lacks its value")
+            value = rest.pop(0)
+        if letter == "c":
+            call.config = value
+        elif letter == "v":
+            call.verbose = True
+        elif found:
+            raise Failure(USAGE, f"postqueue does one thing: {found}, or -{letter}")
+        else:
+            found = f"-{letter}"
+            call.mode, call.what = _POSTQUEUE[letter], letter + value if letter in "fis" else ""
+    if not found:
+        raise Failure(USAGE, "postqueue takes one of -p, -j, -f, -i ID and -s SITE")
+    return call
+
+
+_POSTQUEUE: Final = {"p": QUEUE, "j": QUEUE_JSON, "f": FLUSH, "i": FLUSH, "s": FLUSH, "c": "", "v": ""}
 
 
 def _take_cluster(call: Call, word: str, rest: list[str]) -> None:
@@ -155,6 +193,10 @@ def _set_mode(call: Call, value: str) -> None:
         raise Failure(
             USAGE, "This program starts no server. Start it with: systemctl start postroad, or postroad serve"
         )
+    if value[:1] == "h":
+        # -bh ADDRESS: the address is the next word, which here stands where a recipient would.
+        call.mode, call.what = REHEARSE, value[1:]
+        return
     if value not in _BY_LETTER:
         raise Failure(USAGE, f"-b{value} is not offered here")
     call.mode = _BY_LETTER[value]

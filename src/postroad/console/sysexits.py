@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 OK: Final = 0
+NOTHING: Final = 1
+"""What was asked for is not there."""
 USAGE: Final = 64
 """The command line is wrong, or names nobody to send to."""
 DATA: Final = 65

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from postroad.console import why_refused
+from postroad.store.records import DROPPED, HELD, NEVER_US
 from postroad.values.event import Event
 from postroad.values.ids import id_text, made_at_us
 
 ENDS: Final = ("delivered", "bounced", "discarded", "dropped")
 """Words that end a recipient's delivery."""
-OPEN: Final = ("deferred", "queued", "held", "attempted", "retried")
+OPEN: Final = ("deferred", "queued", "held", "attempted", "retried", "released", "moved", "restored")
 
 CLOCK_WIDTH: Final = 12
 SINCE_WIDTH: Final = 9
@@ -40,6 +41,10 @@ class OpenLeg(Protocol):
     def due_us(self) -> int: ...
     @property
     def last_reply(self) -> str: ...
+    @property
+    def state(self) -> int: ...
+    @property
+    def held(self) -> str: ...
 
 
 class Told(Protocol):
@@ -63,8 +68,8 @@ class Ending:
 
     recipient: str
     state: str
-    """A word of `ENDS`, or "waiting", "held" (its sender asked for a later time), "due" (an attempt is to start or
-    under way), "refused"."""
+    """A word of `ENDS`, or "waiting", "held" (until a time that its sender asked for, or until somebody releases it),
+    "due" (an attempt is to start or under way), "refused"."""
     at_us: int
     """When that became so."""
     attempts: int
@@ -132,14 +137,23 @@ def _endings(story: Told, now_us: int) -> Iterator[Ending]:
         leg = waiting.get(recipient)
         tried = max(attempts.get(recipient, 0), leg.attempts if leg is not None and event.kind != "queued" else 0)
         if leg is None:
-            state = event.kind if event.kind in ENDS else "due"
-            next_us = 0
+            state, next_us = (event.kind if event.kind in ENDS else "due"), 0
         else:
-            waits = leg.due_us > now_us and event.kind not in ("queued", "attempted")
-            state = "due" if not waits else "held" if event.kind == "held" else "waiting"
-            next_us = leg.due_us if waits else 0
+            state, next_us = _open_state(leg, event, now_us)
+        cause = leg.held if leg is not None and leg.state == HELD and leg.held else event.cause
         evidence = event.evidence or (leg.last_reply if leg is not None else "")
-        yield Ending(recipient, state, event.at_us, tried, event.cause, evidence, event.where, next_us)
+        yield Ending(recipient, state, event.at_us, tried, cause, evidence, event.where, next_us)
+
+
+def _open_state(leg: OpenLeg, last: Event, now_us: int) -> tuple[str, int]:
+    """The state of a delivery that still has to end, and when it goes on; 0 when that is now or up to a hand."""
+    if leg.state == DROPPED:
+        return "dropped", 0
+    if leg.due_us >= NEVER_US:
+        return "held", 0
+    if leg.due_us <= now_us or last.kind in ("queued", "attempted"):
+        return "due", 0
+    return ("held" if leg.state == HELD or last.kind == "held" else "waiting"), leg.due_us
 
 
 def _sender(events: tuple[Event, ...]) -> str:
@@ -186,8 +200,10 @@ def _headline(ident: int, endings: tuple[Ending, ...], state: str, now_us: int) 
         text += f" after {last.attempts} attempts"
     if state in ENDS:
         return f"{text}, {span((last.at_us - made_at_us(ident)) / 1e6)} after it was received."
+    if state == "held" and not any(ending.next_us for ending in endings):
+        return f"{text.partition(':')[0]} until somebody releases it. {_sentence(last.cause)}".rstrip()
     if state in ("waiting", "held"):
-        soonest = min(ending.next_us for ending in endings)
+        soonest = min(ending.next_us for ending in endings if ending.next_us)
         return f"{text} {moment(soonest, now_us)}. {_sentence(last.cause)}".rstrip()
     return f"{text}."
 
@@ -202,8 +218,11 @@ def _advice(ident: int, endings: tuple[Ending, ...], events: tuple[Event, ...]) 
     if "waiting" in states:
         yield f"Nothing need be done. To try at once: postroad queue retry {name}"
         yield f"To end it without a report: postroad queue drop {name}"
-    if "held" in states:
+    if any(ending.state == "held" and ending.next_us for ending in endings):
         yield f"Nothing need be done. To begin at once: postroad queue retry {name}"
+    if any(ending.state == "held" and not ending.next_us for ending in endings):
+        yield f"To let it go: postroad queue release {name}"
+        yield f"To end it without a report: postroad queue drop {name}"
     if "bounced" in states and not reports:
         yield "The sender was not told: the message had no sender, or asked for no report."
     for link in dict.fromkeys(reports):

@@ -26,6 +26,7 @@ from postroad.store.client import StoreClient
 from postroad.store.queue import accept as accept_unit
 from postroad.store.records import (
     FILED,
+    NEVER_US,
     TLS_BY_POLICY,
     TLS_OPTIONAL,
     TLS_REQUIRED,
@@ -50,6 +51,9 @@ TOO_MANY_HOPS: Final = Reply(554, "5.4.6", "Too many hops: this message runs in 
 LOOP: Final = Reply(554, "5.4.6", "This message was delivered to the same mailbox before: a forwarding loop.")
 HEADER_TOO_LARGE: Final = Reply(552, "5.3.4", "The header is larger than 256 kB. Send fewer or shorter header fields.")
 HEADER_TOO_LONG: Final = Reply(552, "5.3.4", "The header has more than 2,000 lines. Send fewer header fields.")
+
+LATER: Final = "its sender asked for delivery at a later time"
+"""Why a message is held that names the time of its release."""
 
 KEYS_MAX: Final = 64
 """Recipients that `why` finds a message by; the rest of a long list is in the journal."""
@@ -82,7 +86,7 @@ class Arrival:
     answered: bool = False
     """The client hears of every recipient by itself, so nothing waits for a mailbox that is full."""
     quarantine: str = ""
-    """Why it is held instead of delivered."""
+    """Why it is held until somebody releases it, instead of delivered."""
     above: bytes = b""
     """Fields that go above our Received line, each with its CRLF."""
 
@@ -203,7 +207,8 @@ class Intake:
         content = (received + header, body, body_file, size)
         tls = tls_wish(envelope, lowered)
         accept = self._compose(ident, now_us, content, envelope, destinations, arrival, eightbit, sending, signed, tls)
-        if destinations.wishes or destinations.expanded:
+        # Nobody is told of a message that somebody may yet drop.
+        if (destinations.wishes or destinations.expanded) and not arrival.quarantine:
             accept, accepted = await self._at_once.accept(accept, destinations, now_us)
         else:
             accepted = await self._store.call(accept_unit, accept)
@@ -262,12 +267,16 @@ class Intake:
         begin_us = release_us or now_us
         # Null senders are told of nothing.
         warn_us = begin_us + self._warn_after_us if self._warn_after_us and sender else 0
-        legs = self._legs(destinations, now_us, size, release_us, warn_us, signed.fields)
+        held_until_us = NEVER_US if arrival.quarantine else release_us
+        legs = self._legs(destinations, now_us, size, held_until_us, warn_us, signed.fields)
         copies = self._copies(destinations, sender, warn_us)
-        if release_us:
+        if held_until_us:
             # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named.
-            legs += [local_leg(self._ids.make(now_us), copy, release_us) for copy in copies]
+            legs += [local_leg(self._ids.make(now_us), copy, held_until_us) for copy in copies]
             copies = []
+            # A release by hand gives it the lifetime that it would have had.
+            held, left_us = arrival.quarantine or LATER, self._lifetime_us
+            legs = [structs.replace(leg, held=held, left_us=left_us) for leg in legs]
         events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, signed, tls)
         return Accept(
             id=ident,
@@ -323,16 +332,16 @@ class Intake:
         return self._story.pack([event])
 
     def _legs(
-        self, destinations: Destinations, now_us: int, size: int, release_us: int, warn_us: int, prefix: bytes
+        self, destinations: Destinations, now_us: int, size: int, held_until_us: int, warn_us: int, prefix: bytes
     ) -> list[Leg]:
         remotes = destinations.remotes
         if not remotes:
             return []
         # Born leased: the first attempt starts from memory right after the commit, and the second one's time is
         # part of the commit. Beyond the window mail is left to whoever has room.
-        mine = not release_us and self._runner.room_for(len(remotes), size)
+        mine = not held_until_us and self._runner.room_for(len(remotes), size)
         owner = self._store.incarnation if mine else 0
-        due_us = now_us + self._first_retry_us if mine else release_us or now_us
+        due_us = now_us + self._first_retry_us if mine else held_until_us or now_us
         make = self._ids.make
         return [
             Leg(
@@ -378,17 +387,12 @@ class Intake:
         events += [
             Event(kind="expanded", at_us=now_us, recipient=was, cause=now) for was, now in destinations.expansions
         ]
-        if release_us:
-            cause = "its sender asked for delivery at a later time"
+        if arrival.quarantine or release_us:
+            by = "policy" if arrival.quarantine else who_text(arrival)
+            # What is quarantined waits for a hand, whatever its sender asked for.
+            next_us = 0 if arrival.quarantine else release_us
             return events + [
-                Event(
-                    kind="held",
-                    at_us=now_us,
-                    recipient=leg.recipient,
-                    cause=cause,
-                    by=who_text(arrival),
-                    next_us=release_us,
-                )
+                Event(kind="held", at_us=now_us, recipient=leg.recipient, cause=leg.held, by=by, next_us=next_us)
                 for leg in legs
             ]
         events += [

@@ -15,7 +15,7 @@ from random import Random
 from typing import Final
 
 from postroad.flow.route import Hop, Plan
-from postroad.store.records import INLINE_BODY_MAX, TLS_REQUIRED, Accept, Due, Leg
+from postroad.store.records import INLINE_BODY_MAX, MOVED, TLS_REQUIRED, Accept, Due, Leg
 
 RECIPIENTS_MAX: Final = 100
 """RFC 5321 section 4.5.3.1.8: what every server must take in one transaction."""
@@ -74,8 +74,8 @@ class Delivery:
     """One recipient of a letter that is ours to deliver now."""
 
     __slots__ = (
-        "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "notify", "orcpt", "prefix",
-        "recipient", "warn_us", "way",
+        "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "next_hop", "notify", "orcpt",
+        "prefix", "recipient", "target", "warn_us", "way",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -90,11 +90,15 @@ class Delivery:
         self.notify = source.notify
         self.orcpt = source.orcpt
         self.warn_us = source.warn_us
-        self.way = source.domain
-        """What the way is looked up by: the domain, and the wish for TLS where the sender has one."""
+        self.next_hop = source.next_hop if isinstance(source, Due) else ""
+        """Where somebody moved it to."""
+        self.target = f"{MOVED}{self.next_hop}" if self.next_hop else source.domain
+        """Where it goes: its domain, or the next hop behind MOVED."""
+        self.way = self.target
+        """What the way is looked up by: the target, and the wish for TLS where the sender has one."""
         # RFC 8689 section 5: REQUIRETLS of a report SHOULD NOT keep it from a host that does not know it.
         if letter.tls and (letter.sender or letter.tls != TLS_REQUIRED):
-            self.way = f"{source.domain} {letter.tls}"
+            self.way = f"{self.target} {letter.tls}"
         self.attempt = attempt
         """Number of the attempt that is to be made now; the first is 1."""
         self.last_reply = last_reply

@@ -153,6 +153,11 @@ async def plan(domain: str, signposts: Signposts, lookup: Lookup) -> Plan | Outc
     return _deferred("4.4.3", f"could not look up {domain}: {answer.why or 'no answer'}")
 
 
+async def plan_hop(hop: NextHop, lookup: Lookup) -> Plan | Outcome:
+    """The way of a delivery that somebody sent to this host: there and nowhere else."""
+    return await _plan_fixed(hop, lookup)
+
+
 async def plan_gateway(domain: str, hop: NextHop, signposts: Signposts, lookup: Lookup) -> Plan | Outcome:
     """The way to a gateway domain: its host, and never by MX, which is ourselves."""
     found = await _plan_fixed(hop, lookup)

@@ -6,6 +6,8 @@
 
 Invariant: a delivery is in `_flying` from the moment this worker takes it until the store has its result, and what is
 in it is never taken again; so nothing is attempted twice at once.
+
+So many lines, because every part of it keeps that invariant.
 """
 
 from __future__ import annotations
@@ -32,10 +34,12 @@ from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_addres
 from postroad.flow.outside import Outside
 from postroad.flow.pool import BUG, Pool, Results, TlsWatch
 from postroad.flow.protection import Protection
+from postroad.flow.recall import Touched, call_back
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts
 from postroad.flow.schedule import count_hops
 from postroad.flow.sign import Signer
+from postroad.flow.site_book import SiteBook
 from postroad.flow.tls_policy import TlsPolicies
 from postroad.flow.ways import NextHopOf, no_gateway, plan_way
 from postroad.store.client import UnitFailed
@@ -91,7 +95,7 @@ _NO_ADDRESS: Final = Outcome(
 )
 
 
-class Letters(Protocol):
+class Letters(Touched, Protocol):
     """Where messages are read from (`store.reader.Reader`)."""
 
     async def message(self, ident: int) -> StoredMessage | None:
@@ -149,6 +153,7 @@ class Runner:
         )
         """Also for what is reported at acceptance."""
         self._recorder = Recorder(store, self._on_recorded)
+        self._sites = SiteBook(store)
         self._lanes = Lanes(per_lane=connections_per_lane, total=CONNECTIONS_MAX)
         self._pool = Pool(
             sink=self,
@@ -383,6 +388,8 @@ class Runner:
                 if len(self._ways) >= PLANS_KEPT:
                     self._ways.clear()
                 self._ways[way] = (self._now() + PLAN_S, lane)
+                if not members[0].next_hop:
+                    self._sites.learn(members[0].domain, planned.site, self._now())
                 by_lane.setdefault(lane, []).extend(members)
             else:
                 self.on_result(Parcel(letter, members), [(delivery, planned) for delivery in members])
@@ -409,6 +416,10 @@ class Runner:
             lane.queue.clear()
             for parcel in waiting:
                 self._dispatch(parcel.letter, parcel.deliveries)
+
+    def recall(self) -> None:
+        """Somebody held, dropped or moved deliveries that workers have in hand: those that only wait here go back."""
+        self._spawn(call_back(self._lanes, self._letters, self._give_back))
 
     # -- what the pool asks and tells (flow.pool.Sink) ---------------------------------------------------------------
 
@@ -486,7 +497,7 @@ class Runner:
         for delivery in parcel.deliveries:
             # Fresh mail keeps the next time it was born with; what was claimed has waited long enough already.
             due_us = max(opens_us, delivery.due_us) if parcel.letter.fresh else opens_us
-            tale.later.append(Later(delivery.id, due_us, delivery.last_reply or why))
+            tale.later.append(Later(delivery.id, due_us, delivery.last_reply or why, throttled=True))
             tale.events.append(
                 Event(
                     kind="deferred", at_us=now_us, recipient=delivery.recipient, cause=why, next_us=due_us,
@@ -618,6 +629,7 @@ class Runner:
         An attempt that is cut off is as if its host had never answered: the time of the next one stands in the store.
         """
         self._draining = True
+        self._sites.close()
         if self._claiming is not None:
             self._claiming.cancel()
         until = self._now() + grace

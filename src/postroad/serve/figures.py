@@ -7,6 +7,7 @@ from pathlib import Path
 
 from postroad.flow.meters import series_text
 from postroad.store.reader import Reader
+from postroad.store.records import NEVER_US
 from postroad.values.errors import StoreBroken
 from postroad.values.ids import made_at_us
 
@@ -37,16 +38,19 @@ class ServerFigures:
                 self._reader = Reader(self._data_dir)
             rows = self._reader.rows_now(
                 "SELECT (SELECT count(*) FROM deliveries WHERE due_us <= ?), (SELECT count(*) FROM deliveries),"
-                " (SELECT min(message) FROM deliveries)",
-                (now_us,),
+                " (SELECT count(*) FROM deliveries WHERE due_us >= ?),"
+                # What waits for a hand is nobody's delay.
+                " (SELECT message FROM deliveries WHERE due_us < ? ORDER BY message LIMIT 1)",
+                (now_us, NEVER_US, NEVER_US),
             )
         except StoreBroken:  # before the first start of the store, and while it is repaired
             self.close()
             return {}
-        due, every, oldest = rows[0]
+        due, every, held, oldest = rows[0]
         return {
             series_text("postroad_queue_messages", {"state": "due"}): due,
-            series_text("postroad_queue_messages", {"state": "waiting"}): every - due,
+            series_text("postroad_queue_messages", {"state": "waiting"}): every - due - held,
+            series_text("postroad_queue_messages", {"state": "held"}): held,
             "postroad_queue_oldest_seconds": max(0, now_us - made_at_us(oldest)) / 1e6 if oldest else 0,
         }
 

@@ -38,8 +38,13 @@ PAGE_METERS: Final = (
     Meter("postroad_process_cpu_seconds_total", "counter", ("process",), "CPU time of each living process."),
     Meter("postroad_process_resident_bytes", "gauge", ("process",), "Resident memory of each living process."),
     Meter("postroad_spool_free_bytes", "gauge", (), "Space that mail may still use on the data folder's disk."),
-    Meter("postroad_queue_messages", "gauge", ("state",), "Open deliveries: due now, or waiting for a later attempt."),
-    Meter("postroad_queue_oldest_seconds", "gauge", (), "Age of the oldest message with an open delivery; 0 without."),
+    Meter("postroad_queue_messages", "gauge", ("state",), "Open deliveries: due now, waiting for an attempt, or held."),
+    Meter(
+        "postroad_queue_oldest_seconds",
+        "gauge",
+        (),
+        "Age of the oldest message that waits, held mail apart; 0 without.",
+    ),
     Meter("postroad_cert_expiry_timestamp_seconds", "gauge", ("name",), "When the certificate ends, as Unix time."),
 )
 """Figures made when the page is asked for."""

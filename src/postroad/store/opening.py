@@ -12,12 +12,14 @@ from pathlib import Path
 import msgspec
 
 from postroad.store import folder
+from postroad.store.actions import Finishing
 from postroad.store.dayfiles import Mover
 from postroad.store.dkim import MissingKeys
 from postroad.store.mailbox_sweep import MailboxSweep
 from postroad.store.migrate import migrate
 from postroad.store.refusals import Refusals
 from postroad.store.server import Chore
+from postroad.store.sites import ForgottenSites
 from postroad.store.sqlite import SqliteConnection
 from postroad.store.submissions import Forgetting
 from postroad.store.sweep import GiveBack, Orphans, Reclaim
@@ -58,6 +60,8 @@ class OpenStore:
             self._mover,
             MailboxSweep(self.writer),
             Forgetting(self.writer),
+            Finishing(self.writer),
+            ForgottenSites(self.writer),
             GiveBack(self.connection),
             MissingKeys(self.connection, self.writer, clock),
         ]

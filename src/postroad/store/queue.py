@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from postroad.store.engine import Row
 from postroad.store.journal import note, remember
 from postroad.store.records import (
+    DEFERRED,
     FILED,
+    HELD,
     KIND_LOCAL,
+    MOVED,
+    NEVER_US,
     NO_MAILBOX,
     OVER_QUOTA,
+    QUEUED,
+    THROTTLED,
     Accept,
     Accepted,
     Claim,
@@ -28,6 +35,7 @@ from postroad.store.records import (
 from postroad.store.submissions import weigh
 from postroad.store.units import Table, Tx, Withdrawn, unit
 from postroad.values.event import Event, pack, unpack
+from postroad.values.reason import reason_number
 
 MESSAGES: Final = Table(
     "messages",
@@ -36,10 +44,11 @@ MESSAGES: Final = Table(
 )
 DELIVERIES: Final = Table(
     "deliveries",
-    "id message due_us owner attempts kind account domain recipient notify orcpt prefix last_reply warn_us tls",
+    "id message due_us owner attempts kind account domain recipient notify orcpt prefix last_reply warn_us tls login",
     order=10,
     holds="message",
 )
+HELD_DELIVERIES: Final = Table("deliveries", f"{' '.join(DELIVERIES.columns)} state held left_us reason", order=10)
 
 WHY_NOT_FILED: Final = {OVER_QUOTA: "the mailbox is full"}
 
@@ -74,27 +83,30 @@ def accept(tx: Tx, args: Accept) -> Accepted:
             args.body,
         ),
     )
+    login, tls = args.login, args.tls
     for leg in args.legs:
-        tx.append(
-            DELIVERIES,
-            (
-                leg.id,
-                args.id,
-                leg.due_us,
-                leg.owner,
-                1 if leg.owner else 0,
-                leg.kind,
-                leg.account,
-                leg.domain,
-                leg.recipient,
-                leg.notify,
-                leg.orcpt,
-                leg.prefix,
-                "",
-                leg.warn_us,
-                args.tls,
-            ),
+        row = (
+            leg.id,
+            args.id,
+            leg.due_us,
+            leg.owner,
+            1 if leg.owner else 0,
+            leg.kind,
+            leg.account,
+            leg.domain,
+            leg.recipient,
+            leg.notify,
+            leg.orcpt,
+            leg.prefix,
+            "",
+            leg.warn_us,
+            tls,
+            login,
         )
+        if leg.held:
+            tx.append(HELD_DELIVERIES, (*row, HELD, leg.held, leg.left_us, reason_number(leg.held)))
+        else:
+            tx.append(DELIVERIES, row)
     if args.legs and not args.legs[-1].owner:
         tx.hint("queue")
     remember(tx, args.id, args.keys)
@@ -134,7 +146,7 @@ def _leave_open(tx: Tx, args: Accept, copy: Copy) -> int:
     ident = tx.make_id()
     domain = copy.recipient.rpartition("@")[2]
     row = (ident, args.id, tx.now_us, 0, 0, KIND_LOCAL, copy.account, domain, copy.recipient)
-    tx.append(DELIVERIES, (*row, copy.notify, copy.orcpt, copy.prefix, "", copy.warn_us, args.tls))
+    tx.append(DELIVERIES, (*row, copy.notify, copy.orcpt, copy.prefix, "", copy.warn_us, args.tls, args.login))
     return ident
 
 
@@ -152,11 +164,20 @@ def corrected(foretold: bytes, copies: list[Copy], outcomes: list[int], now_us: 
 _ATTEMPTS: Final = Due.__struct_fields__.index("attempts")
 _ATTEMPT_DUE: Final = Due.__struct_fields__.index("due_us")
 _FLAGS: Final = [Due.__struct_fields__.index(name) for name in ("smtputf8", "eightbit")]
-_CLAIM: Final = (  # in the order of the fields of `Due`
+DUE: Final = (  # in the order of the fields of `Due`
     "SELECT d.id, d.message, d.recipient, d.domain, d.kind, d.attempts, d.due_us, m.received_us, m.expires_us,"
     " m.sender, m.size, d.account, d.prefix, d.notify, d.orcpt, m.smtputf8, m.eightbit, m.ret, m.envid, m.body_file,"
-    " d.last_reply, d.warn_us, d.tls FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.due_us <= ?"
+    " d.last_reply, d.warn_us, d.tls, d.next_hop FROM deliveries d JOIN messages m ON m.id = d.message"
 )
+
+
+def as_due(row: Row, due_us: int) -> Due:
+    """A row of `DUE` with its next time."""
+    due = list(row)
+    due[_ATTEMPT_DUE] = due_us
+    for flag in _FLAGS:
+        due[flag] = due[flag] == 1
+    return Due(*due)
 
 
 @unit
@@ -166,35 +187,53 @@ def claim(tx: Tx, args: Claim) -> Claimed:
     A delivery is due for anybody when its time has come and its owner is not alive.
     """
     tx.flush()
-    sql = _CLAIM
-    params: list[Any] = [tx.now_us]
-    for column, values in (("owner", sorted(tx.live)), ("domain", args.domains_not)):
-        if values:
-            sql += f" AND d.{column} NOT IN ({', '.join('?' * len(values))})"
-            params += values
-    sql += " ORDER BY d.due_us LIMIT ?" + tx.skip_locked("d")
-    rows = tx.execute(sql, [*params, args.limit])
+    rows = _due(tx, args)
     last = len(args.delays_s) - 1
     claimed = []
     for row in rows:
-        due = list(row)
-        due[_ATTEMPT_DUE] = tx.now_us + int(args.delays_s[min(due[_ATTEMPTS], last)] * 1_000_000)
-        for flag in _FLAGS:
-            due[flag] = due[flag] == 1
-        claimed.append(Due(*due))
+        claimed.append(as_due(row, tx.now_us + int(args.delays_s[min(row[_ATTEMPTS], last)] * 1_000_000)))
     if claimed:
         tx.executemany(
-            "UPDATE deliveries SET owner = ?, due_us = ?, attempts = attempts + 1 WHERE id = ?",
+            # What its sender had held until a time is held no longer.
+            f"UPDATE deliveries SET owner = ?, due_us = ?, attempts = attempts + 1,"
+            f" state = CASE WHEN state = {HELD} THEN {QUEUED} ELSE state END WHERE id = ?",
             [(args.owner, due.due_us, due.id) for due in claimed],
         )
     if len(rows) == args.limit:
         return Claimed(claimed, tx.now_us)
-    following = tx.execute("SELECT min(due_us) FROM deliveries WHERE due_us > ?", (tx.now_us,))
+    following = tx.execute("SELECT min(due_us) FROM deliveries WHERE due_us > ? AND due_us < ?", (tx.now_us, NEVER_US))
     return Claimed(claimed, following[0][0] or 0)
 
 
-_DEFER: Final = "UPDATE deliveries SET owner = 0, due_us = ?, last_reply = ? WHERE id = ? AND owner = ? RETURNING id"
-_DEFER_WARNED: Final = _DEFER.replace(" WHERE", ", warn_us = 0 WHERE")
+def _due(tx: Tx, args: Claim) -> list[Row]:
+    """Rows of `DUE` that the caller may have; what was moved first where a lane that it left keeps others waiting."""
+    domains = [name for name in args.domains_not if not name.startswith(MOVED)]
+    shut = [name[len(MOVED) :] for name in args.domains_not if name.startswith(MOVED)]
+
+    def ask(condition: str, avoided: list[tuple[str, list[Any]]], limit: int) -> list[Row]:
+        sql, params = f"{DUE} WHERE d.due_us <= ?{condition}", [tx.now_us]
+        for column, values in (("owner", sorted(tx.live)), *avoided):
+            if values:
+                sql += f" AND d.{column} NOT IN ({', '.join('?' * len(values))})"
+                params += values
+        return tx.execute(f"{sql} ORDER BY d.due_us LIMIT ?" + tx.skip_locked("d"), [*params, limit])
+
+    if not domains:
+        return ask("", [("next_hop", shut)], args.limit)
+    moved = ask(" AND d.next_hop <> ''", [("next_hop", shut)], args.limit)
+    if len(moved) == args.limit:
+        return moved
+    return moved + ask(" AND d.next_hop = ''", [("domain", domains)], args.limit - len(moved))
+
+
+# Somebody may have held or dropped it while it was tried: then it waits for a hand, and its time stays away.
+_DEFER: Final = (
+    f"UPDATE deliveries SET owner = 0, due_us = CASE WHEN state >= {HELD} THEN due_us ELSE ? END,"
+    f" state = CASE WHEN state >= {HELD} THEN state ELSE ? END, last_reply = ?,"
+    f" reason = CASE WHEN state >= {HELD} THEN reason ELSE ? END"
+    " WHERE id = ? AND owner = ? RETURNING id"
+)
+_DEFER_WARNED: Final = _DEFER.replace(" WHERE id", ", warn_us = 0 WHERE id")
 
 
 @unit
@@ -216,7 +255,9 @@ def record(tx: Tx, args: Recorded) -> Unrecorded:
             missed.append(done.delivery)
     for later in args.later:
         sql = _DEFER_WARNED if later.warned else _DEFER
-        if not tx.execute(sql, (later.due_us, later.last_reply, later.delivery, args.owner)):
+        state = THROTTLED if later.throttled else DEFERRED if later.last_reply else QUEUED
+        reply = later.last_reply
+        if not tx.execute(sql, (later.due_us, state, reply, reason_number(reply), later.delivery, args.owner)):
             missed.append(later.delivery)
     if missed:
         raise Withdrawn(Unrecorded(missed))

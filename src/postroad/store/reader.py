@@ -6,6 +6,7 @@ than the 2 ms that a loop may be held up. Rows are those of the last commit, so 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import apsw
 
 from postroad.store import folder
 from postroad.store.engine import Params, Row
+from postroad.store.records import HELD
 from postroad.store.sqlite import open_reader, translated
 
 
@@ -59,6 +61,15 @@ class Reader:
             return None
         header, body, body_file, size, received_us, sender, eightbit, smtputf8 = rows[0]
         return StoredMessage(header, body, body_file, size, received_us, sender, eightbit == 1, smtputf8 == 1)
+
+    async def changed_by_hand(self, deliveries: Sequence[int]) -> list[tuple[int, bool, str]]:
+        """Of these deliveries those that somebody held, dropped or moved: id, whether it must wait, and next hop."""
+        marks = ", ".join("?" * len(deliveries))
+        rows = self.rows_now(
+            f"SELECT id, state, next_hop FROM deliveries WHERE id IN ({marks}) AND (state >= {HELD} OR next_hop <> '')",
+            deliveries,
+        )
+        return [(ident, state >= HELD, next_hop) for ident, state, next_hop in rows]
 
     def close(self) -> None:
         """Ends the connection."""

@@ -22,6 +22,23 @@ KIND_SMTP: Final = 0
 KIND_LOCAL: Final = 1
 """A delivery into a mailbox that could not be made inside the accepting transaction."""
 
+QUEUED: Final = 0
+DEFERRED: Final = 1
+"""A host said not now, or could not be reached."""
+THROTTLED: Final = 2
+"""A lane of ours has enough: nothing was tried."""
+HELD: Final = 3
+"""Nothing is tried before its time, or before somebody releases it."""
+DROPPED: Final = 4
+"""Somebody dropped it and may still take that back."""
+STATES: Final = ("queued", "deferred", "throttled", "held", "dropped")
+"""Why a delivery waits, by its number."""
+
+MOVED: Final = ">"
+"""Before the next hop of a delivery that somebody moved, where a domain stands otherwise; no domain begins so."""
+
+NEVER_US: Final = 1 << 62
+"""When a delivery is due that waits for a hand: after every time there is."""
 TLS_BY_POLICY: Final = 0
 """The sender has no wish: what the domain publishes and the configuration says decides."""
 TLS_REQUIRED: Final = 1
@@ -70,6 +87,10 @@ class Leg(Record, frozen=True):
     orcpt: str = ""
     warn_us: int = 0
     """From when on its sender is told that it is late; 0 for never."""
+    held: str = ""
+    """Why it is held until somebody releases it; then `due_us` is NEVER_US."""
+    left_us: int = 0
+    """The lifetime that a held one has from its release on."""
 
 
 class Allowed(Record, frozen=True):
@@ -203,6 +224,8 @@ class Due(Record, frozen=True):
     last_reply: str = ""
     warn_us: int = 0
     tls: int = TLS_BY_POLICY
+    next_hop: str = ""
+    """Where somebody moved it to; empty for the way that DNS and configuration say."""
 
 
 class Claim(Record, frozen=True):
@@ -216,7 +239,7 @@ class Claim(Record, frozen=True):
     limit: int
     delays_s: list[float]
     domains_not: list[str] = []
-    """Lanes that are full right now: leave their mail."""
+    """Lanes that are full right now: leave the mail of these domains, and what was moved to a host (behind MOVED)."""
 
 
 class Claimed(Record, frozen=True):
@@ -240,6 +263,8 @@ class Later(Record, frozen=True):
     last_reply: str
     warned: bool = False
     """The sender is told of the delay in this transaction, and not again."""
+    throttled: bool = False
+    """No host was asked: a lane of ours has enough for now."""
 
 
 class Noted(Record, frozen=True):

@@ -37,6 +37,9 @@ class OpenDelivery(NamedTuple):
     attempts: int
     due_us: int
     last_reply: str
+    state: int = 0
+    """A state of `store.records.STATES`."""
+    held: str = ""
 
 
 class Story(NamedTuple):
@@ -83,7 +86,8 @@ class Stories:
             for (lines,) in live.rows("SELECT keys FROM history WHERE id = ?", (ident,)):
                 keys = lines.split("\n")
             for row in live.rows(
-                "SELECT id, recipient, attempts, due_us, last_reply FROM deliveries WHERE message = ? ORDER BY id",
+                "SELECT id, recipient, attempts, due_us, last_reply, state, held FROM deliveries"
+                " WHERE message = ? ORDER BY id",
                 (ident,),
             ):
                 opened.append(OpenDelivery(*row))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from postroad.store import folder
+from postroad.store.records import HELD
 from postroad.store.sqlite import SqliteConnection
 from postroad.store.units import Tx
 from postroad.store.writer import Writer
@@ -56,12 +57,14 @@ class Reclaim:
 
     def _slice(self, tx: Tx) -> None:
         rows = tx.execute(
-            "SELECT id, owner, attempts, due_us FROM deliveries WHERE id > ? ORDER BY id LIMIT ?", (self._after, SLICE)
+            "SELECT id, owner, attempts, due_us, state FROM deliveries WHERE id > ? ORDER BY id LIMIT ?",
+            (self._after, SLICE),
         )
         lost = [
             (tx.now_us, ident, owner)
-            for ident, owner, attempts, due_us in rows
-            if owner and owner not in tx.live and attempts <= 1 and due_us > tx.now_us
+            for ident, owner, attempts, due_us, state in rows
+            # What was held or dropped meanwhile waits for a hand.
+            if owner and owner not in tx.live and attempts <= 1 and due_us > tx.now_us and state < HELD
         ]
         if lost:
             tx.executemany("UPDATE deliveries SET owner = 0, due_us = ? WHERE id = ? AND owner = ?", lost)

@@ -33,8 +33,8 @@ ROWS_PER_UNIT: Final = 500
 """What one unit may touch: about 5 ms of the writer's time. Accepting one message with more recipients is exempt."""
 
 MODULES: Final = [
-    "queue", "selection", "journal", "register", "accounts", "credentials", "dkim", "gateways", "mailbox", "pop",
-    "pop_lock", "tls",
+    "queue", "actions", "amendments", "sites", "journal", "register", "accounts", "credentials", "dkim", "gateways",
+    "mailbox", "pop", "pop_lock", "tls",
 ]  # fmt: skip
 """Modules of this package that declare units; `load_units` imports them."""
 

@@ -1,80 +1,81 @@
-"""The queue as people read it: what waits for which destination, and each delivery with its reason and next time.
-
-Every read is one statement on a read-only connection and slices its own size, so it never holds up the writer.
-"""
+"""One message of the queue as people read it: its envelope, and each delivery that is still open."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
 from postroad.store.reader import Reader
+from postroad.store.selection import Chosen, Selection, pages
 
-PAGE: Final = 1000
-"""Deliveries of one page."""
-DESTINATIONS_MAX: Final = 1000
-"""Destinations of one overview, those with most mail."""
-
-
-class Destination(NamedTuple):
-    """All open deliveries to one domain."""
-
-    domain: str
-    deliveries: int
-    due: int
-    """Of these, how many may be tried now or are being tried."""
-    oldest: int
-    """Id of the message that waits longest (`values.ids.made_at_us` tells since when)."""
-    next_us: int
-    """When the next of them may be tried."""
-    last_reply: str
-    """One of the replies that made them wait; empty before the first attempt ended."""
+DELIVERIES_SHOWN: Final = 1000
+"""Deliveries of one message that are read at a time; the rest is counted."""
 
 
-class Waiting(NamedTuple):
-    """One open delivery with what a list shows of its message."""
+class Envelope(NamedTuple):
+    """What is known of a message that waits."""
 
     id: int
-    message: int
-    recipient: str
-    attempts: int
-    due_us: int
-    last_reply: str
     sender: str
+    login: str
     size: int
+    received_us: int
+    expires_us: int
+    ret: str
+    envid: str
+    smtputf8: bool
+    eightbit: bool
+    deliveries: int
+    """Open ones."""
 
 
-def destinations(reader: Reader, now_us: int) -> list[Destination]:
-    """What waits for each destination, the fullest first; reads the whole queue (about a second per million)."""
+class Action(NamedTuple):
+    """Something that somebody did to the queue."""
+
+    number: int
+    at_us: int
+    what: str
+    by: str
+    selection: str
+    detail: str
+    deliveries: int
+    until_us: int
+    """Until when it can be taken back; 0: it is final."""
+    undone: bool
+
+
+def envelope(reader: Reader, message: int) -> Envelope | None:
+    """The message; None when it is finished or never was."""
     rows = reader.rows_now(
-        "SELECT domain, count(*), sum(CASE WHEN due_us <= ? THEN 1 ELSE 0 END), min(message), min(due_us),"
-        " max(last_reply) FROM deliveries GROUP BY domain ORDER BY count(*) DESC, domain LIMIT ?",
-        (now_us, DESTINATIONS_MAX),
+        "SELECT id, sender, login, size, received_us, expires_us, ret, envid, smtputf8, eightbit,"
+        " (SELECT count(*) FROM deliveries WHERE message = messages.id) FROM messages WHERE id = ?",
+        (message,),
     )
-    return [Destination(*row) for row in rows]
+    if not rows:
+        return None
+    found = Envelope(*rows[0])
+    return found._replace(smtputf8=bool(found.smtputf8), eightbit=bool(found.eightbit))
 
 
-def waiting(reader: Reader, *, message: int = 0, domain: str = "", after: int = 0) -> list[Waiting]:
-    """A page of open deliveries in the order they came, of one message or domain or all; `after` is the last id
-    of the page before."""
-    sql = (
-        "SELECT d.id, d.message, d.recipient, d.attempts, d.due_us, d.last_reply, m.sender, m.size"
-        " FROM deliveries d JOIN messages m ON m.id = d.message WHERE d.id > ?"
+def deliveries(reader: Reader, message: int, now_us: int) -> list[Chosen]:
+    """The first DELIVERIES_SHOWN open deliveries of a message."""
+    every = Selection(message=message, dropped=True)
+    return next(pages(reader, every, now_us, most=DELIVERIES_SHOWN), [])
+
+
+def actions(reader: Reader, most: int, *, number: int = 0) -> list[Action]:
+    """The newest actions first, or the one of a number."""
+    wanted, values = ("WHERE number = ? ", (number,)) if number else ("", ())
+    rows = reader.rows_now(
+        "SELECT number, at_us, what, by_whom, selection, detail, deliveries, until_us, undone FROM queue_actions"
+        f" {wanted}ORDER BY number DESC LIMIT {most}",
+        values,
     )
-    params: list[object] = [after]
-    for column, value in (("message", message), ("domain", domain)):
-        if value:
-            sql += f" AND d.{column} = ?"
-            params.append(value)
-    rows = reader.rows_now(f"{sql} ORDER BY d.id LIMIT {PAGE}", params)
-    return [Waiting(*row) for row in rows]
+    return [Action(*row)._replace(undone=bool(row[-1])) for row in rows]
 
 
-def count(reader: Reader, *, message: int = 0, domain: str = "") -> int:
-    """How many open deliveries there are of one message or domain, or altogether."""
-    sql, params = "SELECT count(*) FROM deliveries WHERE 1 = 1", []
-    for column, value in (("message", message), ("domain", domain)):
-        if value:
-            sql += f" AND {column} = ?"
-            params.append(value)
-    number: int = reader.rows_now(sql, params)[0][0]
-    return number
+def last_undoable(reader: Reader, now_us: int) -> int:
+    """The number of the newest action that can be taken back; 0 when there is none."""
+    rows = reader.rows_now(
+        "SELECT max(number) FROM queue_actions WHERE until_us > ? OR (until_us > 0 AND undone = 1)", (now_us,)
+    )
+    return rows[0][0] or 0

@@ -17,7 +17,8 @@ KINDS: Final = {
     "signed": "the fields by which the author's domain answers for the message were made",
     "refused": "a command or a message was turned away; nothing was stored",
     "queued": "the message is durable and one or more deliveries are open",
-    "held": "the sender asked for a later delivery; nothing is tried before the next time",
+    "held": "nothing is tried before the next time, or before somebody releases it where there is none",
+    "released": "somebody ended the hold; an attempt is due",
     "attempted": "a delivery was tried",
     "deferred": "an attempt failed for now; a next time is set",
     "delivered": "the next host or the mailbox took responsibility",
@@ -26,7 +27,10 @@ KINDS: Final = {
     "discarded": "a delivery ended without a report, by the rule named",
     "expanded": "an alias or catch-all turned one recipient into others",
     "retried": "somebody asked for an immediate attempt",
+    "moved": "somebody sent the delivery to another next hop",
     "dropped": "somebody removed the delivery from the queue",
+    "restored": "somebody took back what was done by hand",
+    "amended": "somebody changed the sender or added recipients",
     "fetched": "a mailbox client deleted the message after reading it",
 }
 
