@@ -174,6 +174,22 @@ def test_wrong_configuration_is_not_looked_at(data: Path) -> None:
     assert said(Config(data_dir="relative", user="no-such-account")) == []
 
 
+def test_a_provider_file_is_judged_with_the_configuration(tmp_path: Path) -> None:
+    """Each mistake in it names its own line, as those of the configuration do."""
+    file = tmp_path / "providers.toml"
+    file.write_text('[example]\nhosts = [".example.net"]\nconections = 3\n')
+    config = Config(data_dir=str(tmp_path), relay=Relay(providers_file=str(file)))
+    found = [one for one in machine_complaints(config) if one.path == ("relay", "providers_file")]
+    assert [one.what for one in found] == [f"{file} line 3: example.conections: there is no key of this name"]
+    assert found[0].fix == 'Did you mean "connections"?'
+
+
+def test_a_provider_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = Config(data_dir=str(tmp_path), relay=Relay(providers_file=str(tmp_path / "none.toml")))
+    [found] = [one for one in machine_complaints(config) if one.path == ("relay", "providers_file")]
+    assert "there is no file" in found.what
+
+
 def test_a_milter_that_is_not_there_is_a_hint(data: Path, tmp_path: Path) -> None:
     here, silent = tmp_path / "here.sock", tmp_path / "silent.sock"
     with socket.socket(socket.AF_UNIX) as listening:

@@ -166,6 +166,49 @@ def test_control_characters_of_a_peer_are_shown_harmless() -> None:
     assert "\\x1b]0;title\\x07\\x0d hello" in text
 
 
+def test_a_suspended_destination_is_named_with_the_time_it_ends() -> None:
+    """The time of the next attempt is never told earlier than it can be."""
+    until_us = START_US + 60 * MINUTE_US
+    waiting = OpenDelivery(
+        1, "bob@else.test", 1, START_US + 2 * MINUTE_US, "", suspended_us=until_us, suspended="google: unusual-rate"
+    )
+    told = answer(story(RECEIVED, QUEUED, DEFERRED)._replace(open=[waiting]), START_US + 5 * MINUTE_US)
+    [ending] = told.endings
+    assert (told.state, ending.next_us) == ("waiting", until_us)
+    assert "Nothing goes to this destination until then (google: unusual-rate)" in told.headline
+    over = answer(story(RECEIVED, QUEUED, DEFERRED)._replace(open=[waiting]), until_us)
+    assert over.state == "due"
+
+
+def test_a_throttled_delivery_waits_and_nothing_has_failed() -> None:
+    throttled = Event(
+        kind="throttled",
+        at_us=START_US,
+        recipient="bob@else.test",
+        cause="not tried yet: large may get 10 messages a minute, and others come first",
+        next_us=START_US + MINUTE_US,
+    )
+    waiting = OpenDelivery(1, "bob@else.test", 0, START_US + MINUTE_US, "")
+    told = answer(story(RECEIVED, QUEUED, throttled)._replace(open=[waiting]), START_US)
+    assert (told.state, told.endings[0].attempts) == ("waiting", 0)
+    assert "10 messages a minute" in told.headline
+
+
+def test_a_change_of_a_lane_shows_signal_rule_action_and_end() -> None:
+    suspended = Event(
+        kind="suspended",
+        at_us=START_US,
+        recipient="bob@else.test",
+        cause="an unusual rate: nothing goes to google",
+        evidence="421 4.7.28 unusual rate",
+        by="google: unusual-rate",
+        next_us=START_US + 30 * MINUTE_US,
+    )
+    text = shown(answer(story(RECEIVED, suspended), START_US), START_US)
+    for part in ("suspended", "nothing goes to google", "by google: unusual-rate", "421 4.7.28 unusual rate", "next "):
+        assert part in text
+
+
 def test_alias_reads_as_a_sentence() -> None:
     expanded = Event(kind="expanded", at_us=START_US, recipient="info@dev.test", cause="anna@dev.test")
     assert "info@dev.test leads to anna@dev.test" in shown(answer(story(expanded), START_US), START_US)

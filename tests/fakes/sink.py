@@ -39,6 +39,13 @@ class Sink:
         self.moods = moods or Moods()
         self.port = 0
         self.replies_lost = 0
+        self.open = 0
+        self.most_open = 0
+        """Connections at once: each counts from its first packet until it has said QUIT or is lost."""
+        self.pause_s = 0.0
+        """How long the answer to a content takes."""
+        self.arrivals: list[tuple[float, str]] = []
+        """When each recipient's mail arrived, on the loop's clock."""
         self._sessions: set[_Session] = set()
         self._server: asyncio.Server
 
@@ -67,14 +74,24 @@ class _Session(asyncio.Protocol):
         self.recipients: list[str] = []
         self.in_content = False
         self.searched = 0
+        self.counted = False
+
+    def count(self, change: int) -> None:
+        """Counts the connection once in and once out."""
+        if self.counted is (change < 0):
+            self.counted = change > 0
+            self.sink.open += change
+            self.sink.most_open = max(self.sink.most_open, self.sink.open)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.sink._sessions.add(self)
+        self.count(1)
         self.say(b"220 sink.test ESMTP")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.sink._sessions.discard(self)
+        self.count(-1)
 
     def say(self, line: bytes) -> None:
         self.transport.write(line + b"\r\n")
@@ -108,6 +125,7 @@ class _Session(asyncio.Protocol):
             self.searched = 0
             self.say(b"354 go on" if self.recipients else b"554 5.5.1 no recipients")
         elif verb == b"QUIT":
+            self.count(-1)
             self.say(b"221 2.0.0 bye")
             self.transport.close()
         else:
@@ -137,8 +155,11 @@ class _Session(asyncio.Protocol):
         lost = sink.mood(sink.moods.lose_reply)
         sink.replies_lost += lost
         for recipient in recipients:
+            sink.arrivals.append((asyncio.get_running_loop().time(), recipient))
             sink.ledger.arrived(recipient, content, reply_lost=lost)
         if lost:
             self.transport.abort()
+        elif sink.pause_s:
+            asyncio.get_running_loop().call_later(sink.pause_s, self.say, b"250 2.0.0 stored")
         else:
             self.say(b"250 2.0.0 stored")

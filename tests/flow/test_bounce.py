@@ -13,8 +13,8 @@ import pytest
 
 from postroad.flow.bounce import Reporter
 from postroad.flow.dsn import Action, Notice, advice, compose, decode_xtext
-from postroad.flow.lanes import Letter
 from postroad.flow.local import Plan
+from postroad.flow.parcels import Letter
 from postroad.flow.sign import Signer
 from postroad.store.dkim_records import DkimKey
 from postroad.store.records import Accept

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest_asyncio
 
 from postroad.flow.route import read_signposts
+from postroad.flow.shaping import Limits
 from postroad.store.account_records import DomainAdd, DomainGateway
 from postroad.store.accounts import domain_add
 from postroad.store.gateways import domain_gateway
@@ -63,7 +64,7 @@ async def test_mail_that_waits_goes_to_the_host_the_domain_has_then(yard: Yard) 
 async def test_mail_in_the_line_of_the_old_host_changes_over_too(yard: Yard) -> None:
     """A host that answers nothing holds one message; those behind it do not wait for it."""
     async with FakeSmtp() as old, FakeSmtp() as new:
-        yard.runner._lanes.per_lane = 1
+        yard.runner._lanes.limits = Limits(1, 100)
         old.hold = asyncio.Event()
         point(yard, old)
         for user in "abc":

@@ -6,8 +6,12 @@ from random import Random
 
 import pytest
 
-from postroad.flow.lanes import SUSPEND_MAX_S, Delivery, Lane, Lanes, Letter, Parcel, parcels
+from postroad.config.providers import Provider
+from postroad.flow.lanes import KNOCKING_MAX, SUSPEND_MAX_S, Lane, Lanes, Place
+from postroad.flow.parcels import Delivery, Letter, Parcel, parcels
+from postroad.flow.providers import Providers
 from postroad.flow.route import Hop, Plan
+from postroad.flow.shaping import Limits
 from postroad.store.records import Accept, Leg
 from postroad.values.ports import Target
 
@@ -24,9 +28,22 @@ def parcel(*recipients: str, prefix: bytes = b"") -> Parcel:
     return Parcel(letter, [Delivery(letter, Leg(i, r, "x.test", prefix=prefix), 1) for i, r in enumerate(recipients)])
 
 
+def make_lanes(connections: int = 20, total: int = 100, providers: Providers | None = None) -> Lanes:
+    return Lanes(limits=Limits(connections, 100), total=total, providers=providers)
+
+
+def fill(lane: Lane, count: int = 5) -> None:
+    for _ in range(count):
+        lane.queue.append(parcel("b"))
+
+
+def connect(lanes: Lanes, *wanted: Lane) -> list[bool]:
+    return [lanes.may_connect(lane, 0.0) is not Place.NONE for lane in wanted]
+
+
 @pytest.fixture
 def lane() -> Lane:
-    return Lane(plan(A, B))
+    return make_lanes().lane(plan(A, B))
 
 
 def test_a_host_that_failed_is_left_alone_longer_every_time(lane: Lane) -> None:
@@ -60,47 +77,106 @@ def test_a_lane_whose_hosts_all_failed_waits_for_the_first(lane: Lane) -> None:
     assert lane.suspended_until(100.6) == 101.0
     assert lane.suspended_until(101.0) == 0.0
     assert lane.is_probing()
-    assert lane.why() == "timeout"
+    assert "timeout" in lane.why(100.6)
     lane.succeeded(A)
     assert not lane.is_probing()
 
 
 def test_a_lane_opens_as_many_connections_as_it_has_mail_and_may() -> None:
-    lanes = Lanes(per_lane=3, total=100)
+    lanes = make_lanes(connections=3)
     lane = lanes.lane(plan(A))
-    assert not lanes.may_connect(lane)
+    assert connect(lanes, lane) == [False]
     lane.queue.append(parcel("b"))
-    assert lanes.may_connect(lane)
-    assert not lanes.may_connect(lane)
-    lane.queue.extend(parcel("b") for _ in range(5))
-    assert [lanes.may_connect(lane) for _ in range(4)] == [True, True, False, False]
+    assert connect(lanes, lane, lane) == [True, False]
+    fill(lane)
+    assert connect(lanes, lane, lane, lane, lane) == [True, True, False, False]
 
 
 def test_a_lane_that_failed_probes_with_one_connection() -> None:
-    lanes = Lanes(per_lane=3, total=100)
+    lanes = make_lanes(connections=3)
     lane = lanes.lane(plan(A))
-    lane.queue.extend(parcel("b") for _ in range(5))
+    fill(lane)
     lane.failed(A, "refused", 0.0)
-    assert [lanes.may_connect(lane) for _ in range(3)] == [True, False, False]
+    assert connect(lanes, lane, lane, lane) == [True, False, False]
 
 
 def test_connections_are_shared_in_the_order_of_asking() -> None:
-    lanes = Lanes(per_lane=10, total=2)
+    lanes = make_lanes(connections=10, total=2)
     first, second, third = (lanes.lane(plan(Hop(f"{n}.test", "192.0.2.1", 25))) for n in "abc")
     for lane in (first, second, third):
-        lane.queue.extend(parcel("b") for _ in range(5))
-    assert [lanes.may_connect(lane) for lane in (first, first)] == [True, True]
-    assert not any(lanes.may_connect(lane) for lane in (third, second, first))
+        lane.proven = True
+        fill(lane)
+    assert connect(lanes, first, first) == [True, True]
+    assert connect(lanes, third, second, first) == [False, False, False]
     assert lanes.crowded
-    lanes.disconnected(first)
-    assert lanes.next_in_line() is third
-    lanes.disconnected(first)
-    third.queue.clear()
-    assert lanes.next_in_line() is second
+    lanes.disconnected(first, Place.OURS)
+    assert lanes.next_in_line(first.site) is third
+    lanes.disconnected(first, Place.OURS)
+    third.queue.take_all()
+    assert lanes.next_in_line(first.site) is second
+
+
+def test_hosts_nothing_is_known_of_do_not_take_the_places_of_those_that_answer() -> None:
+    lanes = make_lanes(total=1)
+    strangers = [lanes.lane(plan(Hop(f"s{n}.test", "192.0.2.1", 25))) for n in range(KNOCKING_MAX + 1)]
+    for lane in strangers:
+        fill(lane, 1)
+    assert connect(lanes, *strangers).count(True) == KNOCKING_MAX
+    known = lanes.lane(plan(A))
+    known.proven = True
+    fill(known)
+    assert connect(lanes, known) == [True]
+    assert (lanes.connections, lanes.knocking) == (1, KNOCKING_MAX)
+    # One of them answers: it is a connection like others, and the last stranger may knock.
+    place = lanes.opened(strangers[0], Place.KNOCKING)
+    assert (place, lanes.connections, lanes.knocking) == (Place.OURS, 2, KNOCKING_MAX - 1)
+    assert lanes.next_in_line(known.site) is strangers[-1]
+
+
+def test_lanes_of_one_provider_share_its_limit_whatever_their_hosts() -> None:
+    providers = Providers({"large": Provider(hosts=(".large.test",), connections=2)})
+    lanes = make_lanes(providers=providers)
+    one, two, other = (
+        lanes.lane(plan(Hop(name, "192.0.2.1", 25))) for name in ("a.large.test", "b.large.test", "x.test")
+    )
+    for lane in (one, two, other):
+        fill(lane)
+    assert one.site is two.site
+    assert (one.site.name, other.site.name) == ("large", "x.test")
+    assert connect(lanes, one, two, two, one) == [True, True, False, False]
+    assert connect(lanes, other) == [True]
+    lanes.disconnected(one, Place.KNOCKING)
+    assert lanes.next_in_line(one.site) is two
+
+
+def test_a_way_somebody_configured_is_no_provider() -> None:
+    providers = Providers({"large": Provider(hosts=(".large.test",), connections=2)})
+    fixed = Plan("a.large.test:25", ((Target("a.large.test", ("192.0.2.1",), 25),),), fixed=True)
+    assert make_lanes(providers=providers).lane(fixed).site.provider == ""
+
+
+def test_hosts_of_two_providers_belong_to_none() -> None:
+    providers = Providers({"one": Provider(hosts=(".one.test",)), "two": Provider(hosts=(".two.test",))})
+    mixed = plan(Hop("a.one.test", "192.0.2.1", 25), Hop("b.two.test", "192.0.2.2", 25))
+    assert make_lanes(providers=providers).lane(mixed).site.name == "a.one.test,b.two.test"
+
+
+def test_a_provider_of_separate_sites_gives_each_its_own_limit() -> None:
+    providers = Providers({"large": Provider(hosts=(".large.test",), connections=1, shared=False)})
+    lanes = make_lanes(providers=providers)
+    one, two = (lanes.lane(plan(Hop(name, "192.0.2.1", 25))) for name in ("a.large.test", "b.large.test"))
+    assert one.site is not two.site
+    assert one.site.shape.limits.connections == 1
+
+
+def test_one_source_address_is_not_counted_with_another() -> None:
+    there = plan(A)
+    keys = {Lanes(limits=Limits(1, 1), total=1, source=source).lane(there).site.key for source in ("", "192.0.2.9")}
+    assert keys == {"a.test", "192.0.2.9>a.test"}
 
 
 def test_a_lane_is_known_by_its_site_and_keeps_the_newest_plan() -> None:
-    lanes = Lanes(per_lane=1, total=1)
+    lanes = make_lanes(1, 1)
     lane = lanes.lane(plan(A, B))
     newer = plan(B, A)
     assert lanes.lane(newer) is lane

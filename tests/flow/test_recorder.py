@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from postroad.flow.lanes import Letter
+from postroad.flow.parcels import Letter
 from postroad.flow.recorder import BATCH, Recorder, Result
 from postroad.store.client import UnitFailed
 from postroad.store.records import Accept, Later, Recorded, Unrecorded

@@ -674,13 +674,15 @@ def test_the_window_of_fresh_mail_is_bounded() -> None:
 async def test_the_window_is_freed_when_results_are_recorded(yard: Yard, host: FakeSmtp) -> None:
     yard.host("x.test", host)
     host.hold = asyncio.Event()
-    assert yard.runner.room_for(2000, 0)
+    assert yard.runner.room_for(1500, 0)
     yard.send("b@x.test")
     assert not yard.runner.room_for(2000, 0)
+    assert not yard.runner.room_for(1500, 0, "ours.test")
+    assert yard.runner.room_for(1499, 0, "ours.test")
     await until(lambda: host.messages)
     host.hold.set()
     await yard.settled()
-    assert yard.runner.room_for(2000, 64 * 1024 * 1024)
+    assert yard.runner.room_for(1500, 64 * 1024 * 1024, "ours.test")
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------
@@ -729,7 +731,7 @@ async def test_the_runner_a_configuration_describes(make_yard: MakeYard, host: F
     runner = Runner.from_config(
         config,
         store=yard.store,
-        reader=yard.store,
+        reader=Reads(yard.store),
         spool=yard.bodies,
         story=yard.story,
         ids=yard.ids,

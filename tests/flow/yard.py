@@ -94,6 +94,8 @@ class Reads:
 
     def __init__(self, store: DirectStore) -> None:
         self.connection = store.connection
+        self.message = store.message
+        self.changed_by_hand = store.changed_by_hand
 
     async def rows(self, sql: str, params: Params = ()) -> list[Row]:
         """The rows of one SELECT."""
@@ -118,8 +120,8 @@ class FileBodies:
 class Yard:
     """Everything, by name. `dns` holds the zones; `host` adds a server to them."""
 
-    def __init__(self, folder: Path, **changes: Any) -> None:
-        self.clock = FakeClock()
+    def __init__(self, folder: Path, *, clock: FakeClock | None = None, **changes: Any) -> None:
+        self.clock = clock or FakeClock()
         self.store = DirectStore(folder / "postroad.db", self.clock)
         self.bodies = FileBodies(folder)
         self.directory = Directory(Reads(self.store))

@@ -109,6 +109,7 @@ async def test_ones_own_authors_pass(header: bytes) -> None:
         (b'From: anna@example.com "<ben@example.com>\r\n\r\n', "550 5.6.0 ", "from unclear"),
         (b"From: <ben@example.com <anna@example.com>\r\n\r\n", "550 5.6.0 ", "from unclear"),
         (b"From: ben@example.com <anna@example.com\r\n\r\n", "550 5.6.0 ", "from unclear"),
+        (b"From: " + b"anna@example.com, " * 1000 + b"anna@example.com\r\n\r\n", "550 5.6.0 ", "from unclear"),
     ],
 )
 async def test_forged_authors_are_refused(header: bytes, reply: str, why: str) -> None:

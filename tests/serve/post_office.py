@@ -38,7 +38,7 @@ class ListRunner:
         self.fresh: list[Accept] = []
         self.room = True
 
-    def room_for(self, legs: int, size: int) -> bool:
+    def room_for(self, legs: int, size: int, user: str = "") -> bool:
         return self.room
 
     def enqueue_fresh(self, accepted: Accept) -> None:

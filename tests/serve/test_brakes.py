@@ -19,16 +19,16 @@ FREE = Brake(0.0, False)
     [
         ("192.0.2.7", ("192.0.2.7", "192.0.2.0/24", False)),
         ("::ffff:192.0.2.7", ("192.0.2.7", "192.0.2.0/24", False)),
-        ("2001:db8:1:2:3::4", ("2001:db8:1:2::/64", "2001:db8:1:2::/64", False)),
-        ("fe80::1%eth0", ("fe80::/64", "fe80::/64", False)),
+        ("2001:db8:1:2:3::4", ("2001:db8:1:2::/64", "2001:db8:1:2::/64", False, "2001:db8:1::/48")),
+        ("fe80::1%eth0", ("fe80::/64", "fe80::/64", False, "fe80::/48")),
         ("uid 1000", ("uid 1000", "uid 1000", False)),
         ("", ("", "", False)),
         ("127.0.0.9", ("127.0.0.9", "127.0.0.0/24", True)),
-        ("::1", ("::/64", "::/64", True)),
+        ("::1", ("::/64", "::/64", True, "::/48")),
     ],
 )
-def test_where_an_attempt_is_counted(peer: str, source: tuple[str, str, bool]) -> None:
-    assert source_of(peer) == source
+def test_where_an_attempt_is_counted(peer: str, source: tuple[str | bool, ...]) -> None:
+    assert source_of(peer) == Source(*source)  # type: ignore[arg-type]
 
 
 # failures of a stranger at one address, and what holds the next answer back
@@ -60,6 +60,15 @@ def test_who_is_refused(kind: str, sources: list[Source], logins: list[str], ref
             brakes.failed(source, login, 0.0, known=False)
     assert brakes.brake(PEER, "anna", 0.0, known=False).refused is refused
     assert not brakes.brake(source_of("198.51.100.1"), "bob", 0.0, known=False).refused
+
+
+def test_a_guesser_gains_nothing_by_the_many_networks_that_one_customer_has() -> None:
+    brakes = Brakes()
+    for number in range(100):
+        brakes.failed(source_of(f"2001:db8:1:{number:x}::7"), f"u{number}", 0.0, known=False)
+    assert brakes.brake(source_of("2001:db8:1:ffff::1"), "anna", 0.0, known=False).refused
+    assert not brakes.brake(source_of("2001:db8:1:ffff::1"), "anna", 0.0, known=True).refused
+    assert not brakes.brake(source_of("2001:db8:2::1"), "anna", 0.0, known=False).refused
 
 
 def test_a_refusal_ends_and_failures_fade() -> None:

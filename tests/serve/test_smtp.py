@@ -418,3 +418,21 @@ async def test_requiretls_comes_before_the_field_and_returns_headers_only(office
     assert await wish(office, client, message, parameter=b" REQUIRETLS") == (1, "HDRS")
     assert office.events()[0].cause.endswith(", REQUIRETLS")
     assert await wish(office, client, message) == (2, "FULL")
+
+
+async def test_many_clients_that_each_begin_a_long_header_are_refused_before_they_fill_memory(
+    office: PostOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroad.store.spool.DRAFTS_MAX", 500_000)
+    clients = [await office.greeted() for _ in range(5)]
+    for client in clients:
+        for command in (b"MAIL FROM:<a@sender.test>", b"RCPT TO:<anna@example.com>", b"DATA"):
+            assert (await client.ask(command))[:1] in (b"2", b"3")
+        client.send((b"X: " + b"y" * 900 + b"\r\n") * 200)
+        await breathe()
+    assert office.house.spool.in_memory <= 500_000 + 200_000
+    for client in clients:
+        client.send(b"\r\nx\r\n.\r\n")
+    replies = [(await client.line())[:9] for client in clients]
+    assert replies == [b"250 2.0.0", b"250 2.0.0", b"452 4.3.1", b"452 4.3.1", b"452 4.3.1"]
+    assert office.house.spool.in_memory == 0

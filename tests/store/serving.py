@@ -27,6 +27,7 @@ class ServedStore:
             tend=self.store.tend,
             chores=self.store.chores,
             aside=self.store.aside,
+            beside=self.store.beside,
         )
         self.server.on_death = self.store.worker_died
         self.server.stop_with(self._lifeline)

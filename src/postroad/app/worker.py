@@ -177,7 +177,10 @@ async def build_worker(errand: Errand) -> Parts:
     runner = Runner.from_config(
         config, store=store, reader=reader, spool=spool, story=story, ids=ids, clock=clock, meters=meters,
         planner=planner, outside=outside, next_hop_of=directory.next_hop, protection=protection, signer=signer,
+        workers=errand.workers,
     )  # fmt: skip
+    hints.add("grants", lambda _: runner.regrant())
+    hints.add("suspensions", lambda _: runner.resuspend())
     hints.add("queue", lambda _: runner.wake())
     hints.add("gateway", lambda _: runner.reroute())
     hints.add("recall", lambda _: runner.recall())

@@ -120,7 +120,10 @@ class Relay(Section, frozen=True):
     """Address that TLS reports are sent from (RFC 8460); empty: none are sent."""
     ca_file: str = ""
     """Extra CA bundle by which other servers may prove their names."""
+    providers_file: str = ""
+    """Facts about providers, laid over those that come with Postroad; see docs/providers.md."""
     connections_per_lane: Count = 20
+    """To one site, over all workers."""
     messages_per_connection: Count = 100
     idle_s: Seconds = 5.0
     """How long a connection without mail is kept for the next message."""

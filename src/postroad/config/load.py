@@ -97,19 +97,42 @@ def examine(file: FilePath | str) -> Reading:
 
 def examine_text(raw: bytes, name: str) -> Reading:
     """The same for octets already read; `name` is what messages call the file."""
+    tables, lines, problem = _parsed(raw, name)
+    if problem is not None:
+        return Reading(name, None, (problem,), lines)
+    return _judge(tables, lines, name)
+
+
+def read_tables(file: str) -> tuple[dict[str, Any], KeyLines, Problem | None]:
+    """The tables of any TOML file and the lines of its keys, or what stands in the way; never raises for it."""
+    try:
+        with open(file, "rb") as opened:
+            raw = opened.read(FILE_MAX + 1)
+    except OSError as error:
+        return {}, KeyLines(""), Problem(file, 0, "", *_why_unreadable(error))
+    if len(raw) > FILE_MAX:
+        what = f"the file is larger than {FILE_MAX} octets"
+        return {}, KeyLines(""), Problem(file, 0, "", what, "Name the right file")
+    return _parsed(raw, file)
+
+
+def _parsed(raw: bytes, name: str) -> tuple[dict[str, Any], KeyLines, Problem | None]:
+    nothing: dict[str, Any] = {}
     try:
         source = raw.decode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        return _unreadable(name, "the text is not UTF-8 from here on", "Save the file as UTF-8", line)
+        what = "the text is not UTF-8 from here on"
+        return nothing, KeyLines(""), Problem(name, line, "", what, "Save the file as UTF-8")
     source = source.removeprefix("\ufeff").replace("\r\n", "\n")
     try:
-        tables = tomllib.loads(source)
+        return tomllib.loads(source), KeyLines(source), None
     except tomllib.TOMLDecodeError as error:
-        return _unreadable(name, *_syntax(str(error), source))
+        what, fix, line, key = _syntax(str(error), source)
+        return nothing, KeyLines(""), Problem(name, line, key, what, fix)
     except RecursionError:
-        return _unreadable(name, "lists stand in lists too deep to read", "Close the brackets")
-    return _judge(tables, KeyLines(source), name)
+        what = "lists stand in lists too deep to read"
+        return nothing, KeyLines(""), Problem(name, 0, "", what, "Close the brackets")
 
 
 def _judge(tables: dict[str, Any], lines: KeyLines, name: str) -> Reading:

@@ -19,6 +19,7 @@ from typing import Final
 from postroad.config import Config
 from postroad.config.endpoints import MilterPlace, parse_endpoint, parse_milter
 from postroad.config.problems import Complaint
+from postroad.config.providers import examine as examine_providers
 from postroad.config.rules import SERVICES, complaints
 
 CAP_NET_BIND_SERVICE: Final = 10
@@ -235,11 +236,24 @@ def _files_of_others(config: Config, account: pwd.struct_passwd | None) -> Itera
     """Files of others that are read while the server runs."""
     if config.relay.ca_file:
         yield from _readable(("relay", "ca_file"), Path(config.relay.ca_file), account)
+    if config.relay.providers_file:
+        yield from _providers_file(config.relay.providers_file, account)
     if config.policy.file:
         yield from _policy(Path(config.policy.file), account)
     for name in ("ca_file", "binding_key_file") if config.acme.names else ():
         if getattr(config.acme, name):
             yield from _readable(("acme", name), Path(getattr(config.acme, name)), account)
+
+
+def _providers_file(file: str, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    """The provider file can be read, and everything that is wrong in it, each with its own line."""
+    path = ("relay", "providers_file")
+    unreadable = list(_readable(path, Path(file), account))
+    yield from unreadable
+    for problem in [] if unreadable else examine_providers(file)[1]:
+        key = f"{problem.key}: " if problem.key else ""
+        place = f"{file} line {problem.line}" if problem.line else file
+        yield Complaint(path, f"{place}: {key}{problem.what}", problem.fix, problem.fatal)
 
 
 def _policy(file: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint]:

@@ -337,6 +337,13 @@ def _hop(path: tuple[str, ...], text: str) -> Iterator[Complaint]:
         yield _said(path, error)
 
 
+def _providers_file(config: Config) -> Iterator[Complaint]:
+    path = config.relay.providers_file
+    if path and not path.startswith("/"):
+        fix = f'Write it as "/etc/postroad/{path}"'
+        yield Complaint(("relay", "providers_file"), f'"{path}" is not an absolute path', fix)
+
+
 TLS_WORDS: Final = ("none", "may", "encrypt", "verify")
 
 
@@ -512,6 +519,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _acme,
     _who_may_relay,
     _next_hops,
+    _providers_file,
     _tls_policy,
     _private,
     _bind,

@@ -82,11 +82,11 @@ def _struct(table: dict[str, Any], described: inspect.StructType, path: Path) ->
         if name not in fields:
             yield _unknown(name, value, fields, path)
         else:
-            yield from _value(value, fields[name], (*path, name))
+            yield from value_complaints(value, fields[name], (*path, name))
 
 
-def _value(value: Any, wanted: inspect.Type, path: Path) -> Iterator[Complaint]:
-    """The complaint about one value, if any; containers are walked one level, which is all our keys have."""
+def value_complaints(value: Any, wanted: inspect.Type, path: Path) -> Iterator[Complaint]:
+    """The complaint about one value of a key, if any; containers are walked one level, which is all our keys have."""
     if isinstance(wanted, inspect.StructType):
         if isinstance(value, dict):
             yield from _struct(value, wanted, path)

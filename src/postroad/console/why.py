@@ -19,7 +19,7 @@ from postroad.values.ids import id_text, made_at_us
 
 ENDS: Final = ("delivered", "bounced", "discarded", "dropped")
 """Words that end a recipient's delivery."""
-OPEN: Final = ("deferred", "queued", "held", "attempted", "retried", "released", "moved", "restored")
+OPEN: Final = ("deferred", "throttled", "queued", "held", "attempted", "retried", "released", "moved", "restored")
 
 CLOCK_WIDTH: Final = 12
 SINCE_WIDTH: Final = 9
@@ -45,6 +45,10 @@ class OpenLeg(Protocol):
     def state(self) -> int: ...
     @property
     def held(self) -> str: ...
+    @property
+    def suspended_us(self) -> int: ...
+    @property
+    def suspended(self) -> str: ...
 
 
 class Told(Protocol):
@@ -141,6 +145,10 @@ def _endings(story: Told, now_us: int) -> Iterator[Ending]:
         else:
             state, next_us = _open_state(leg, event, now_us)
         cause = leg.held if leg is not None and leg.state == HELD and leg.held else event.cause
+        if leg is not None and state in ("due", "waiting") and leg.suspended_us > max(now_us, next_us):
+            # Its own time may be earlier; nothing goes there before this one.
+            state, next_us = "waiting", leg.suspended_us
+            cause = f"nothing goes to this destination until then ({leg.suspended})"
         evidence = event.evidence or (leg.last_reply if leg is not None else "")
         yield Ending(recipient, state, event.at_us, tried, cause, evidence, event.where, next_us)
 

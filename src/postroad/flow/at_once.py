@@ -14,7 +14,7 @@ from msgspec import structs
 from postroad.flow.bounce import Reporter, reported
 from postroad.flow.destinations import Destinations, Wish
 from postroad.flow.dsn import Action, Notice
-from postroad.flow.lanes import Letter
+from postroad.flow.parcels import Letter
 from postroad.store.queue import accept as accept_unit
 from postroad.store.queue import corrected
 from postroad.store.records import FILED, KIND_LOCAL, Accept, Accepted, Copy, Leg

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from postroad.flow.dsn import Notice, compose, message_id
-from postroad.flow.lanes import Letter
 from postroad.flow.local import Plan
+from postroad.flow.parcels import Letter
 from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.store.records import TLS_BY_POLICY, TLS_REQUIRED, Accept, Copy, Leg
 from postroad.values.address import Address, AddressError

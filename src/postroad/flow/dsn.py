@@ -13,7 +13,7 @@ from email.utils import formatdate
 from enum import Enum
 from typing import Final
 
-from postroad.flow.lanes import Letter
+from postroad.flow.parcels import Letter
 from postroad.values.ids import id_text
 from postroad.values.outcome import Outcome
 from postroad.wire.mime.compose import Composer, quoted_part, raw_part, text_part

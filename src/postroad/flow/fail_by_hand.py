@@ -10,7 +10,7 @@ from msgspec import structs
 
 from postroad.flow.bounce import BY, Note, Reporter, reported
 from postroad.flow.fates import tell
-from postroad.flow.lanes import Delivery, Letter
+from postroad.flow.parcels import Delivery, Letter
 from postroad.store.reader import StoredMessage
 from postroad.store.records import Accept, Done, Due, Noted, Recorded
 from postroad.values.event import Event

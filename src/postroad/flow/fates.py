@@ -8,7 +8,7 @@ from random import Random
 from typing import Final
 
 from postroad.flow.dsn import Action, Notice
-from postroad.flow.lanes import Delivery, Letter
+from postroad.flow.parcels import Delivery, Letter, Remark
 from postroad.flow.schedule import is_late, is_over, next_time
 from postroad.store.records import Later
 from postroad.values.event import Event
@@ -43,10 +43,12 @@ def tell(
     delays_s: Sequence[float],
     rng: Random,
     warn_after_s: float = 0.0,
+    not_before_us: int = 0,
 ) -> Tale:
     """The tale of one attempt; `trail` names the hosts that failed in it, before the one that decided.
 
-    `warn_after_s`: after how long the sender is told of a delay, 0 for never.
+    `warn_after_s`: after how long the sender is told of a delay, 0 for never. What is tried again is so at
+    `not_before_us` at the earliest: until then its lane is suspended.
     """
     tale = Tale()
     attempt = results[0][0].attempt
@@ -60,7 +62,7 @@ def tell(
                 # RFC 3461 section 5.2.2 (b): a host that knows no DSN took it, "the client MUST issue a "relayed" DSN".
                 _tell_sender(tale, letter, Action.RELAYED, delivery, outcome)
         elif outcome.fate is Fate.DEFERRED and not is_over(now_us, letter.expires_us):
-            due_us = next_time(delivery.attempt, now_us, letter.expires_us, delays_s, rng)
+            due_us = max(next_time(delivery.attempt, now_us, letter.expires_us, delays_s, rng), not_before_us)
             late = is_late(delivery.attempt, now_us, delivery.warn_us, warn_after_s, delays_s)
             warned = late and _tell_sender(tale, letter, Action.DELAYED, delivery, outcome)
             tale.later.append(Later(delivery.id, due_us, _said(outcome), warned))
@@ -117,6 +119,20 @@ def _event(kind: str, delivery: Delivery, outcome: Outcome, now_us: int, next_us
         where=f"{where} {outcome.tls}" if outcome.tls else where,
         next_us=next_us,
         attempt=delivery.attempt,
+    )
+
+
+def remark_event(remark: Remark, delivery: Delivery, now_us: int, until_us: int) -> Event:
+    """What a reply did to its lane: signal (evidence), rule (by), meaning and action (cause), until when (next)."""
+    return Event(
+        kind=remark.kind,
+        at_us=now_us,
+        recipient=delivery.recipient,
+        cause=remark.cause,
+        evidence=str(remark.reply)[:EVIDENCE_MAX],
+        by=remark.rule,
+        where=remark.where,
+        next_us=until_us,
     )
 
 

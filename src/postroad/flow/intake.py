@@ -127,7 +127,7 @@ class Story(Protocol):
 class Outbound(Protocol):
     """The worker's runner: takes freshly accepted legs into memory."""
 
-    def room_for(self, legs: int, size: int) -> bool: ...
+    def room_for(self, legs: int, size: int, user: str = "") -> bool: ...
     def enqueue_fresh(self, accepted: Accept) -> None: ...
 
 
@@ -268,7 +268,9 @@ class Intake:
         # Null senders are told of nothing.
         warn_us = begin_us + self._warn_after_us if self._warn_after_us and sender else 0
         held_until_us = NEVER_US if arrival.quarantine else release_us
-        legs = self._legs(destinations, now_us, size, held_until_us, warn_us, signed.fields)
+        # As `flow.parcels.Letter` names the user.
+        user = arrival.login or sender.rpartition("@")[2]
+        legs = self._legs(destinations, now_us, size, held_until_us, warn_us, signed.fields, user)
         copies = self._copies(destinations, sender, warn_us)
         if held_until_us:
             # RFC 4865 section 4: nothing reaches a recipient before the time that the sender named.
@@ -332,14 +334,21 @@ class Intake:
         return self._story.pack([event])
 
     def _legs(
-        self, destinations: Destinations, now_us: int, size: int, held_until_us: int, warn_us: int, prefix: bytes
+        self,
+        destinations: Destinations,
+        now_us: int,
+        size: int,
+        held_until_us: int,
+        warn_us: int,
+        prefix: bytes,
+        user: str,
     ) -> list[Leg]:
         remotes = destinations.remotes
         if not remotes:
             return []
         # Born leased: the first attempt starts from memory right after the commit, and the second one's time is
         # part of the commit. Beyond the window mail is left to whoever has room.
-        mine = not held_until_us and self._runner.room_for(len(remotes), size)
+        mine = not held_until_us and self._runner.room_for(len(remotes), size, user)
         owner = self._store.incarnation if mine else 0
         due_us = now_us + self._first_retry_us if mine else held_until_us or now_us
         make = self._ids.make

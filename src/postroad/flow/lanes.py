@@ -1,7 +1,11 @@
-"""Lanes: the mail waiting for one site, the connections that serve it, and what is known of its hosts' health.
+"""Lanes: the mail waiting for one set of hosts, the connections that serve it, and what is known of the hosts' health.
 
-A site is a set of hosts, so all domains served by the same hosts share one lane and its limits. Pure state: it decides
-who may connect and who must wait; `flow.pool` does it.
+    Site: one provider, or one set of hosts    limits, shape, connections of all its lanes together
+      Lane: one set of hosts of the site         mail waiting, health of each host
+
+All domains served by the same hosts share a lane; all lanes of one provider share what the provider allows, because it
+counts what comes from one source address and not for which domain. Pure state: it decides who may connect and who must
+wait; `flow.pool` does it.
 
 Invariant: a delivery is in at most one place - in the queue of one lane, or in the hands of one connection - because a
 `Parcel` is only ever moved.
@@ -9,16 +13,16 @@ Invariant: a delivery is in at most one place - in the queue of one lane, or in 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import Enum
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
+from postroad.flow.providers import Providers
 from postroad.flow.route import Hop, Plan
-from postroad.store.records import INLINE_BODY_MAX, MOVED, TLS_REQUIRED, Accept, Due, Leg
-
-RECIPIENTS_MAX: Final = 100
-"""RFC 5321 section 4.5.3.1.8: what every server must take in one transaction."""
+from postroad.flow.shaping import Limits, Shape, State
+from postroad.flow.sharing import Waiting
 
 SUSPEND_FIRST_S: Final = 1.0
 SUSPEND_MAX_S: Final = 300.0
@@ -27,111 +31,15 @@ SUSPEND_MAX_S: Final = 300.0
 PLAIN_S: Final = 3600.0
 """How long a host whose TLS handshake failed is spoken to in the clear at once."""
 
-CLAIMED_WEIGHT: Final = INLINE_BODY_MAX + 8 * 1024
-"""Octets that a message out of the queue is taken to need in memory: its body is inline, or stays in its file."""
-
 WAITING_MAX: Final = 200
 """Parcels waiting in one lane above which no more is claimed for it: others need the memory."""
 
 LANES_KEPT: Final = 10_000
 """Lanes without mail or connections that are remembered for the health of their hosts."""
 
-
-class Letter:
-    """One message as far as sending it needs it; `header` is None until it has been read from the store."""
-
-    __slots__ = (
-        "body", "body_file", "eightbit", "envid", "expires_us", "fresh", "header", "id", "open", "received_us", "ret",
-        "sender", "size", "smtputf8", "tls", "weight",
-    )  # fmt: skip
-
-    def __init__(
-        self, source: Accept | Due, ident: int, *, header: bytes | None = None, body: bytes | None = None
-    ) -> None:
-        self.id = ident
-        self.sender = source.sender
-        self.received_us = source.received_us
-        self.expires_us = source.expires_us
-        self.size = source.size
-        self.smtputf8 = source.smtputf8
-        self.eightbit = source.eightbit
-        self.ret = source.ret
-        self.envid = source.envid
-        self.tls = source.tls
-        """What the sender wishes of TLS on the way (`store.records`)."""
-        self.body_file = source.body_file
-        self.header = header
-        self.body = body
-        self.fresh = header is not None
-        """It came straight from acceptance, not out of the queue."""
-        self.open = 0
-        """Deliveries of it that this worker holds and whose results are not in the store."""
-        self.weight = len(header) + len(body or b"") if header is not None else min(source.size, CLAIMED_WEIGHT)
-        """Octets it takes in memory, or will when it is read."""
-
-
-class Delivery:
-    """One recipient of a letter that is ours to deliver now."""
-
-    __slots__ = (
-        "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "next_hop", "notify", "orcpt",
-        "prefix", "recipient", "target", "warn_us", "way",
-    )  # fmt: skip
-
-    def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
-        self.letter = letter
-        self.id = source.id
-        self.recipient = source.recipient
-        self.domain = source.domain
-        self.kind = source.kind
-        self.account = source.account
-        self.due_us = source.due_us
-        self.prefix = source.prefix
-        self.notify = source.notify
-        self.orcpt = source.orcpt
-        self.warn_us = source.warn_us
-        self.next_hop = source.next_hop if isinstance(source, Due) else ""
-        """Where somebody moved it to."""
-        self.target = f"{MOVED}{self.next_hop}" if self.next_hop else source.domain
-        """Where it goes: its domain, or the next hop behind MOVED."""
-        self.way = self.target
-        """What the way is looked up by: the target, and the wish for TLS where the sender has one."""
-        # RFC 8689 section 5: REQUIRETLS of a report SHOULD NOT keep it from a host that does not know it.
-        if letter.tls and (letter.sender or letter.tls != TLS_REQUIRED):
-            self.way = f"{self.target} {letter.tls}"
-        self.attempt = attempt
-        """Number of the attempt that is to be made now; the first is 1."""
-        self.last_reply = last_reply
-
-
-class Parcel:
-    """Deliveries of one letter that travel in one transaction."""
-
-    __slots__ = ("deliveries", "letter", "returned", "started", "trail")
-
-    def __init__(self, letter: Letter, deliveries: list[Delivery]) -> None:
-        self.letter = letter
-        self.deliveries = deliveries
-        self.returned = 0
-        """How often a connection handed it back because of its host."""
-        self.started = 0.0
-        """When its attempt began, on the monotonic clock; 0 while it waits."""
-        self.trail: list[tuple[str, str]] = []
-        """Hosts that failed in this attempt: where, and why."""
-
-
-def parcels(letter: Letter, deliveries: Iterable[Delivery]) -> list[Parcel]:
-    """Deliveries to one site in as few transactions as they fit: same prefix, at most RECIPIENTS_MAX each."""
-    made: list[Parcel] = []
-    for delivery in deliveries:
-        for parcel in reversed(made):
-            same = parcel.deliveries
-            if same[0].prefix == delivery.prefix and len(same) < RECIPIENTS_MAX:
-                same.append(delivery)
-                break
-        else:
-            made.append(Parcel(letter, [delivery]))
-    return made
+KNOCKING_MAX: Final = 2000
+"""Connections being opened to hosts that have not answered before: they cost a socket and wait for their timeout, and
+must not keep those that answer from their places."""
 
 
 class Health:
@@ -145,20 +53,85 @@ class Health:
         self.why = ""
 
 
+class Site:
+    """What counts together at the other side, for one source address: a provider, or one set of hosts."""
+
+    __slots__ = (
+        "connections",
+        "elsewhere_until",
+        "held",
+        "key",
+        "lanes",
+        "line",
+        "name",
+        "opening",
+        "provider",
+        "shape",
+        "told",
+    )
+
+    def __init__(self, key: str, name: str, provider: str, shape: Shape) -> None:
+        self.key = key
+        """Source address and name: what limits hold for, over all workers."""
+        self.name = name
+        self.provider = provider
+        """Name in the provider file; empty for hosts it does not know."""
+        self.shape = shape
+        self.connections = 0
+        """Connections of this worker, open or being opened."""
+        self.opening = 0
+        """Those of them that are not ready for mail yet."""
+        self.held = 0
+        """Connections that the store has this worker down for, where it has to be asked; never below `connections`."""
+        self.elsewhere_until = 0.0
+        """Until when another worker is known to be the home of its mail."""
+        self.lanes: set[Lane] = set()
+        self.line: OrderedDict[Lane, None] = OrderedDict()
+        """Lanes that wait for a connection of the site, in the order of asking."""
+        self.told: set[str] = set()
+        """Domains for which the store knows that the site is suspended."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def wanted(self) -> int:
+        """Connections that there would be something to do for, within the limit: one being opened has its parcel."""
+        waiting = sum(max(0, len(lane.queue) - lane.opening) for lane in self.lanes)
+        return min(self.shape.limits.connections, self.connections + waiting)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a lane waits for a connection that another lane of the site holds."""
+        line = self.line
+        while line:
+            if next(iter(line)).queue:
+                return True
+            line.popitem(last=False)
+        return False
+
+    @property
+    def over(self) -> bool:
+        """Whether it has more connections than its share: another worker waits for one."""
+        return self.connections > self.shape.share
+
+
 class Lane:
-    """The mail of one site for which the same must hold of TLS."""
+    """The mail for one set of hosts for which the same must hold of TLS."""
 
-    __slots__ = ("connections", "health", "key", "opening", "plain_until", "plan", "queue", "site")
+    __slots__ = ("connections", "health", "key", "opening", "plain_until", "plan", "proven", "queue", "site")
 
-    def __init__(self, plan: Plan) -> None:
-        self.site = plan.site
+    def __init__(self, plan: Plan, site: Site) -> None:
         self.key = plan.key
+        self.site = site
         self.plan = plan
-        self.queue: deque[Parcel] = deque()
+        self.queue = Waiting()
         self.connections = 0
         """Connections open or being opened."""
         self.opening = 0
         """Those of them that are not ready for mail yet."""
+        self.proven = False
+        """A host of it has taken a session."""
         self.health: dict[Hop, Health] = {}
         """Hosts that failed and have not succeeded since."""
         self.plain_until: dict[Hop, float] = {}
@@ -180,14 +153,24 @@ class Lane:
         health.failures += 1
         health.until = now + wait
         health.why = why
+        if self.is_probing():
+            self.proven = False
+            self.site.shape.failed(now)
 
     def succeeded(self, hop: Hop) -> None:
-        """A host took part in a whole session: all its failures are forgotten."""
+        """A host took a session: all its failures are forgotten."""
+        self.proven = True
         if self.health:
             self.health.pop(hop, None)
 
     def suspended_until(self, now: float) -> float:
-        """When the first host may be tried again; 0 when one may be tried now."""
+        """When the first host may be tried again, and the site takes mail; 0 when both is so now."""
+        shape = self.site.shape
+        if not shape.easy and shape.state is State.SUSPENDED and shape.until > now:
+            return max(shape.until, self._hosts_until(now))
+        return self._hosts_until(now)
+
+    def _hosts_until(self, now: float) -> float:
         health = self.health
         if not health:
             return 0.0
@@ -199,9 +182,12 @@ class Lane:
             soonest = min(soonest, known.until) if soonest else known.until
         return soonest
 
-    def why(self) -> str:
-        """The last failure of a host, for people."""
-        return max(self.health.values(), key=lambda known: known.until).why if self.health else ""
+    def why(self, now: float) -> str:
+        """Why nothing goes, for people: the policy of the site, else the last failure of a host."""
+        if self.site.shape.state is State.SUSPENDED and self.site.shape.until > now:
+            return f"{self.site} is suspended: {self.site.shape.why}"
+        failure = max(self.health.values(), key=lambda known: known.until).why if self.health else ""
+        return f"the host failed just before ({failure})"
 
     @property
     def is_crowded(self) -> bool:
@@ -230,29 +216,109 @@ _UNMOVED: Final = Random(0)
 """For lists whose order does not matter."""
 
 
+class Place(Enum):
+    """What a connection about to be opened is counted as."""
+
+    NONE = "none"
+    OURS = "ours"
+    """One of the connections of this worker."""
+    KNOCKING = "knocking"
+    """One to a host of which it is not known that it answers; it becomes one of ours when it does."""
+
+
+class Sharer(Protocol):
+    """Where the limits of a site are shared out between workers (`flow.grants`)."""
+
+    def join(self, key: str, limits: Limits) -> Shape:
+        """The shape of a site whose share is still to be asked for."""
+        ...
+
+    def known(self, site: Site) -> None:
+        """The site that `join` made a shape for."""
+        ...
+
+    def want(self, site: Site) -> None:
+        """The site could use a larger share."""
+        ...
+
+    def review(self, site: Site) -> None:
+        """A connection of the site has ended."""
+        ...
+
+
+class Alone:
+    """One worker has every limit for itself."""
+
+    def join(self, key: str, limits: Limits) -> Shape:
+        """All of it at once."""
+        return Shape(limits)
+
+    def known(self, site: Site) -> None:
+        """Nothing is kept of it."""
+
+    def want(self, site: Site) -> None:
+        """There is no more."""
+
+    def review(self, site: Site) -> None:
+        """Nobody else waits for it."""
+
+
 class Lanes:
     """All lanes of a worker and their shares of its connections.
 
     Fairness: a lane that wants a connection while all are taken waits in line, and every freed one goes to the head of
-    the line; a lane in line is behind those that asked before it, however much mail it has.
+    the line; a lane in line is behind those that asked before it, however much mail it has. So it is among the lanes of
+    a site, and among those of the worker.
     """
 
-    def __init__(self, *, per_lane: int, total: int) -> None:
-        self.per_lane = per_lane
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        total: int,
+        providers: Providers | None = None,
+        source: str = "",
+        sharer: Sharer | None = None,
+    ) -> None:
+        self.limits = limits
         self.total = total
+        self.source = source
         self.connections = 0
+        self.knocking = 0
+        self._providers = providers or Providers({})
+        self._sharer: Sharer = sharer or Alone()
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
-        self._line: OrderedDict[str, Lane] = OrderedDict()
+        self._sites: dict[str, Site] = {}
+        self._line: OrderedDict[Lane, None] = OrderedDict()
+        self._knocking_line: OrderedDict[Lane, None] = OrderedDict()
+        self.on_site: Callable[[Site], None] = lambda site: None
+        """Called with every site that was not known before."""
 
     def lane(self, plan: Plan) -> Lane:
-        """The lane of a plan's site, with the hosts of this newest plan."""
+        """The lane of a plan's hosts and TLS policy, with this newest plan."""
         lane = self._lanes.get(plan.key)
         if lane is None:
             self._forget()
-            lane = self._lanes[plan.key] = Lane(plan)
+            lane = self._lanes[plan.key] = Lane(plan, self._site(plan))
+            lane.site.lanes.add(lane)
         else:
             lane.plan = plan
         return lane
+
+    def _site(self, plan: Plan) -> Site:
+        hosts = [target.host for group in plan.groups for target in group]
+        # A way that somebody configured is a host of their own, whatever its name.
+        provider = "" if plan.fixed else self._providers.of(hosts)
+        known = self._providers.get(provider)
+        name = provider if known is not None and known.shared else plan.site
+        key = f"{self.source}>{name}" if self.source else name
+        site = self._sites.get(key)
+        if site is None:
+            shape = self._sharer.join(key, self.limits.within(known))
+            site = self._sites[key] = Site(key, name, provider, shape)
+            self._sharer.known(site)
+            self.on_site(site)
+        return site
 
     def _forget(self) -> None:
         if len(self._lanes) < LANES_KEPT:
@@ -260,36 +326,91 @@ class Lanes:
         for key, lane in list(self._lanes.items())[: LANES_KEPT // 10]:
             if lane.idle:
                 del self._lanes[key]
+                site = lane.site
+                site.lanes.discard(lane)
+                if not site.lanes and not site.held and site.shape.state is State.OPEN:
+                    del self._sites[site.key]
 
     def all(self) -> list[Lane]:
         """Every lane that is remembered."""
         return list(self._lanes.values())
 
-    def may_connect(self, lane: Lane) -> bool:
+    def site(self, key: str) -> Site | None:
+        """A site by its key."""
+        return self._sites.get(key)
+
+    def sites(self) -> list[Site]:
+        """Every site that is remembered."""
+        return list(self._sites.values())
+
+    def may_connect(self, lane: Lane, now: float) -> Place:
         """Takes a connection's place for the lane when it should have one more; else it may be put in line."""
         waiting = len(lane.queue)
-        if lane.opening >= waiting or lane.connections >= (1 if lane.is_probing() else self.per_lane):
-            return False
-        if self.connections >= self.total:
-            self._line.setdefault(lane.key, lane)
-            return False
+        if lane.opening >= waiting or (lane.connections and lane.is_probing()):
+            return Place.NONE
+        site = lane.site
+        permit = site.shape.permit(now)
+        if permit.wait_s > 0.0 or (not site.shape.easy and site.opening >= site.shape.ready(now)):
+            # Nobody likes to be called on for nothing.
+            return Place.NONE
+        if site.connections >= permit.connections:
+            site.line.setdefault(lane, None)
+            if site.connections >= site.shape.share:
+                self._sharer.want(site)
+            return Place.NONE
+        place = Place.OURS if lane.proven else Place.KNOCKING
+        if place is Place.OURS and self.connections >= self.total:
+            self._line.setdefault(lane, None)
+            return Place.NONE
+        if place is Place.KNOCKING and self.knocking >= KNOCKING_MAX:
+            self._knocking_line.setdefault(lane, None)
+            return Place.NONE
         self._lanes.setdefault(lane.key, lane)
-        self.connections += 1
+        self._count(place, 1)
+        site.connections += 1
+        site.opening += 1
         lane.connections += 1
         lane.opening += 1
-        return True
+        return place
 
-    def disconnected(self, lane: Lane) -> None:
+    def _count(self, place: Place, change: int) -> None:
+        if place is Place.OURS:
+            self.connections += change
+        else:
+            self.knocking += change
+
+    def opened(self, lane: Lane, place: Place) -> Place:
+        """A connection is ready for mail; returns what it is counted as from here on."""
+        self.unopened(lane)
+        if place is Place.KNOCKING:
+            self.knocking -= 1
+            self.connections += 1
+        return Place.OURS
+
+    def unopened(self, lane: Lane) -> None:
+        """A connection is not being opened any more."""
+        lane.opening -= 1
+        lane.site.opening -= 1
+
+    def disconnected(self, lane: Lane, place: Place) -> None:
         """A connection's place is free again."""
-        self.connections -= 1
+        self._count(place, -1)
+        lane.site.connections -= 1
         lane.connections -= 1
 
-    def next_in_line(self) -> Lane | None:
-        """The lane that has waited longest for a connection, taken out of the line."""
-        while self._line:
-            _, lane = self._line.popitem(last=False)
-            if lane.queue:
-                return lane
+    def next_in_line(self, site: Site) -> Lane | None:
+        """The lane that has waited longest for a place like the one just freed, taken out of the line: of this site, of
+        the worker, or among those that knock."""
+        lines = [site.line]
+        if self.connections < self.total:
+            lines.append(self._line)
+        if self.knocking < KNOCKING_MAX:
+            lines.append(self._knocking_line)
+        for line in lines:
+            while line:
+                lane, _ = line.popitem(last=False)
+                if lane.queue:
+                    return lane
         return None
 
     @property

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 from postroad.flow.judge import Step, judge, judge_connect, judge_loss, judge_transaction, unsendable
-from postroad.flow.lanes import RECIPIENTS_MAX, Delivery, Letter, Parcel
+from postroad.flow.parcels import RECIPIENTS_MAX, Delivery, Letter, Parcel
 from postroad.flow.route import Hop
 from postroad.flow.tls_policy import OPPORTUNISTIC, Level, TlsPolicy, unrequired
 from postroad.net.dial import Link, TlsFailed, Unreachable, dial

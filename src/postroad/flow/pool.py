@@ -6,6 +6,9 @@ What a parcel's journey can look like:
                  ^                     |  host failed: another host of the plan, at most RETURNS_MAX times
                  +---------------------+  too many recipients: the rest, at once
 
+A connection asks `Site.shape` before every message and tells it what came of it (`flow.shaping`, `flow.signals`): what
+may not go yet waits in its lane, or is put off when that takes longer than PATIENCE_S.
+
 Invariant: every delivery that was submitted reaches `on_result` exactly once, or `give_back` when the pool drains.
 """
 
@@ -18,9 +21,13 @@ from random import Random
 from typing import Final, Protocol
 
 from postroad.flow.judge import Step
-from postroad.flow.lanes import PLAIN_S, Delivery, Lane, Lanes, Parcel
+from postroad.flow.lanes import PLAIN_S, Lane, Lanes, Place, Site
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, Trip
+from postroad.flow.parcels import Delivery, Parcel
+from postroad.flow.providers import Providers
 from postroad.flow.route import Hop
+from postroad.flow.shaping import State
+from postroad.flow.signals import Lesson, heard, heard_at_the_door
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
@@ -29,6 +36,12 @@ log = logging.getLogger(__name__)
 
 RETURNS_MAX: Final = 3
 """Other hosts one parcel is taken to in one attempt after a host failed in the middle of it."""
+
+PATIENCE_S: Final = 60.0
+"""How long mail of a lane whose rate is limited waits in memory for its turn; what would wait longer is put off."""
+
+HOLD_S: Final = 2.0
+"""How long a connection is kept open for the next message that may go; longer waits end it, as a polite client does."""
 
 SWEEP_S: Final = 0.5
 """How often connections without mail are looked at."""
@@ -49,8 +62,25 @@ class Sink(Protocol):
         """These deliveries of the parcel have ended their attempt."""
         ...
 
-    def on_untried(self, parcel: Parcel, why: str, until: float) -> None:
-        """This parcel was not tried and waits until its lane is open again, at `until` of the monotonic clock."""
+    def on_untried(self, parcel: Parcel, why: str, until: float, *, throttled: bool = False) -> None:
+        """This parcel was not tried and waits until its lane is open again, or until its turn comes in a lane whose
+        rate is limited, at `until` of the monotonic clock."""
+        ...
+
+    def on_elsewhere(self, parcel: Parcel) -> None:
+        """This parcel's site has its home in another worker."""
+        ...
+
+    def on_lesson(self, site: Site, lesson: Lesson) -> None:
+        """The site's shape has changed in a way that others should know of."""
+        ...
+
+    def on_disconnected(self, site: Site) -> None:
+        """A connection to the site has ended."""
+        ...
+
+    def on_open_again(self, site: Site) -> None:
+        """A probe of a suspended site was taken."""
         ...
 
     @property
@@ -101,7 +131,7 @@ class Pool:
         bodies: Bodies,
         clock: Clock,
         rng: Random,
-        messages_per_connection: int = 100,
+        providers: Providers | None = None,
         idle_s: float = 5.0,
         on_open: Callable[[Courier | NoCourier], None] = lambda opened: None,
         on_close: Callable[[], None] = lambda: None,
@@ -113,7 +143,8 @@ class Pool:
         self._bodies = bodies
         self._now = clock.monotonic
         self._rng = rng
-        self._messages = messages_per_connection
+        self._providers = providers or Providers({})
+        self._wakes: dict[Site, asyncio.TimerHandle] = {}
         self._idle_s = idle_s
         self._on_open = on_open
         self._on_close = on_close
@@ -138,24 +169,90 @@ class Pool:
                 del self._idle[lane]
             idle.future.set_result(parcel)
             return
-        until = lane.suspended_until(self._now())
-        if until and not lane.connections:
+        now = self._now()
+        if lane.site.elsewhere_until and lane.site.elsewhere_until > now:
+            self._sink.on_elsewhere(parcel)
+            return
+        until = lane.suspended_until(now)
+        if until and (not lane.connections or lane.site.shape.state is State.SUSPENDED):
             self._suspended(lane, parcel)
+            return
+        if not lane.site.shape.easy and self._throttled(lane, parcel, now):
             return
         lane.queue.append(parcel)
         self._connect(lane)
 
     def _suspended(self, lane: Lane, parcel: Parcel) -> None:
-        until = lane.suspended_until(self._now())
-        self._sink.on_untried(parcel, f"not tried: the host failed just before ({lane.why()})", until)
+        now = self._now()
+        self._sink.on_untried(parcel, f"not tried: {lane.why(now)}", lane.suspended_until(now))
+
+    def _throttled(self, lane: Lane, parcel: Parcel, now: float) -> bool:
+        """Puts a parcel off whose turn is too far away to wait for it in memory."""
+        shape = lane.site.shape
+        ahead_s = shape.permit(now).wait_s + len(lane.queue) * shape.pace_s
+        if ahead_s <= PATIENCE_S:
+            return False
+        why = f"not tried yet: {lane.site} may get {shape.pace_text}, and others come first"
+        self._sink.on_untried(parcel, why, now + ahead_s, throttled=True)
+        return True
 
     def _connect(self, lane: Lane) -> None:
-        while not self._draining and self._lanes.may_connect(lane):
-            task = asyncio.get_running_loop().create_task(self._live(lane))
+        if self._draining:
+            return
+        while (place := self._lanes.may_connect(lane, self._now())) is not Place.NONE:
+            task = asyncio.get_running_loop().create_task(self._live(lane, place))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        site = lane.site
+        if not site.shape.easy and lane.queue and not lane.connections:
+            self._wake_later(lane)
+        if site.crowded:
+            self._make_way_in(site)
         if self._lanes.crowded:
             self._make_way()
+
+    def connect_site(self, site: Site) -> None:
+        """More may connect than before, or something may be sent again: lanes in line come first."""
+        before = -1
+        while site.crowded and site.connections != before:
+            before = site.connections
+            lane, _ = site.line.popitem(last=False)
+            self._connect(lane)
+        for lane in list(site.lanes):
+            if lane.queue:
+                self._connect(lane)
+
+    def _wake_later(self, lane: Lane) -> None:
+        """Looks again when the next message may go, or puts off what would wait too long."""
+        site = lane.site
+        wait_s = site.shape.permit(self._now()).wait_s
+        if wait_s > PATIENCE_S:
+            for parcel in lane.queue.take_all():
+                self.submit(lane, parcel)
+        elif wait_s > 0.0 and site not in self._wakes:
+            loop = asyncio.get_running_loop()
+            self._wakes[site] = loop.call_later(max(wait_s, 0.01), self._wake, site)
+
+    def _wake(self, site: Site) -> None:
+        self._wakes.pop(site, None)
+        self.connect_site(site)
+
+    def take_waiting(self, site: Site) -> list[Parcel]:
+        """Everything that waits in the lanes of a site, taken out."""
+        return [parcel for lane in site.lanes for parcel in lane.queue.take_all()]
+
+    def _make_way_in(self, site: Site, count: int = 1) -> None:
+        """Others wait for connections to the site: so many that have no mail give up their places."""
+        for lane in site.lanes:
+            while count and (waiting := self._idle.get(lane)):
+                waiting.pop(0).future.set_result(None)
+                count -= 1
+                if not waiting:
+                    del self._idle[lane]
+
+    def shrink(self, site: Site) -> None:
+        """The site has more connections than its share: those without mail end now, others after their message."""
+        self._make_way_in(site, site.connections - site.shape.share)
 
     def _make_way(self) -> None:
         """Others wait for a connection: the one that has been without mail longest gives up its place."""
@@ -168,23 +265,26 @@ class Pool:
 
     # -- one connection's life ---------------------------------------------------------------------------------------
 
-    async def _live(self, lane: Lane) -> None:
+    async def _live(self, lane: Lane, place: Place) -> None:
         courier: Courier | None = None
         opening = True
         try:
             courier = await self._open(lane)
             opening = False
-            lane.opening -= 1
+            if courier is not None:
+                place = self._lanes.opened(lane, place)
+            else:
+                self._lanes.unopened(lane)
             if courier is not None:
                 lane.succeeded(courier.hop)
                 await self._serve(lane, courier)
         except Exception:
-            log.exception("a connection of lane %s ended by a bug", lane.site)
+            log.exception("a connection of lane %s ended by a bug", lane.key)
             self._give_up(lane)
         finally:
             if opening:
-                lane.opening -= 1
-            await self._end(lane, courier)
+                self._lanes.unopened(lane)
+            await self._end(lane, place, courier)
 
     def _give_up(self, lane: Lane) -> None:
         """After a bug: the site is left alone for a while, as if its hosts had failed, so that nothing spins."""
@@ -193,18 +293,19 @@ class Pool:
             lane.failed(hop, BUG.cause, now)
         self._defer_all(lane, [], BUG)
 
-    async def _end(self, lane: Lane, courier: Courier | None) -> None:
+    async def _end(self, lane: Lane, place: Place, courier: Courier | None) -> None:
         try:
             if courier is not None:
                 await courier.quit()
         finally:
-            self._lanes.disconnected(lane)
+            self._lanes.disconnected(lane, place)
             if courier is not None:
                 self._on_close()
-            following = self._lanes.next_in_line()
+            following = self._lanes.next_in_line(lane.site)
             if following is not None:
                 self._connect(following)
             self._connect(lane)
+            self._sink.on_disconnected(lane.site)
 
     async def _open(self, lane: Lane) -> Courier | None:
         """A session with the first host of the lane that takes one; without any, the lane's mail is deferred."""
@@ -216,7 +317,7 @@ class Pool:
             self._on_open(opened)
             if isinstance(opened, Courier):
                 if lane.queue:
-                    lane.queue[0].trail += trail
+                    lane.queue.peek().trail += trail
                 return opened
             if self._tls_watch is not None and opened.fault:
                 self._tls_watch.failed(_domains(lane), hop, opened)
@@ -225,8 +326,19 @@ class Pool:
                 last, decisive = opened.outcome, len(trail)
             trail.append((str(hop), _words(opened.outcome)))
             lane.failed(hop, opened.outcome.cause, self._now())
+            lesson = heard_at_the_door(lane.site, opened.outcome, self._providers, self._now())
+            if lesson is not None:
+                self._learnt(lane, lane.queue.peek() if lane.queue else None, lesson)
+                if lane.site.shape.state is State.SUSPENDED:
+                    break
         self._defer_all(lane, [*trail[:decisive], *trail[decisive + 1 :]], last)
         return None
+
+    def _learnt(self, lane: Lane, parcel: Parcel | None, lesson: Lesson) -> None:
+        """Tells of a change of the lane's shape: in the journal of the parcel, and to who must know."""
+        if parcel is not None:
+            parcel.remarks.append(lesson.remark)
+        self._sink.on_lesson(lane.site, lesson)
 
     async def _open_hop(self, lane: Lane, hop: Hop) -> Courier | NoCourier:
         plain = lane.plain_until.get(hop, 0.0) > self._now()
@@ -236,7 +348,7 @@ class Pool:
             # RFC 7435: encryption that fails must not cost the mail; the same host again, in the clear.
             lane.plain_until[hop] = self._now() + PLAIN_S
             if lane.queue:
-                lane.queue[0].trail.append((str(hop), f"{opened.outcome.cause}; again without TLS"))
+                lane.queue.peek().trail.append((str(hop), f"{opened.outcome.cause}; again without TLS"))
             fault = opened.fault
             opened = await Courier.open(hop, self._manner, self._bodies, plain=True, policy=policy)
             if isinstance(opened, Courier):
@@ -247,9 +359,7 @@ class Pool:
         """No host of the lane took a session; while other connections of it live, its mail is left to them."""
         if lane.connections > 1:
             return
-        waiting = list(lane.queue)
-        lane.queue.clear()
-        for parcel in waiting:
+        for parcel in lane.queue.take_all():
             if outcome is None:
                 self._suspended(lane, parcel)
                 continue
@@ -258,15 +368,19 @@ class Pool:
 
     async def _serve(self, lane: Lane, courier: Courier) -> None:
         """Carries parcels until there is none, the host has had enough, or others need the place."""
-        queue = lane.queue
+        queue, site = lane.queue, lane.site
+        shape = site.shape
         sink = self._sink
-        mails = min(self._messages, courier.extensions.max_transactions or self._messages)
-        while not self._draining and courier.carried < mails:
+        mails = shape.limits.messages_per_connection
+        mails = min(mails, courier.extensions.max_transactions or mails)
+        while not self._draining and courier.carried < mails and site.connections <= shape.share:
             if sink.full:
                 await sink.room()
+            if not shape.easy and not await self._may_send(site):
+                return
             if queue:
-                parcel = queue.popleft()
-            elif self._lanes.crowded:
+                parcel = queue.take()
+            elif self._lanes.crowded or site.crowded:
                 return
             else:
                 handed = await self._wait(lane)
@@ -275,10 +389,28 @@ class Pool:
                 parcel = handed
             if not courier.usable:
                 # The host closed while nothing was going on; that says nothing about this parcel.
-                queue.appendleft(parcel)
+                queue.put_back(parcel)
                 return
+            if not shape.easy:
+                if shape.permit(self._now()).wait_s > 0.0:
+                    # Another connection was faster, or the lane was shaped while this one waited for mail.
+                    queue.put_back(parcel)
+                    continue
+                shape.take(self._now())
             if not await self._carry(lane, courier, parcel):
                 return
+
+    async def _may_send(self, site: Site) -> bool:
+        """Waits until the next message may go; False when this connection should not wait for it."""
+        while True:
+            permit = site.shape.permit(self._now())
+            if permit.connections < site.connections or permit.wait_s > HOLD_S:
+                return False
+            if permit.wait_s <= 0.0:
+                return True
+            await asyncio.sleep(permit.wait_s)
+            if self._draining:
+                return False
 
     async def _wait(self, lane: Lane) -> Parcel | None:
         future: asyncio.Future[Parcel | None] = asyncio.get_running_loop().create_future()
@@ -290,7 +422,7 @@ class Pool:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and (parcel := future.result()) is not None:
-                lane.queue.appendleft(parcel)
+                lane.queue.put_back(parcel)
             raise
 
     def _sweep(self) -> None:
@@ -316,6 +448,7 @@ class Pool:
     async def _carry(self, lane: Lane, courier: Courier, parcel: Parcel) -> bool:
         """Carries one parcel and sorts its results; returns whether the connection may go on."""
         if parcel.letter.header is None and not await self._load(lane, parcel):
+            lane.site.shape.spared()
             return True
         if len(parcel.deliveries) > courier.limit:
             self._split(lane, parcel, courier.limit)
@@ -329,19 +462,31 @@ class Pool:
             courier.abort()
             raise
         except Exception:
-            log.exception("a parcel of lane %s met a bug", lane.site)
+            log.exception("a parcel of lane %s met a bug", lane.key)
             courier.abort()
             trip = Trip([(delivery, BUG, Step.GO_ON) for delivery in parcel.deliveries], lost=True)
         finally:
             self.busy -= 1
         if trip.stale and not parcel.returned:
             parcel.returned += 1
-            lane.queue.appendleft(parcel)
+            lane.site.shape.spared()
+            lane.queue.put_back(parcel)
             return False
+        results = trip.results
+        if len(results) == 1 and results[0][1].fate is Fate.DELIVERED and not trip.lost:
+            # What nearly every parcel is: nothing to sort out, nothing to learn but that all is well.
+            shape = lane.site.shape
+            if shape.window < shape.limits.connections or not shape.easy:
+                self._succeeded(lane.site)
+            self._sink.on_result(parcel, [results[0][:2]])
+            return True
+        lesson = heard(lane.site, trip, self._providers, self._now())
+        if lesson is not None:
+            self._learnt(lane, parcel, lesson)
         ended: Results = []
         again: list[Delivery] = []
         failure: Outcome | None = None
-        for delivery, outcome, step in trip.results:
+        for delivery, outcome, step in results:
             if step is Step.GO_ON:
                 ended.append((delivery, outcome))
                 continue
@@ -355,10 +500,14 @@ class Pool:
         if failure is not None:
             self._host_failed(lane, courier, parcel, failure, again, ended)
         elif again:
-            lane.queue.appendleft(self._part(parcel, again))
+            lane.queue.put_back(self._part(parcel, again))
             self._connect(lane)
+        if failure is None and not trip.lost:
+            self._succeeded(lane.site)
         if ended:
             self._sink.on_result(parcel, ended)
+        if lesson is not None and lane.site.shape.state is State.SUSPENDED:
+            self.put_off(lane.site)
         return not trip.lost and failure is None
 
     @staticmethod
@@ -372,11 +521,24 @@ class Pool:
                 if note:
                     parcel.trail.append((courier.where, note))
 
+    def _succeeded(self, site: Site) -> None:
+        was_probing = site.shape.state is State.PROBING
+        if site.shape.succeeded(self._now()) or was_probing:
+            self.connect_site(site)
+        if was_probing:
+            self._sink.on_open_again(site)
+
+    def put_off(self, site: Site) -> None:
+        """Nothing goes to this site for a while: what waits goes back to the queue of the store."""
+        for lane in list(site.lanes):
+            for parcel in lane.queue.take_all():
+                self._suspended(lane, parcel)
+
     async def _load(self, lane: Lane, parcel: Parcel) -> bool:
         try:
             return await self._sink.load(parcel)
         except Exception:
-            log.exception("a parcel of lane %s could not be read", lane.site)
+            log.exception("a parcel of lane %s could not be read", lane.key)
             self._sink.on_result(parcel, [(delivery, BUG) for delivery in parcel.deliveries])
             return False
 
@@ -390,7 +552,7 @@ class Pool:
             following = self._part(parcel, again)
             following.returned = parcel.returned + 1
             following.trail = [*parcel.trail, (courier.where, _words(failure))]
-            lane.queue.appendleft(following)
+            lane.queue.put_back(following)
         else:
             ended += [(delivery, failure) for delivery in again]
 
@@ -398,7 +560,7 @@ class Pool:
         """Leaves `limit` deliveries in the parcel and queues the rest right behind it."""
         rest = self._part(parcel, parcel.deliveries[limit:])
         parcel.deliveries = parcel.deliveries[:limit]
-        lane.queue.appendleft(rest)
+        lane.queue.put_back(rest)
         self._connect(lane)
 
     @staticmethod
@@ -426,9 +588,11 @@ class Pool:
             await asyncio.wait(self._tasks)
         if self._sweeper is not None:
             self._sweeper.cancel()
+        for wake in self._wakes.values():
+            wake.cancel()
         for lane in self._lanes.all():
-            while lane.queue:
-                give_back(lane.queue.popleft())
+            for parcel in lane.queue.take_all():
+                give_back(parcel)
 
     def _release_idle(self) -> None:
         waiting, self._idle = self._idle, {}

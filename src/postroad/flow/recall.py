@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from postroad.flow.lanes import Lanes, Parcel
+from postroad.flow.lanes import Lanes
+from postroad.flow.parcels import Parcel
 from postroad.values.errors import StoreBroken
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,7 @@ async def call_back(lanes: Lanes, touched: Touched, give_back: Callable[[Parcel]
             return
         taken.update(ident for ident, held, next_hop in found if held or part[ident].next_hop != next_hop)
     for lane in lanes.all() if taken else ():
-        there = list(lane.queue)
-        lane.queue.clear()
-        for parcel in there:
+        for parcel in lane.queue.take_all():
             out = [delivery for delivery in parcel.deliveries if delivery.id in taken]
             if out:
                 parcel.deliveries = [delivery for delivery in parcel.deliveries if delivery.id not in taken]

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
-from postroad.flow.lanes import Letter
+from postroad.flow.parcels import Letter
 from postroad.store.client import UnitFailed
 from postroad.store.queue import record
 from postroad.store.records import Accept, Done, Later, Noted, Recorded, Unrecorded

@@ -5,9 +5,8 @@
     claim (from the store, when something is due) --------+
 
 Invariant: a delivery is in `_flying` from the moment this worker takes it until the store has its result, and what is
-in it is never taken again; so nothing is attempted twice at once.
-
-So many lines, because every part of it keeps that invariant.
+in it is never taken again; so nothing is attempted twice at once. Every way into `_flying` and out of it stands in
+these lines together, so that this can be checked by reading; that is why there are so many.
 """
 
 from __future__ import annotations
@@ -22,24 +21,31 @@ from typing import Any, Final, Protocol
 from msgspec import structs
 
 from postroad.config import Config
+from postroad.config.providers import load as load_providers
 from postroad.flow.bounce import ANY_QUOTA, BY, Note, PlanFor, Reporter, reported
 from postroad.flow.dsn import Action, Notice
-from postroad.flow.fates import Tale, tell
+from postroad.flow.fates import Tale, remark_event, tell
+from postroad.flow.grants import Grants
 from postroad.flow.intake import Story
-from postroad.flow.lanes import Delivery, Lane, Lanes, Letter, Parcel, parcels
+from postroad.flow.lanes import Alone, Lane, Lanes, Site
 from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_address
 from postroad.flow.outside import Outside
+from postroad.flow.parcels import Delivery, Letter, Parcel, parcels
 from postroad.flow.pool import BUG, Pool, Results, TlsWatch
 from postroad.flow.protection import Protection
+from postroad.flow.providers import Providers
 from postroad.flow.recall import Touched, call_back
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts
 from postroad.flow.schedule import count_hops
+from postroad.flow.shaping import Limits, State
 from postroad.flow.sign import Signer
+from postroad.flow.signals import SUSPENDED, Lesson
 from postroad.flow.site_book import SiteBook
+from postroad.flow.suspensions import Suspended, Suspensions
 from postroad.flow.tls_policy import TlsPolicies
 from postroad.flow.ways import NextHopOf, no_gateway, plan_way
 from postroad.store.client import UnitFailed
@@ -56,6 +62,8 @@ from postroad.store.records import (
     FileLocal,
     Later,
 )
+from postroad.store.suspensions import Rows, suspended_sites
+from postroad.store.suspensions import Suspended as SuspendedSite
 from postroad.values.address import Address
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.event import Event, pack
@@ -70,6 +78,9 @@ WINDOW_DELIVERIES: Final = 2000
 WINDOW_OCTETS: Final = 64 * 1024 * 1024
 """Fresh mail kept in memory per worker; beyond it mail is committed unowned, for whoever has room."""
 
+USER_SHARE: Final = 0.75
+"""What one user may have of that window."""
+
 CLAIMED_DELIVERIES: Final = 1000
 CLAIMED_OCTETS: Final = 64 * 1024 * 1024
 """The same for mail out of the queue, apart, so that neither keeps the other from being sent."""
@@ -82,6 +93,9 @@ POLL_S: Final = 5.0
 
 PLAN_S: Final = 60.0
 """How long the way to a domain is used before it is planned again."""
+
+PLANS_AT_ONCE: Final = 100
+"""Ways planned at the same time: a resolver that gets hundreds of questions at once drops some, and each costs 5 s."""
 
 PLANS_KEPT: Final = 20_000
 AVOIDED_MAX: Final = 200
@@ -101,6 +115,14 @@ class Letters(Touched, Protocol):
     async def message(self, ident: int) -> StoredMessage | None:
         """A message by its id; raises StoreBroken."""
         ...
+
+
+class Reader(Letters, Rows, Protocol):
+    """A worker's reading side, whole."""
+
+
+async def _none_suspended() -> list[SuspendedSite]:
+    return []
 
 
 class Runner:
@@ -126,6 +148,10 @@ class Runner:
         max_hops: int = 50,
         connections_per_lane: int = 20,
         messages_per_connection: int = 100,
+        providers: Providers | None = None,
+        source: str = "",
+        workers: int = 1,
+        suspended: Suspended = _none_suspended,
         idle_s: float = 5.0,
         meters: Meters | None = None,
         rng: Random | None = None,
@@ -154,7 +180,15 @@ class Runner:
         """Also for what is reported at acceptance."""
         self._recorder = Recorder(store, self._on_recorded)
         self._sites = SiteBook(store)
-        self._lanes = Lanes(per_lane=connections_per_lane, total=CONNECTIONS_MAX)
+        self._grants = Grants(store, workers, clock) if workers > 1 else None
+        self._sharer = self._grants or Alone()
+        self._lanes = Lanes(
+            limits=Limits(connections_per_lane, messages_per_connection),
+            total=CONNECTIONS_MAX,
+            providers=providers,
+            source=source,
+            sharer=self._sharer,
+        )
         self._pool = Pool(
             sink=self,
             lanes=self._lanes,
@@ -162,16 +196,21 @@ class Runner:
             bodies=bodies,
             clock=clock,
             rng=self._rng,
-            messages_per_connection=messages_per_connection,
+            providers=providers,
             idle_s=idle_s,
             on_open=self._meters.opened,
             on_close=self._meters.closed,
             tls_watch=tls_watch,
         )
+        self._suspensions = Suspensions(store, suspended, self._lanes, clock, self._spawn)
+        self._suspensions.on_change = self._reshaped
+        if self._grants is not None:
+            self._grants.on_change = self._regranted
         self._flying: dict[int, Delivery] = {}
         self._fresh = _Window()
         self._claimed = _Window()
         self._ways: dict[str, tuple[float, Lane]] = {}
+        self._planning = asyncio.Semaphore(PLANS_AT_ONCE)
         self._change = 0
         """How often gateway domains have changed."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -189,7 +228,7 @@ class Runner:
         config: Config,
         *,
         store: Store,
-        reader: Letters,
+        reader: Reader,
         spool: Bodies,
         story: Story,
         ids: IdMaker,
@@ -200,9 +239,13 @@ class Runner:
         next_hop_of: NextHopOf,
         protection: Protection,
         signer: Signer | None = None,
+        workers: int = 1,
     ) -> Runner:
-        """The runner that a configuration describes."""
+        """The runner that a configuration describes; raises ConfigError for a provider file that cannot be used."""
         relay = config.relay
+
+        async def suspended() -> list[SuspendedSite]:
+            return await suspended_sites(reader, clock.wall_us())
 
         async def plan_for(address: Address) -> LocalPlan:
             return await planner.plan(address, size=ANY_QUOTA, may_relay=True)
@@ -229,15 +272,24 @@ class Runner:
             max_hops=config.limits.hops,
             connections_per_lane=relay.connections_per_lane,
             messages_per_connection=relay.messages_per_connection,
+            providers=Providers(load_providers(relay.providers_file)),
+            source=" ".join(relay.bind),
+            workers=workers,
+            suspended=suspended,
             idle_s=relay.idle_s,
             meters=meters,
         )
 
     # -- fresh mail --------------------------------------------------------------------------------------------------
 
-    def room_for(self, legs: int, size: int) -> bool:
-        """Whether a message with so many deliveries may begin its first attempt here, from memory."""
-        return not self._draining and self._fresh.has_room(legs, size, WINDOW_DELIVERIES, WINDOW_OCTETS)
+    def room_for(self, legs: int, size: int, user: str = "") -> bool:
+        """Whether a message with so many deliveries may begin its first attempt here, from memory.
+
+        One user gets USER_SHARE of the room at most, so that others need not wait behind what he has in the queue.
+        """
+        if self._draining or not self._fresh.has_room(legs, size, WINDOW_DELIVERIES, WINDOW_OCTETS):
+            return False
+        return self._fresh.users.get(user, 0) + legs <= WINDOW_DELIVERIES * USER_SHARE
 
     def enqueue_fresh(self, accepted: Accept) -> None:
         """Takes the legs that a just committed message was born with; never waits."""
@@ -261,6 +313,9 @@ class Runner:
 
     def start(self) -> None:
         """Begins to claim what is due."""
+        if self._grants is not None:
+            self._grants.start()
+        self._suspensions.look()
         self._claiming = asyncio.get_running_loop().create_task(self._claim_for_ever())
 
     def wake(self) -> None:
@@ -309,9 +364,9 @@ class Runner:
         shut: dict[Lane, float] = {}
         self._crowded = [lane for lane in self._lanes.all() if lane.is_crowded]
         for lane in self._lanes.all():
-            until = lane.suspended_until(now)
-            if until or lane.is_crowded:
-                shut[lane] = max(0.05, until - now) if until else 1.0
+            until = max(lane.suspended_until(now), lane.site.elsewhere_until)
+            if until > now or lane.is_crowded:
+                shut[lane] = max(0.05, until - now) if until > now else 1.0
         if not shut:
             return [], POLL_S
         # Mail with a wish for TLS has a lane of its own, which says nothing about the other mail of its domain.
@@ -390,6 +445,8 @@ class Runner:
                 self._ways[way] = (self._now() + PLAN_S, lane)
                 if not members[0].next_hop:
                     self._sites.learn(members[0].domain, planned.site, self._now())
+                if lane.site.shape.state is State.SUSPENDED:
+                    self._suspensions.mail_for(lane.site, way.partition(" ")[0])
                 by_lane.setdefault(lane, []).extend(members)
             else:
                 self.on_result(Parcel(letter, members), [(delivery, planned) for delivery in members])
@@ -399,10 +456,13 @@ class Runner:
         """The ways of all of them, none of them from before a gateway domain's host changed."""
         while True:
             change = self._change
-            ports = (self._next_hop_of, self._signposts, self._lookup, self._policies)
-            found = await asyncio.gather(*(plan_way(one, *ports) for one in deliveries))
+            found = await asyncio.gather(*(self._plan(one) for one in deliveries))
             if change == self._change:
                 return found
+
+    async def _plan(self, delivery: Delivery) -> Plan | Outcome:
+        async with self._planning:
+            return await plan_way(delivery, self._next_hop_of, self._signposts, self._lookup, self._policies)
 
     def reroute(self) -> None:
         """A gateway domain has another host: what waits here and every way are planned again.
@@ -412,9 +472,7 @@ class Runner:
         self._change += 1
         self._ways.clear()
         for lane in self._lanes.all():
-            waiting = list(lane.queue)
-            lane.queue.clear()
-            for parcel in waiting:
+            for parcel in lane.queue.take_all():
                 self._dispatch(parcel.letter, parcel.deliveries)
 
     def recall(self) -> None:
@@ -475,36 +533,97 @@ class Runner:
         letter = parcel.letter
         if parcel.started:
             self._meters.attempt.observe(self._now() - parcel.started)
+        now_us = self._clock.wall_us()
+        not_before_us = 0
+        for remark in parcel.remarks:
+            if remark.kind == SUSPENDED:
+                not_before_us = self._wall_us(remark.until)
+        told = [remark_event(remark, results[0][0], now_us, self._wall_us(remark.until)) for remark in parcel.remarks]
+        parcel.remarks.clear()
         tale = tell(
             letter,
             results,
             parcel.trail,
-            now_us=self._clock.wall_us(),
+            now_us=now_us,
             delays_s=self._delays_s,
             rng=self._rng,
             warn_after_s=self._warn_after_s,
+            not_before_us=not_before_us,
         )
+        tale.events += told
         if tale.notices:
             self._spawn(self._report(letter, tale, [delivery for delivery, _ in results]))
         else:
             self._record(letter, tale)
 
-    def on_untried(self, parcel: Parcel, why: str, until: float) -> None:
-        """Puts deliveries off without an attempt, until their lane may be tried again."""
+    def _wall_us(self, at: float) -> int:
+        """A moment of the monotonic clock as wall time."""
+        return self._clock.wall_us() + int((at - self._now()) * 1e6)
+
+    def on_untried(self, parcel: Parcel, why: str, until: float, *, throttled: bool = False) -> None:
+        """Puts deliveries off without an attempt, until their lane may be tried again or their turn comes."""
         now_us = self._clock.wall_us()
         opens_us = now_us + int(max(0.0, until - self._now()) * 1e6 * (1 + 0.1 * self._rng.random()))
         tale = Tale()
         for delivery in parcel.deliveries:
-            # Fresh mail keeps the next time it was born with; what was claimed has waited long enough already.
-            due_us = max(opens_us, delivery.due_us) if parcel.letter.fresh else opens_us
-            tale.later.append(Later(delivery.id, due_us, delivery.last_reply or why, throttled=True))
+            # Fresh mail keeps the next time it was born with, unless it only waits its turn; what was claimed has
+            # waited long enough already.
+            due_us = max(opens_us, delivery.due_us) if parcel.letter.fresh and not throttled else opens_us
+            reply = delivery.last_reply or why
+            tale.later.append(Later(delivery.id, due_us, reply, throttled=True, untried=True))
             tale.events.append(
                 Event(
-                    kind="deferred", at_us=now_us, recipient=delivery.recipient, cause=why, next_us=due_us,
-                    by="outbound relay", attempt=delivery.attempt,
+                    kind="throttled" if throttled else "deferred", at_us=now_us, recipient=delivery.recipient,
+                    cause=why, next_us=due_us, by="outbound relay",
                 )
             )  # fmt: skip
         self._record(parcel.letter, tale)
+
+    def on_lesson(self, site: Site, lesson: Lesson) -> None:
+        """Lets the store, and by it the other workers, know of a suspension."""
+        if lesson.suspended:
+            self._suspensions.learnt(site, f"{lesson.signal.rule}: {lesson.signal.means}", self._domains(site))
+
+    def _domains(self, site: Site) -> list[str]:
+        return list({way.partition(" ")[0] for way, (_, lane) in self._ways.items() if lane.site is site})
+
+    def on_disconnected(self, site: Site) -> None:
+        """A share that is not used any more may be another worker's."""
+        self._sharer.review(site)
+
+    def on_open_again(self, site: Site) -> None:
+        """Mail goes to a suspended site again."""
+        self._suspensions.ended(site)
+
+    def on_elsewhere(self, parcel: Parcel) -> None:
+        """Leaves a parcel to whoever claims it: this site's mail is another worker's."""
+        self._give_back(parcel)
+
+    def _reshaped(self, site: Site) -> None:
+        """Another worker has learnt that nothing goes to this site, or that mail goes there again."""
+        if site.shape.state is State.SUSPENDED:
+            self._pool.put_off(site)
+        else:
+            self._pool.connect_site(site)
+
+    def _regranted(self, site: Site) -> None:
+        """The share of a site has changed, or another worker is its home: what waits is left to that one."""
+        if site.elsewhere_until > self._now():
+            for parcel in self._pool.take_waiting(site):
+                self.on_elsewhere(parcel)
+        elif site.over:
+            self._pool.shrink(site)
+        else:
+            self._pool.connect_site(site)
+
+    def regrant(self) -> None:
+        """The store hints that shares have changed."""
+        if self._grants is not None:
+            self._grants.look()
+
+    def resuspend(self) -> None:
+        """The store hints that suspensions have changed."""
+        self._suspensions.look()
 
     # -- writing it down ---------------------------------------------------------------------------------------------
 
@@ -575,7 +694,7 @@ class Runner:
     def _give_back(self, parcel: Parcel) -> None:
         """A parcel nobody tried: whoever has time may have it at once."""
         now_us = self._clock.wall_us()
-        later = [Later(delivery.id, now_us, delivery.last_reply) for delivery in parcel.deliveries]
+        later = [Later(delivery.id, now_us, delivery.last_reply, untried=True) for delivery in parcel.deliveries]
         self._recorder.add(Result(parcel.letter, [], later, b"", None))
 
     # -- mailboxes ---------------------------------------------------------------------------------------------------
@@ -632,6 +751,8 @@ class Runner:
         self._sites.close()
         if self._claiming is not None:
             self._claiming.cancel()
+        if self._grants is not None:
+            self._grants.stop()
         until = self._now() + grace
         await self._pool.drain(grace, self._give_back)
         if self._tasks:
@@ -661,13 +782,14 @@ class Runner:
 
 
 class _Window:
-    """How much mail is held."""
+    """How much mail is held, and how much of it is each user's."""
 
-    __slots__ = ("deliveries", "octets")
+    __slots__ = ("deliveries", "octets", "users")
 
     def __init__(self) -> None:
         self.deliveries = 0
         self.octets = 0
+        self.users: dict[str, int] = {}
 
     def has_room(self, legs: int, size: int, deliveries_max: int, octets_max: int) -> bool:
         return self.deliveries + legs <= deliveries_max and self.octets + size <= octets_max
@@ -675,9 +797,15 @@ class _Window:
     def add(self, letter: Letter) -> None:
         self.deliveries += letter.open
         self.octets += letter.weight
+        self.users[letter.user] = self.users.get(letter.user, 0) + letter.open
 
     def remove(self, letter: Letter, count: int) -> None:
         self.deliveries -= count
+        left = self.users.get(letter.user, 0) - count
+        if left > 0:
+            self.users[letter.user] = left
+        else:
+            self.users.pop(letter.user, None)
         if count and letter.open == 0:
             self.octets -= letter.weight
 

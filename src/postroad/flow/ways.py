@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from postroad.flow.lanes import Delivery
+from postroad.flow.parcels import Delivery
 from postroad.flow.route import Plan, Signposts, plan, plan_gateway, plan_hop
 from postroad.flow.tls_policy import TlsPolicies, policies_key
 from postroad.store.records import TLS_BY_POLICY

@@ -1,6 +1,7 @@
 """Brakes on guessing passwords: how long an answer is held back, and which network is not listened to for a while.
 
-Failures are counted by the client's address (IPv6: its /64), by the wider network (IPv4: its /24), and by the login.
+Failures are counted by the client's address (IPv6: its /64), by the wider network (IPv4: its /24, IPv6: its
+/48), and by the login.
 An address or network with too many is refused for a while. A login is never refused: failures that come from many
 networks slow only strangers to it, so that nobody can lock its owner out. A network is no stranger to a login that has
 once succeeded from there; then only what that one address did wrong with that login counts, and the same wrong
@@ -76,14 +77,16 @@ class Bucket:
 
 
 class Source(NamedTuple):
-    """Where an attempt comes from, in the two sizes that are counted."""
+    """Where an attempt comes from, in the sizes that are counted and remembered."""
 
     address: str
     """An IPv4 address, or the /64 of an IPv6 address."""
     network: str
-    """The /24 or /64."""
+    """The /24 or /64: where a login is known from."""
     local: bool = False
     """On this machine."""
+    wide: str = ""
+    """The /48 of an IPv6 address, which one customer has whole; empty: as `network`."""
 
     def kinds(self, known: bool) -> tuple[str, ...]:
         """By what an attempt from here is counted."""
@@ -102,8 +105,8 @@ def source_of(peer: str) -> Source:
     ip = getattr(ip, "ipv4_mapped", None) or ip
     if isinstance(ip, ipaddress.IPv4Address):
         return Source(str(ip), str(ipaddress.ip_network((ip, 24), strict=False)), ip.is_loopback)
-    wide = str(ipaddress.ip_network((ip, 64), strict=False))
-    return Source(wide, wide, ip.is_loopback)
+    near = str(ipaddress.ip_network((ip, 64), strict=False))
+    return Source(near, near, ip.is_loopback, str(ipaddress.ip_network((ip, 48), strict=False)))
 
 
 class Brakes:
@@ -162,7 +165,7 @@ class Brakes:
 def _keys(source: Source, login: str) -> dict[str, str]:
     return {
         "address": source.address,
-        "network": source.network,
+        "network": source.wide or source.network,
         "login": login,
         "own": f"{source.address} {login}",
     }

@@ -415,6 +415,8 @@ class SmtpSession:
                 self._refuse_content(transaction, FULL, "no space")
             except StoreBroken:
                 self._refuse_content(transaction, NOT_DURABLE, "store broken")
+        elif self.service.spool.crowded:
+            self._refuse_content(transaction, FULL, "no space")
 
     @staticmethod
     def _refuse_content(transaction: Transaction, reply: Reply, why: str) -> None:

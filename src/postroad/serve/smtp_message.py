@@ -52,6 +52,8 @@ async def keep(session: SmtpSession, transaction: Transaction) -> Kept:
         transaction.discard()
         return keeping.refused(FULL, "no space")
     except StoreBroken:
+        if not keeping.handed_on:  # else it may be ours, and its body with it
+            transaction.discard()
         return keeping.refused(NOT_DURABLE, "store broken")
     except UnitFailed as error:  # nothing of it happened
         transaction.discard()

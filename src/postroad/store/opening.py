@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,6 +16,7 @@ from postroad.store import folder
 from postroad.store.actions import Finishing
 from postroad.store.dayfiles import Mover
 from postroad.store.dkim import MissingKeys
+from postroad.store.grants import Authority
 from postroad.store.mailbox_sweep import MailboxSweep
 from postroad.store.migrate import migrate
 from postroad.store.refusals import Refusals
@@ -53,6 +55,7 @@ class OpenStore:
         reclaim, orphans = Reclaim(self.writer), Orphans(data_dir, self.writer)
         self._mover = Mover(data_dir, self.writer, clock, vfs=vfs)
         self._sweeps = (reclaim, orphans)
+        self._authority = Authority(clock, lambda kind: self.writer.hints.append((kind, 0)))
         self.chores: list[Chore] = [
             self.refusals,
             reclaim,
@@ -63,17 +66,20 @@ class OpenStore:
             Finishing(self.writer),
             ForgottenSites(self.writer),
             GiveBack(self.connection),
+            self._authority,
             MissingKeys(self.connection, self.writer, clock),
         ]
         self.aside: dict[str, Callable[[msgspec.Raw], None]] = {
             "refuse": self.refusals.take,
             "break_off": self._break_off,
         }
+        self.beside: dict[str, Callable[[int, Any], Any]] = {"lease": self._authority.ask}
 
     def worker_died(self, incarnation: int) -> None:
         """Begins to set right what a dead worker left."""
         for sweep in self._sweeps:
             sweep.worker_died(incarnation)
+        self._authority.died(incarnation)
 
     def _break_off(self, why: msgspec.Raw) -> None:
         """A worker's disk failed to keep a body: nobody writes any more."""

@@ -44,7 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("cannot open %s: %s", data_dir, error)
         return EXIT_UNUSABLE
     listener = folder.listen(data_dir)
-    server = Server(listener, store.writer, SystemClock(), tend=store.tend, chores=store.chores, aside=store.aside)
+    server = Server(
+        listener, store.writer, SystemClock(), tend=store.tend, chores=store.chores, aside=store.aside,
+        beside=store.beside,
+    )  # fmt: skip
     server.on_death = store.worker_died
     server.stop_on(signal.SIGTERM, signal.SIGINT)
     if options.lifeline >= 0:

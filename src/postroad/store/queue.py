@@ -167,7 +167,7 @@ _FLAGS: Final = [Due.__struct_fields__.index(name) for name in ("smtputf8", "eig
 DUE: Final = (  # in the order of the fields of `Due`
     "SELECT d.id, d.message, d.recipient, d.domain, d.kind, d.attempts, d.due_us, m.received_us, m.expires_us,"
     " m.sender, m.size, d.account, d.prefix, d.notify, d.orcpt, m.smtputf8, m.eightbit, m.ret, m.envid, m.body_file,"
-    " d.last_reply, d.warn_us, d.tls, d.next_hop FROM deliveries d JOIN messages m ON m.id = d.message"
+    " d.last_reply, d.warn_us, d.tls, d.next_hop, d.login FROM deliveries d JOIN messages m ON m.id = d.message"
 )
 
 
@@ -230,7 +230,7 @@ def _due(tx: Tx, args: Claim) -> list[Row]:
 _DEFER: Final = (
     f"UPDATE deliveries SET owner = 0, due_us = CASE WHEN state >= {HELD} THEN due_us ELSE ? END,"
     f" state = CASE WHEN state >= {HELD} THEN state ELSE ? END, last_reply = ?,"
-    f" reason = CASE WHEN state >= {HELD} THEN reason ELSE ? END"
+    f" reason = CASE WHEN state >= {HELD} THEN reason ELSE ? END, attempts = attempts - ?"
     " WHERE id = ? AND owner = ? RETURNING id"
 )
 _DEFER_WARNED: Final = _DEFER.replace(" WHERE id", ", warn_us = 0 WHERE id")
@@ -257,8 +257,11 @@ def record(tx: Tx, args: Recorded) -> Unrecorded:
         sql = _DEFER_WARNED if later.warned else _DEFER
         state = THROTTLED if later.throttled else DEFERRED if later.last_reply else QUEUED
         reply = later.last_reply
-        if not tx.execute(sql, (later.due_us, state, reply, reason_number(reply), later.delivery, args.owner)):
+        values = (later.due_us, state, reply, reason_number(reply), int(later.untried), later.delivery, args.owner)
+        if not tx.execute(sql, values):
             missed.append(later.delivery)
+        elif later.due_us <= tx.now_us:
+            tx.hint("queue")
     if missed:
         raise Withdrawn(Unrecorded(missed))
     for noted in args.notes:

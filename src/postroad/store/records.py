@@ -226,6 +226,7 @@ class Due(Record, frozen=True):
     tls: int = TLS_BY_POLICY
     next_hop: str = ""
     """Where somebody moved it to; empty for the way that DNS and configuration say."""
+    login: str = ""
 
 
 class Claim(Record, frozen=True):
@@ -256,7 +257,7 @@ class Done(Record, frozen=True):
 
 
 class Later(Record, frozen=True):
-    """One delivery's failed attempt: tried again at `due_us`."""
+    """A delivery that stays open: tried again at `due_us`."""
 
     delivery: int
     due_us: int
@@ -265,6 +266,8 @@ class Later(Record, frozen=True):
     """The sender is told of the delay in this transaction, and not again."""
     throttled: bool = False
     """No host was asked: a lane of ours has enough for now."""
+    untried: bool = False
+    """No attempt was made: it does not count as one."""
 
 
 class Noted(Record, frozen=True):

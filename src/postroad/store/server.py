@@ -88,15 +88,18 @@ class Server:
         tend: Callable[[bool], None],
         chores: Sequence[Chore] = (),
         aside: dict[str, Callable[[msgspec.Raw], None]] | None = None,
+        beside: dict[str, Callable[[int, Any], Any]] | None = None,
     ) -> None:
         """`tend(idle)` is called between batches. `aside` names calls that go round the transaction: they are never
-        answered, and their arguments are handed over undecoded."""
+        answered, and their arguments are handed over undecoded. `beside` names units that are answered at once and
+        without a transaction, by a function of the caller's incarnation and the arguments."""
         self._listener = listener
         self._writer = writer
         self._clock = clock
         self._tend = tend
         self._chores = chores
         self._aside = aside or {}
+        self._beside = beside or {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
         self._peers: set[Peer] = set()
@@ -265,7 +268,20 @@ class Server:
             if number:
                 self._send(peer, frame([[(number, FAILED, f"{name}: {error}")], []]))
             return
+        beside = self._beside.get(name)
+        if beside is not None:
+            self._answer_beside(peer, number, beside, decoded)
+            return
         waiting.append((peer, number, Call(unit, decoded, peer.incarnation)))
+
+    def _answer_beside(self, peer: Peer, number: int, beside: Callable[[int, Any], Any], args: Any) -> None:
+        try:
+            answer = (number, OK, beside(peer.incarnation, args))
+        except Exception as error:
+            log.exception("a call beside the transactions failed")
+            answer = (number, FAILED, f"{type(error).__name__}: {error}")
+        self._send(peer, frame([[answer], []]))
+        self._tell(self._take_hints())
 
     # -- running and answering ---------------------------------------------------------------------------------------
 

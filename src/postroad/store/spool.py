@@ -32,6 +32,10 @@ DRAFT_MEMORY: Final = 256 * 1024
 ALL_DRAFTS_MEMORY: Final = 64 * 1024 * 1024
 """Octets of all bodies of one worker in memory; above it every body goes straight to its file."""
 
+DRAFTS_MAX: Final = 256 * 1024 * 1024
+"""Octets of all drafts of one worker in memory, headers too; above it what cannot go to a file is refused: ten thousand
+clients that each begin a header of 256 kB would take ten times as much."""
+
 CHUNK: Final = 256 * 1024
 """Octets read of a body file at a time."""
 
@@ -78,13 +82,18 @@ class Spool:
         self._count = 0
         self._space = (-SPACE_AGE_S * 2, 0, 0)
         self.in_memory = 0
-        """Octets of drafts in memory."""
+        """Octets of drafts in memory, headers and bodies."""
         self.broken = ""
 
     def draft(self) -> Draft:
         """A new empty draft."""
         self._count += 1
         return Draft(self, f"{self._incarnation}-{self._count}", self._count % folder.BODY_FOLDERS)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether drafts hold so much memory that none may take more."""
+        return self.in_memory > DRAFTS_MAX
 
     def free_enough(self, size: int = 0) -> bool:
         """Whether a message of `size` octets still leaves the reserve: max(share of the disk, 2 messages + 200 MB)."""
@@ -155,6 +164,7 @@ class Draft:
         "_descriptor",
         "_ended",
         "_header",
+        "_header_counted",
         "_header_size",
         "_hex",
         "_in_body",
@@ -174,6 +184,7 @@ class Draft:
         self._hex = f"{number:02x}"
         self._header: list[bytes] = []
         self._header_size = 0
+        self._header_counted = 0
         self._body: list[bytes] = []
         self._in_body = False
         self._in_memory = 0
@@ -230,8 +241,14 @@ class Draft:
         if self._header_size > HEADER_MAX:
             self.header_too_large = True
             self._header.clear()
+            self._count_header(0)
         else:
             self._header.append(octets)
+            self._count_header(self._header_size)
+
+    def _count_header(self, octets: int) -> None:
+        self._spool.in_memory += octets - self._header_counted
+        self._header_counted = octets
 
     def _keep(self, octets: bytes) -> None:
         self._body.append(octets)
@@ -263,9 +280,10 @@ class Draft:
         self._header = [header]
         self._header_size = len(header)
         self._in_body = True
-        if self._header_size > HEADER_MAX:
-            self.header_too_large = True
+        self.header_too_large = self.header_too_large or len(header) > HEADER_MAX
+        if self.header_too_large:
             self._header.clear()
+        self._count_header(0 if self.header_too_large else len(header))
 
     async def read_body(self) -> AsyncIterator[bytes]:
         """The body so far from its beginning, in pieces; nothing may be written meanwhile.
@@ -306,6 +324,7 @@ class Draft:
         self._spool.require_sound()
         self._ended = True
         header = b"".join(self._header)
+        self._count_header(0)
         if self._descriptor < 0 and self._in_memory <= INLINE_BODY_MAX:
             body = b"".join(self._body)
             self._forget_memory()
@@ -320,6 +339,7 @@ class Draft:
         message whose acceptance failed in any way but `StoreFull` may be ours, and its body file must stay.
         """
         self._ended = True
+        self._count_header(0)
         self._forget_memory()
         if self._job is not None and not self._job.done():
             self._job.add_done_callback(lambda _: self._remove())

@@ -40,6 +40,10 @@ class OpenDelivery(NamedTuple):
     state: int = 0
     """A state of `store.records.STATES`."""
     held: str = ""
+    suspended_us: int = 0
+    """Until when nothing goes to its destination; 0 when mail goes there."""
+    suspended: str = ""
+    """Why."""
 
 
 class Story(NamedTuple):
@@ -86,8 +90,10 @@ class Stories:
             for (lines,) in live.rows("SELECT keys FROM history WHERE id = ?", (ident,)):
                 keys = lines.split("\n")
             for row in live.rows(
-                "SELECT id, recipient, attempts, due_us, last_reply, state, held FROM deliveries"
-                " WHERE message = ? ORDER BY id",
+                "SELECT d.id, d.recipient, d.attempts, d.due_us, d.last_reply, d.state, d.held,"
+                " coalesce(max(s.until_us), 0), coalesce(max(s.cause), '')"
+                " FROM deliveries d LEFT JOIN suspensions s ON s.domain = d.domain"
+                " WHERE d.message = ? GROUP BY d.id ORDER BY d.id",
                 (ident,),
             ):
                 opened.append(OpenDelivery(*row))

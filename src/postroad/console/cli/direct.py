@@ -53,7 +53,7 @@ class _Waiting:
 class _Nobody:
     """No runner: the mail is left to whichever worker has room."""
 
-    def room_for(self, legs: int, size: int) -> bool:
+    def room_for(self, legs: int, size: int, user: str = "") -> bool:
         return False
 
     def enqueue_fresh(self, accepted: Accept) -> None:

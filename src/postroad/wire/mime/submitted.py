@@ -152,8 +152,12 @@ def spelled_addresses(value: bytes) -> list[Spelled]:
     return [one for one in found if one.text]
 
 
+MAX_AUTHOR_OCTETS: Final = 16_384
+"""Of a From or Sender field: hundreds of authors. Reading takes 1.4 us an octet while everybody else waits."""
+
+
 class Unclear(ValueError):
-    """An address field that programs read in more than one way."""
+    """An address field that programs read in more than one way, or that no reader shows whole."""
 
 
 def claimed_addresses(value: bytes) -> list[bytes]:
@@ -166,6 +170,8 @@ def claimed_addresses(value: bytes) -> list[bytes]:
         >>> claimed_addresses(b'"Anna" <anna@a.test>, boss@b.test <ben@a.test>')
         [b'anna@a.test', b'boss@b.test', b'ben@a.test']
     """
+    if len(value) > MAX_AUTHOR_OCTETS:
+        raise Unclear
     claimed: list[bytes] = []
     words: list[bytes] = []
     value += b","  # ends the last address; a quoted string or comment without an end swallows it

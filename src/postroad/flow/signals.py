@@ -1,0 +1,104 @@
+"""From replies to the shape of a lane: "signal -> rule -> action -> until when", and what it makes of the outcome.
+
+A reply that a rule of the provider file knows is acted upon; what the action says about the source or the site never
+ends mail, even with a code of 5yz: it is about us, not about the recipient (`flow.judge`). Everything else a host says
+is left as it was judged. Pure: shapes are changed, nothing is sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from postroad.flow.judge import Step
+from postroad.flow.parcels import Delivery, Remark
+from postroad.flow.providers import SUSPENDING, Providers, Signal
+from postroad.flow.shaping import State
+from postroad.values.outcome import About, Fate, Outcome
+
+if TYPE_CHECKING:
+    from postroad.flow.lanes import Site
+    from postroad.flow.outbound import Trip
+
+SLOWED: Final = State.SLOWED.value
+SUSPENDED: Final = State.SUSPENDED.value
+
+
+class Lesson(NamedTuple):
+    """What a reply changed."""
+
+    signal: Signal
+    remark: Remark
+    suspended: bool
+    """Nothing goes there until `remark.until`."""
+
+
+Judged = tuple[Delivery, Outcome, Step]
+
+
+def heard(site: Site, trip: Trip, providers: Providers, now: float) -> Lesson | None:
+    """Learns from the outcomes of one transaction and sets those right that a rule knows better; returns what is worth
+    telling, once however many recipients were answered alike."""
+    results = trip.results
+    lesson: Lesson | None = None
+    failed = trip.lost
+    for place, judged in enumerate(results):
+        outcome = judged[1]
+        if outcome.fate is Fate.DELIVERED:
+            continue
+        failed = failed or judged[2] is Step.OTHER_HOST
+        if outcome.reply is None or not outcome.where:
+            continue
+        signal = providers.signal(site.provider, outcome.reply)
+        if signal is not None:
+            results[place] = _set_right(judged, signal)
+            lesson = lesson or _act(site, signal, outcome, now)
+    if failed and lesson is None:
+        site.shape.failed(now)
+    return lesson
+
+
+def heard_at_the_door(site: Site, outcome: Outcome, providers: Providers, now: float) -> Lesson | None:
+    """The same for a host that took no session; that it did not is the business of its health."""
+    if outcome.reply is None or not outcome.where:
+        return None
+    signal = providers.signal(site.provider, outcome.reply)
+    return _act(site, signal, outcome, now) if signal is not None else None
+
+
+def _set_right(judged: Judged, signal: Signal) -> Judged:
+    delivery, outcome, step = judged
+    if signal.action == "bounce":
+        cause = f"{outcome.cause}; {signal.means}"
+        return delivery, replace(outcome, fate=Fate.FAILED, about=About.RECIPIENT, cause=cause), Step.GO_ON
+    # Another host of the same provider counts the same source address.
+    cause = f"{outcome.cause}: {signal.means}"
+    outcome = replace(outcome, fate=Fate.DEFERRED, about=About.HOST, cause=cause)
+    return delivery, outcome, Step.GO_ON if signal.action in SUSPENDING else step
+
+
+def _act(site: Site, signal: Signal, outcome: Outcome, now: float) -> Lesson | None:
+    """Carries the action out; None when it changed nothing."""
+    assert outcome.reply is not None
+    shape = site.shape
+    if signal.action in SUSPENDING:
+        changed = shape.suspend(signal.for_s, signal.means, now)
+    elif signal.action == "slow":
+        changed = shape.slow(signal.for_s, signal.means, now)
+    else:
+        return None
+    if not changed:
+        return None
+    suspended = shape.state is State.SUSPENDED
+    kind = SUSPENDED if suspended else SLOWED
+    action = _words(site, signal, suspended)
+    remark = Remark(kind, signal.rule, f"{signal.means}: {action}", outcome.reply, outcome.where, shape.until)
+    return Lesson(signal, remark, suspended)
+
+
+def _words(site: Site, signal: Signal, suspended: bool) -> str:
+    if not suspended:
+        return f"mail for {site} goes slower"
+    if signal.action == "change-source":
+        return f"nothing goes to {site} from this source address, and there is no other"
+    return f"nothing goes to {site}"

@@ -1,0 +1,118 @@
+"""Suspended sites, known to all workers and after a restart: noted in the store by one, read by the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from postroad.flow.lanes import Lanes, Site
+from postroad.flow.recorder import Store
+from postroad.flow.shaping import State
+from postroad.store.client import UnitFailed
+from postroad.store.suspensions import Resumption, Suspension, forget_suspension, note_suspension
+from postroad.store.suspensions import Suspended as SuspendedSite
+from postroad.values.errors import StoreBroken, StoreFull
+from postroad.values.ports import Clock
+
+log = logging.getLogger(__name__)
+
+Suspended = Callable[[], Awaitable[list[SuspendedSite]]]
+"""Reads the sites that are suspended now (`store.suspensions.suspended_sites`)."""
+
+
+class Suspensions:
+    """`on_change` is called with each site that became suspended, or open, by what another worker learnt."""
+
+    def __init__(
+        self,
+        store: Store,
+        read: Suspended,
+        lanes: Lanes,
+        clock: Clock,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._store = store
+        self._read = read
+        self._lanes = lanes
+        self._clock = clock
+        self._spawn = spawn
+        self._known: dict[str, SuspendedSite] = {}
+        self.on_change: Callable[[Site], None] = lambda site: None
+        lanes.on_site = self._joined
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    def learnt(self, site: Site, cause: str, domains: list[str]) -> None:
+        """A reply to this worker has suspended the site."""
+        until_us = self._clock.wall_us() + int((site.shape.until - self._clock.monotonic()) * 1e6)
+        self._known[site.key] = SuspendedSite(site.key, until_us, cause)
+        site.told = set(domains)
+        self._spawn(self._note(Suspension(site.key, domains, until_us, cause)))
+
+    def mail_for(self, site: Site, domain: str) -> None:
+        """Mail of this domain waits for the end of the suspension."""
+        known = self._known.get(site.key)
+        if known is not None and domain not in site.told:
+            site.told.add(domain)
+            self._spawn(self._note(Suspension(site.key, [domain], known.until_us, known.cause)))
+
+    def ended(self, site: Site) -> None:
+        """A probe was taken: mail goes there again."""
+        site.told.clear()
+        if self._known.pop(site.key, None) is not None:
+            self._spawn(self._forget(site.key))
+
+    async def _note(self, suspension: Suspension) -> None:
+        try:
+            await self._store.call(note_suspension, suspension)
+        except (StoreBroken, StoreFull, UnitFailed) as error:
+            log.warning("the suspension of %s could not be noted: %s", suspension.site, error)
+
+    async def _forget(self, key: str) -> None:
+        try:
+            await self._store.call(forget_suspension, Resumption(key))
+        except (StoreBroken, StoreFull, UnitFailed) as error:
+            log.warning("the end of the suspension of %s could not be noted: %s", key, error)
+
+    # -- hearing -----------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Reads what stands in the store."""
+        self._spawn(self._look())
+
+    async def _look(self) -> None:
+        try:
+            rows = await self._read()
+        except StoreBroken as error:
+            log.warning("suspensions could not be read: %s", error)
+            return
+        gone = self._known.keys() - {row.site for row in rows}
+        for row in rows:
+            if self._known.get(row.site) != row:
+                self._known[row.site] = row
+                site = self._lanes.site(row.site)
+                if site is not None and site.shape.state is not State.SUSPENDED:
+                    self._joined(site)
+                    self.on_change(site)
+        for key in gone:
+            self._gone(key)
+
+    def _gone(self, key: str) -> None:
+        """Another worker's probe was taken; a suspension whose time is up is probed by everybody."""
+        known = self._known[key]
+        site = self._lanes.site(key)
+        if known.until_us > self._clock.wall_us() and site is not None and not site.told:
+            site.shape.resume()
+            self.on_change(site)
+        if site is None or not site.told:
+            del self._known[key]
+
+    def _joined(self, site: Site) -> None:
+        """A site that the store may know to be suspended."""
+        known = self._known.get(site.key)
+        if known is None:
+            return
+        left_s = (known.until_us - self._clock.wall_us()) / 1e6
+        if left_s > 0:
+            site.shape.suspend(left_s, known.cause, self._clock.monotonic())

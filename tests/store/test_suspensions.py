@@ -1,0 +1,100 @@
+"""What the store keeps of suspended sites, and deliveries that were put off without an attempt; on both engines."""
+
+from __future__ import annotations
+
+import pytest
+
+from postroad.store.engine import Params, Row
+from postroad.store.queue import claim, record
+from postroad.store.records import Claim, Later, Recorded
+from postroad.store.suspensions import (
+    DOMAINS_NOTED,
+    Resumption,
+    Suspended,
+    Suspension,
+    forget_suspension,
+    note_suspension,
+    suspended_sites,
+)
+from tests.store.stores import START_US, Desk, leg
+
+HOUR_US = 3_600_000_000
+
+
+class Rows:
+    """The port of a worker's reads."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    async def rows(self, sql: str, params: Params = ()) -> list[Row]:
+        return self.desk.connection.execute(sql, params)
+
+
+async def sites(desk: Desk) -> list[Suspended]:
+    return sorted(await suspended_sites(Rows(desk), desk.clock.wall_us()))
+
+
+async def test_a_suspension_is_read_back_and_told_to_the_others(desk: Desk) -> None:
+    desk.run(note_suspension, Suspension("google", ["a.test", "b.test"], START_US + HOUR_US, "google: unusual-rate"))
+    assert await sites(desk) == [Suspended("google", START_US + HOUR_US, "google: unusual-rate")]
+    assert ("suspensions", 0) in desk.writer.hints
+    assert desk.rows("SELECT domain FROM suspensions ORDER BY domain") == [("a.test",), ("b.test",)]
+
+
+async def test_a_domain_may_be_added_and_stands_once(desk: Desk) -> None:
+    for until in (1, 2):
+        desk.run(note_suspension, Suspension("google", ["a.test"], START_US + until * HOUR_US, "x"))
+    assert desk.rows("SELECT domain, until_us FROM suspensions") == [("a.test", START_US + 2 * HOUR_US)]
+
+
+async def test_it_ends_with_its_time_or_before(desk: Desk) -> None:
+    desk.run(note_suspension, Suspension("google", ["a.test"], START_US + HOUR_US, "x"))
+    desk.run(note_suspension, Suspension("yahoo", ["b.test"], START_US + 2 * HOUR_US, "y"))
+    desk.clock.advance(3601.0)
+    assert [one.site for one in await sites(desk)] == ["yahoo"]
+    desk.writer.hints.clear()
+    desk.run(forget_suspension, Resumption("yahoo"))
+    assert await sites(desk) == []
+    assert ("suspensions", 0) in desk.writer.hints
+    desk.writer.hints.clear()
+    desk.run(forget_suspension, Resumption("yahoo"))
+    assert desk.writer.hints == []
+
+
+async def test_rows_whose_time_is_up_are_removed_by_the_next(desk: Desk) -> None:
+    desk.run(note_suspension, Suspension("google", ["a.test"], START_US + HOUR_US, "x"))
+    desk.clock.advance(3601.0)
+    desk.run(note_suspension, Suspension("yahoo", ["b.test"], START_US + 9 * HOUR_US, "y"))
+    assert desk.rows("SELECT site FROM suspensions") == [("yahoo",)]
+
+
+def test_one_call_touches_no_more_rows_than_a_unit_may(desk: Desk) -> None:
+    many = [f"d{n}.test" for n in range(DOMAINS_NOTED + 50)]
+    desk.run(note_suspension, Suspension("google", many, START_US + HOUR_US, "x"))
+    assert desk.count("suspensions") == DOMAINS_NOTED
+
+
+@pytest.mark.parametrize("untried, attempts", [(True, 0), (False, 1)])
+def test_what_was_put_off_untried_counts_as_no_attempt(desk: Desk, untried: bool, attempts: int) -> None:
+    desk.accept(1, legs=[leg(10)])
+    desk.writer.live.add(5)
+    assert len(desk.run(claim, Claim(5, 10, [120.0]), 5).deliveries) == 1
+    desk.run(record, Recorded(5, [], [Later(10, START_US + 7, "later", untried=untried)], []))
+    assert desk.rows("SELECT attempts, due_us, owner FROM deliveries") == [(attempts, START_US + 7, 0)]
+
+
+def test_what_is_given_back_for_another_worker_is_hinted_at(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10), leg(11)])
+    desk.writer.live.add(5)
+    desk.run(claim, Claim(5, 10, [120.0]), 5)
+    desk.writer.hints.clear()
+    desk.run(record, Recorded(5, [], [Later(10, START_US + HOUR_US, "", untried=True)], []))
+    assert desk.writer.hints == []
+    desk.run(record, Recorded(5, [], [Later(11, START_US, "", untried=True)], []))
+    assert desk.writer.hints == [("queue", 0)]
+
+
+def test_a_claimed_delivery_names_who_submitted_it(desk: Desk) -> None:
+    desk.accept(1, legs=[leg(10)], login="anna@example.org")
+    assert desk.run(claim, Claim(5, 10, [120.0]), 5).deliveries[0].login == "anna@example.org"
