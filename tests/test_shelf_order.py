@@ -37,8 +37,8 @@ EMPTY_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager"
 
 LINE_SHELVES = {"values", "wire", "dev"}
 LINE_WRITERS = {
-    "console.cli.queue_amend", "flow.bounce", "flow.completion", "flow.identity", "flow.intake", "net.acme_challenges", "serve.doors",
-    "serve.metrics", "trust.dkim.sign",
+    "console.cli.queue_amend", "flow.bounce", "flow.completion", "flow.identity", "flow.intake", "net.acme_challenges",
+    "serve.doors", "serve.metrics", "trust.dkim.sign",
 }  # fmt: skip
 """Modules elsewhere that put lines of a header or a protocol together, of typed values that hold no end of a line."""
 
