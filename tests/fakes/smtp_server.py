@@ -80,6 +80,8 @@ class FakeSmtp:
         self.messages: list[Got] = []
         self.commands: list[str] = []
         self.connections = 0
+        self.resumed: list[bool] = []
+        """Of every TLS handshake whether it resumed a session."""
         self.open = 0
         self.most_open = 0
         self.port = 0
@@ -257,6 +259,7 @@ class _Session(asyncio.Protocol):
             return
         assert transport is not None
         self.transport = transport
+        self.server.resumed.append(transport.get_extra_info("ssl_object").session_reused)
         self.deaf = False
         self.reset()
         self.data_received(b"")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import pytest
 
 from postroad.flow.schedule import count_hops, delay_s, is_late, is_over, next_time
@@ -19,13 +17,25 @@ def test_the_last_delay_repeats(attempts: int, seconds: float) -> None:
 
 
 def test_chance_adds_a_tenth_at_most_and_takes_nothing() -> None:
-    waits = {next_time(1, NOW, NOW + DAY_US, DELAYS, Random(seed)) - NOW for seed in range(100)}
+    waits = {next_time(seed, 1, NOW, NOW + DAY_US, DELAYS) - NOW for seed in range(100)}
     assert 120_000_000 <= min(waits) < max(waits) <= 132_000_000
     assert len(waits) > 90
 
 
+def test_the_same_attempt_of_a_delivery_is_always_made_at_the_same_time() -> None:
+    assert next_time(7, 2, NOW, NOW + DAY_US, DELAYS) == next_time(7, 2, NOW, NOW + DAY_US, DELAYS)
+    assert next_time(7, 2, NOW, NOW + DAY_US, DELAYS) != next_time(8, 2, NOW, NOW + DAY_US, DELAYS)
+
+
+@pytest.mark.parametrize("attempts, over", [(1, False), (2, False), (20, False), (32, False), (33, True), (60, True)])
+def test_promise_p12_time_alone_ends_nothing(attempts: int, over: bool) -> None:
+    # 120 + 300 + 30 * 7200 s are the first to be half of five days.
+    assert is_over(attempts, NOW + 6 * DAY_US, NOW, 5 * 86_400.0, DELAYS) is over
+    assert not is_over(attempts, NOW - 1, NOW, 5 * 86_400.0, DELAYS)
+
+
 def test_the_last_attempt_comes_when_the_time_is_up() -> None:
-    assert next_time(3, NOW, NOW + 60_000_000, DELAYS, Random(1)) == NOW + 60_000_000
+    assert next_time(1, 3, NOW, NOW + 60_000_000, DELAYS) == NOW + 60_000_000
 
 
 def test_row_d15_a_message_deferred_for_ever_is_tried_until_its_lifetime_and_then_over() -> None:
@@ -34,9 +44,9 @@ def test_row_d15_a_message_deferred_for_ever_is_tried_until_its_lifetime_and_the
     while True:
         attempts += 1
         times.append(now)
-        if is_over(now, expires):
+        if is_over(attempts, now, expires, 5 * 86_400.0, DELAYS):
             break
-        now = next_time(attempts, now, expires, DELAYS, Random(attempts))
+        now = next_time(77, attempts, now, expires, DELAYS)
     assert now == expires
     assert times[1] - times[0] < 133_000_000
     assert 50 < len(times) < 65

@@ -19,6 +19,9 @@ from postroad.flow.maildrop import Maildrop
 from postroad.flow.meters import Meters
 from postroad.flow.outside import Outside
 from postroad.flow.protection import Protection
+from postroad.flow.return_path import SECRET as RETURN_PATHS
+from postroad.flow.return_path import ReturnPaths
+from postroad.flow.returns import Returns
 from postroad.flow.runner import Runner
 from postroad.flow.sign import Signer
 from postroad.flow.submission import Submissions
@@ -157,7 +160,10 @@ async def build_worker(errand: Errand) -> Parts:
     )
     directory = Directory(reader, clock)
     hints.add("directory", lambda _: directory.forget())
-    outside = Outside.from_config(config, clock)
+    return_paths = ReturnPaths(
+        await store.call(secret, Secret(RETURN_PATHS, os.urandom(32))), config.relay.return_paths
+    )
+    outside = Outside.from_config(config, clock, return_paths)
     callouts = Callout(
         signposts=outside.signposts,
         lookup=outside.lookup,
@@ -165,7 +171,14 @@ async def build_worker(errand: Errand) -> Parts:
         clock=clock,
         learned=lambda known: store.post("gateway_known", known),
     )
-    planner = Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter, callouts=callouts)
+    planner = Planner(
+        directory,
+        hostname=config.hostname,
+        delimiter=config.recipient_delimiter,
+        callouts=callouts,
+        return_paths=return_paths,
+        now_us=clock.wall_us,
+    )
     passwords = Passwords(clock)
     salts = await store.call(secret, Secret(SECRET, os.urandom(32)))
     logins = Logins(Credentials(reader), passwords, store=store, clock=clock, secret=salts)
@@ -197,6 +210,8 @@ async def build_worker(errand: Errand) -> Parts:
         max_hops=config.limits.hops,
         reporter=runner.reporter,
         signer=signer,
+        returns=Returns(store=store, story=story, bodies=spool, clock=clock),
+        routes=outside.routes,
     )
     if errand.number == 0:
         protection.report(config, outside, intake=intake, spool=spool, planner=planner, ids=ids, clock=clock)

@@ -106,10 +106,16 @@ class Relay(Section, frozen=True):
     """"host:port" that takes all mail for other domains; empty: MX by DNS."""
     routes: dict[str, str] = {}
     """Fixed next hop per recipient domain, before `next_hop`: {"example.org" = "10.0.0.7:2525"}."""
+    routes_file: str = ""
+    """Path of a file of routes by recipient, sender or user, before all of these; empty: there is none."""
     allow_private: tuple[str, ...] = ()
     """Private or loopback networks that an MX may lead to; without them such addresses are skipped."""
     bind: tuple[str, ...] = ()
-    """Source addresses for outgoing connections, one per family."""
+    """Source addresses for outgoing connections; of several of one family each sender's domain keeps one."""
+    ehlo_names: dict[str, str] = {}
+    """How the server calls itself from a source address: {"192.0.2.10" = "out1.example.org"}."""
+    return_paths: tuple[str, ...] = ()
+    """Domains of ours whose mail is sent with signed return paths."""
     tls: bool = True
     """STARTTLS; without it nothing that a domain publishes about TLS counts."""
     tls_policy: dict[str, str] = {}

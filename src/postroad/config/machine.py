@@ -20,6 +20,8 @@ from postroad.config import Config
 from postroad.config.endpoints import MilterPlace, parse_endpoint, parse_milter
 from postroad.config.problems import Complaint
 from postroad.config.providers import examine as examine_providers
+from postroad.config.routes import examine as examine_routes
+from postroad.config.routes import read_password
 from postroad.config.rules import SERVICES, complaints
 
 CAP_NET_BIND_SERVICE: Final = 10
@@ -238,6 +240,8 @@ def _files_of_others(config: Config, account: pwd.struct_passwd | None) -> Itera
         yield from _readable(("relay", "ca_file"), Path(config.relay.ca_file), account)
     if config.relay.providers_file:
         yield from _providers_file(config.relay.providers_file, account)
+    if config.relay.routes_file:
+        yield from _routes(Path(config.relay.routes_file), account)
     if config.policy.file:
         yield from _policy(Path(config.policy.file), account)
     for name in ("ca_file", "binding_key_file") if config.acme.names else ():
@@ -254,6 +258,27 @@ def _providers_file(file: str, account: pwd.struct_passwd | None) -> Iterator[Co
         key = f"{problem.key}: " if problem.key else ""
         place = f"{file} line {problem.line}" if problem.line else file
         yield Complaint(path, f"{place}: {key}{problem.what}", problem.fix, problem.fatal)
+
+
+def _routes(file: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    """The routes file and the password files that it names."""
+    path = ("relay", "routes_file")
+    wrong = list(_readable(path, file, account))
+    yield from wrong
+    if wrong:
+        return
+    routes, problems = examine_routes(str(file))
+    for problem in problems:
+        place = f"{file} line {problem.line}" if problem.line else str(file)
+        yield Complaint(path, f"{place}: {problem.key}: {problem.what}", problem.fix, problem.fatal)
+    for name, route in routes.items():
+        if not route.login:
+            continue
+        wrong = list(_readable(path, Path(route.password_file), account))
+        yield from wrong
+        _, bad = read_password(route.password_file) if not wrong else ("", None)
+        if bad is not None:
+            yield Complaint(path, f"{file}: {name}.password_file: {bad[0]}", bad[1])
 
 
 def _policy(file: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint]:

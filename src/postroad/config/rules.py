@@ -329,7 +329,7 @@ def _next_hops(config: Config) -> Iterator[Complaint]:
 
 def _hop(path: tuple[str, ...], text: str) -> Iterator[Complaint]:
     try:
-        if text.startswith("lmtp:"):
+        if text.startswith(("lmtp:", "smtps:")):
             parse_next_hop(text)
         else:
             parse_endpoint(text)
@@ -379,17 +379,26 @@ def _private(config: Config) -> Iterator[Complaint]:
 
 
 def _bind(config: Config) -> Iterator[Complaint]:
-    path = ("relay", "bind")
-    seen: dict[int, str] = {}
-    for text in config.relay.bind:
+    relay = config.relay
+    for text in relay.bind:
         if not is_address(text):
-            yield Complaint(path, f'"{text}" is not an IP address', "Write an address of this machine, without a port")
-            continue
-        version = ipaddress.ip_address(text).version
-        if version in seen:
-            what = f'"{seen[version]}" and "{text}" are both IPv{version}'
-            yield Complaint(path, what, "Keep one source address per family")
-        seen[version] = text
+            what = f'"{text}" is not an IP address'
+            yield Complaint(("relay", "bind"), what, "Write an address of this machine, without a port")
+    for address, name in relay.ehlo_names.items():
+        path = ("relay", "ehlo_names", address)
+        if not is_address(address):
+            yield Complaint(path, f'"{address}" is not an IP address', 'Write it as "192.0.2.10" = "out1.example.org"')
+        elif relay.bind and address not in relay.bind:
+            yield Complaint(path, f"{address} is not in relay.bind", "Add it there, or remove its name", fatal=False)
+        if not is_hostname(name) or "." not in name:
+            yield Complaint(path, f'"{name}" is not a host name', "Write the name that its PTR record leads to")
+
+
+def _return_paths(config: Config) -> Iterator[Complaint]:
+    for domain in config.relay.return_paths:
+        if not is_hostname(domain) or domain != domain.lower():
+            fix = f'Write "{domain.lower()}"' if is_hostname(domain) else 'Write the part after the @: "example.org"'
+            yield Complaint(("relay", "return_paths"), f'"{domain}" is not a domain in small letters', fix)
 
 
 def _retry(config: Config) -> Iterator[Complaint]:
@@ -523,6 +532,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _tls_policy,
     _private,
     _bind,
+    _return_paths,
     _sending,
     _retry,
     _dns,

@@ -17,7 +17,7 @@ from postroad.store.records import DROPPED, HELD, NEVER_US
 from postroad.values.event import Event
 from postroad.values.ids import id_text, made_at_us
 
-ENDS: Final = ("delivered", "bounced", "discarded", "dropped")
+ENDS: Final = ("delivered", "returned", "bounced", "discarded", "dropped")
 """Words that end a recipient's delivery."""
 OPEN: Final = ("deferred", "throttled", "queued", "held", "attempted", "retried", "released", "moved", "restored")
 
@@ -181,6 +181,7 @@ IN_WORDS: Final = {"due": "on its way"}
 
 _STATES: Final = {
     "delivered": "Delivered",
+    "returned": "Taken by the next host, which reported later that it could not deliver it",
     "bounced": "Not delivered: given up",
     "discarded": "Ended without a report",
     "dropped": "Dropped from the queue by hand",

@@ -39,6 +39,7 @@ REFUSALS: Final = {
     "relay refused": "The recipient is not ours and the client did not log in: ports 465 and 587 ask for a login.",
     "no such mailbox": "Nobody has this address here. Make it (postroad user add), or tell the sender.",
     "recipient in doubt": "The host behind the domain could not be asked; the sender tries again. See docs/gateway.md.",
+    "no return path": "A bounce for mail that was not sent from here, or long ago: forged senders cause such.",
     "mailbox disabled": "The account was disabled. Again: postroad user enable ADDRESS",
     "mailbox full": "The mailbox holds all it may. Make room, or: postroad user quota ADDRESS SIZE",
     "nobody yet": "No account exists that could take this mail. Make one: postroad user add ADDRESS",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from postroad.flow.dsn import original_recipient, without_success
 from postroad.flow.local import Plan
+from postroad.flow.return_path import Returned
 from postroad.values.envelope import Recipient
 
 
@@ -36,12 +37,16 @@ class Destinations:
     """Addresses and mailboxes that are in the lists: a thousand recipients of a large list are a million looks."""
     wishes: dict[int, list[Wish]] = field(default_factory=dict)
     """By place in `copies`: what was wished of it, where anything was."""
+    returned: list[Returned] = field(default_factory=list)
+    """Return paths of ours among the recipients."""
     expanded: list[Wish] = field(default_factory=list)
     """Recipients that became several, and whose sender asked to hear of success."""
 
     def add(self, recipient: Recipient, plan: Plan) -> None:
         """Adds where one recipient's mail goes; a mailbox or address that is there already is not added twice."""
         text, notify, orcpt = str(recipient.address), recipient.notify, recipient.orcpt
+        if plan.returned is not None and plan.returned not in self.returned:
+            self.returned.append(plan.returned)
         if "SUCCESS" in notify and len(plan.copies) + len(plan.remotes) > 1:
             # RFC 3461 section 5.2.7.3 (c): ENVID, RET and ORCPT go with the message to every address of the alias,
             # NOTIFY without SUCCESS, and the sender gets an "expanded" report.

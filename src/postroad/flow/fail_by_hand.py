@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 from typing import Final, Protocol
 
 from msgspec import structs
@@ -19,8 +18,6 @@ from postroad.values.reply import Reply
 
 STATUS: Final = "5.3.0"
 """RFC 3463 section 3.4: the destination is not at fault, and no other code names an administrator's decision."""
-
-_NO_CHANCE: Final = Random(0)
 
 
 class Letters(Protocol):
@@ -61,7 +58,7 @@ class Failing:
 
     async def _end(self, letter: Letter, dues: Sequence[Due], now_us: int) -> tuple[list[Event], Accept | None]:
         results = [(Delivery(letter, due, due.attempts, due.last_reply), self._outcome) for due in dues]
-        tale = tell(letter, results, [], now_us=now_us, delays_s=(1.0,), rng=_NO_CHANCE)
+        tale = tell(letter, results, [], now_us=now_us, delays_s=(1.0,), lifetime_s=0.0)
         events = [structs.replace(event, by=self._by) for event in tale.events]
         report = await self._reporter.report(letter, tale.notices, now_us)
         if isinstance(report, str):

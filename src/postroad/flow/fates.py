@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from random import Random
 from typing import Final
 
 from postroad.flow.dsn import Action, Notice
@@ -41,14 +40,14 @@ def tell(
     *,
     now_us: int,
     delays_s: Sequence[float],
-    rng: Random,
+    lifetime_s: float,
     warn_after_s: float = 0.0,
     not_before_us: int = 0,
 ) -> Tale:
     """The tale of one attempt; `trail` names the hosts that failed in it, before the one that decided.
 
-    `warn_after_s`: after how long the sender is told of a delay, 0 for never. What is tried again is so at
-    `not_before_us` at the earliest: until then its lane is suspended.
+    `lifetime_s`: what mail gets without a time of its own; `warn_after_s`: after how long the sender is told of a
+    delay, 0 for never. What is tried again is so at `not_before_us` at the earliest: until then its lane is suspended.
     """
     tale = Tale()
     attempt = results[0][0].attempt
@@ -61,8 +60,11 @@ def tell(
             if delivery.notify and not outcome.dsn:
                 # RFC 3461 section 5.2.2 (b): a host that knows no DSN took it, "the client MUST issue a "relayed" DSN".
                 _tell_sender(tale, letter, Action.RELAYED, delivery, outcome)
-        elif outcome.fate is Fate.DEFERRED and not is_over(now_us, letter.expires_us):
-            due_us = max(next_time(delivery.attempt, now_us, letter.expires_us, delays_s, rng), not_before_us)
+        elif outcome.fate is Fate.DEFERRED and not is_over(
+            delivery.attempt, now_us, letter.expires_us, _own_lifetime_s(letter, lifetime_s), delays_s
+        ):
+            due_us = next_time(delivery.id, delivery.attempt, now_us, letter.expires_us, delays_s)
+            due_us = max(due_us, not_before_us)
             late = is_late(delivery.attempt, now_us, delivery.warn_us, warn_after_s, delays_s)
             warned = late and _tell_sender(tale, letter, Action.DELAYED, delivery, outcome)
             tale.later.append(Later(delivery.id, due_us, _said(outcome), warned))
@@ -70,6 +72,11 @@ def tell(
         else:
             _fail(tale, letter, delivery, outcome, now_us)
     return tale
+
+
+def _own_lifetime_s(letter: Letter, lifetime_s: float) -> float:
+    """A letter's own lifetime, which does not count how long its sender had it held before the first attempt."""
+    return min(lifetime_s, (letter.expires_us - letter.received_us) / 1e6)
 
 
 def _fail(tale: Tale, letter: Letter, delivery: Delivery, outcome: Outcome, now_us: int) -> None:

@@ -20,6 +20,8 @@ from postroad.flow.at_once import AtOnce, local_leg
 from postroad.flow.bounce import Reporter
 from postroad.flow.destinations import Destinations
 from postroad.flow.local import delivered_before
+from postroad.flow.returns import Returns
+from postroad.flow.routing import Routes
 from postroad.flow.sign import UNSIGNED, Signed, Signer
 from postroad.flow.submission import Submission, key_taken
 from postroad.store.client import StoreClient
@@ -149,8 +151,12 @@ class Intake:
         warn_after_s: float = 0.0,
         reporter: Reporter | None = None,
         signer: Signer | None = None,
+        returns: Returns | None = None,
+        routes: Routes | None = None,
     ) -> None:
         self._hostname = hostname
+        self._returns = returns
+        self._routes = routes if routes is not None and any(route.hold for route in routes.routes) else None
         self._store = store
         self._story = story
         self._runner = runner
@@ -221,6 +227,8 @@ class Intake:
             self._at_once.note(accept)
         if accept.legs and accept.legs[0].owner:
             self._runner.enqueue_fresh(accept)
+        if destinations.returned and self._returns is not None:
+            await self._returns.take(destinations.returned, ident, header, body, body_file)
         return Taken(ident, size, unfiled(accept, accepted) if arrival.answered else {})
 
     def _instead(self, accepted: Accepted, sending: Sending, size: int) -> Taken | Reply:
@@ -279,6 +287,8 @@ class Intake:
             # A release by hand gives it the lifetime that it would have had.
             held, left_us = arrival.quarantine or LATER, self._lifetime_us
             legs = [structs.replace(leg, held=held, left_us=left_us) for leg in legs]
+        elif self._routes is not None:
+            legs = held_by_route(self._routes, legs, sender, arrival.login, self._lifetime_us)
         events = self._events(now_us, envelope, destinations, arrival, legs, size, release_us, signed, tls)
         return Accept(
             id=ident,
@@ -410,7 +420,10 @@ class Intake:
         ]
         cause = "first attempt at once" if legs and legs[0].owner else "waits for a worker with room"
         events += [
-            Event(kind="queued", at_us=now_us, recipient=leg.recipient, cause=cause, next_us=now_us) for leg in legs
+            Event(kind="held", at_us=now_us, recipient=leg.recipient, cause=leg.held, by="routes file")
+            if leg.held
+            else Event(kind="queued", at_us=now_us, recipient=leg.recipient, cause=cause, next_us=now_us)
+            for leg in legs
         ]
         return events
 
@@ -512,3 +525,17 @@ def search_keys(header: bytes, sender: str, envelope: Envelope, destinations: De
         keys[message_id] = None
     keys.pop("", None)
     return "\n".join(keys)
+
+
+def held_by_route(routes: Routes, legs: Sequence[Leg], sender: str, login: str, lifetime_us: int) -> list[Leg]:
+    """Deliveries of a message that is accepted, those held that a route holds; they come behind the others."""
+    free: list[Leg] = []
+    held: list[Leg] = []
+    for leg in legs:
+        route = routes.find(leg.recipient, leg.domain, sender, login)
+        if route is None or not route.hold:
+            free.append(leg)
+        else:
+            reason = route.reason
+            held.append(structs.replace(leg, due_us=NEVER_US, owner=0, held=reason, left_us=lifetime_us))
+    return free + held

@@ -6,13 +6,15 @@ Expanding is a walk over a list, never recursion; an address that was met before
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from postroad.flow.gateway import Callouts, Heard, Standing, by_list, could_not_ask
+from postroad.flow.return_path import Returned, ReturnPaths, is_marked
 from postroad.store.account_records import Alias, Empty, Gateway, Local, NotOurs, Resolved, Unknown
 from postroad.values.address import Address, AddressError
+from postroad.values.ids import id_text
 from postroad.values.reply import Reply
 
 DEPTH_MAX: Final = 10
@@ -44,6 +46,8 @@ class Plan:
     """Stable word of the refusal."""
     evidence: str = ""
     """Who said what to make it so, where it was not we."""
+    returned: Returned | None = None
+    """The address is a return path that we made."""
 
 
 class Resolver(Protocol):
@@ -67,22 +71,34 @@ class Planner:
     """Makes plans with the directory of one worker.
 
     `hostname` is our own name: postmaster@ of it is always somebody, even when it is no mail domain (RFC 5321 4.5.1).
-    Without `callouts` the hosts of gateway domains are not asked, and every answer of theirs is a doubt.
+    Without `callouts` the hosts of gateway domains are not asked, and every answer of theirs is a doubt. Without
+    `return_paths` an address that looks like one is a mailbox's; `now_us` tells the wall time they are judged by.
     """
 
-    __slots__ = ("_callouts", "_delimiter", "_directory", "_hostname")
+    __slots__ = ("_callouts", "_delimiter", "_directory", "_hostname", "_now_us", "_return_paths")
 
     def __init__(
-        self, directory: Resolver, *, hostname: str = "", delimiter: str = "+", callouts: Callouts | None = None
+        self,
+        directory: Resolver,
+        *,
+        hostname: str = "",
+        delimiter: str = "+",
+        callouts: Callouts | None = None,
+        return_paths: ReturnPaths | None = None,
+        now_us: Callable[[], int] = lambda: 0,
     ) -> None:
         self._directory = directory
         self._callouts = callouts
+        self._return_paths = return_paths
+        self._now_us = now_us
         self._hostname = hostname.lower()
         self._delimiter = delimiter
 
     async def plan(self, address: Address, *, size: int = 0, may_relay: bool = False, peer: str = "") -> Plan:
         """The plan of one recipient; `size` is the message's declared size in octets, 0 when unknown."""
         meaning = await self._directory.recipient(address, self._delimiter)
+        if is_marked(address.local) and self._return_paths is not None and type(meaning) is not NotOurs:
+            return await self._come_back(self._return_paths, address, size)
         # The two cases that nearly all mail is need no walk.
         if type(meaning) is Local and not meaning.disabled and (meaning.unfailing or meaning.has_room(size)):
             return Plan([(meaning.account, INBOX, str(address))])
@@ -96,6 +112,18 @@ class Planner:
         if type(meaning) is Gateway:
             return await self._pass_on(meaning, may_relay)
         return await _Walk(self._directory, self._delimiter, address, size).run(meaning)
+
+    async def _come_back(self, paths: ReturnPaths, address: Address, size: int) -> Plan:
+        """The plan of mail to a return path: that of the sender it was made for."""
+        returned = paths.read(address, self._now_us())
+        if returned is None:
+            return _refusal(no_return_path(address), "no return path")
+        plan = await self.plan(returned.sender, size=size, may_relay=True)
+        if plan.refusal is None:
+            plan.returned = returned
+            words = f"return path of message {id_text(returned.message)}: {returned.sender}"
+            plan.expansions.insert(0, (str(address), words))
+        return plan
 
     async def _pass_on(self, gateway: Gateway, may_relay: bool) -> Plan:
         """The plan of a recipient that another host serves behind us.
@@ -243,6 +271,12 @@ def _refusal(reply: Reply, why: str) -> Plan:
 def no_mailbox(address: Address) -> Reply:
     """Nobody has this address here."""
     return Reply(550, "5.1.1", f"No mailbox {address} here. Check the spelling.")
+
+
+def no_return_path(address: Address) -> Reply:
+    """An address that looks like a return path and is not: nothing was sent with it, or too long ago."""
+    # RFC 3463 section 3.2: X.1.1 bad destination mailbox address
+    return Reply(550, "5.1.1", f"Nothing was sent from {address}, or too long ago. We take no such reports.")
 
 
 def disabled(address: Address) -> Reply:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import secrets
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Protocol
 
 from postroad.flow.judge import Step, judge, judge_connect, judge_loss, judge_transaction, unsendable
 from postroad.flow.parcels import RECIPIENTS_MAX, Delivery, Letter, Parcel
+from postroad.flow.return_path import ReturnPaths
 from postroad.flow.route import Hop
+from postroad.flow.routing import PLAIN_GUISE, Guise
 from postroad.flow.tls_policy import OPPORTUNISTIC, Level, TlsPolicy, unrequired
 from postroad.net.dial import Link, TlsFailed, Unreachable, dial
-from postroad.net.tls import ClientTls, peer_chain, protection
+from postroad.net.tls import ClientTls, peer_chain, peer_end_point, protection
 from postroad.store.records import TLS_REQUIRED
 from postroad.trust import dane
 from postroad.values.address import Address, AddressError
@@ -76,6 +79,15 @@ class Manner:
     bind: tuple[str, ...] = ()
     patience_s: float = 600.0
     """No answer is waited for longer, whatever the stage of the dialog would allow."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """How we call ourselves, by source address: the name that its PTR record leads to."""
+    return_paths: ReturnPaths | None = None
+    """Whose mail is sent with signed return paths."""
+
+    def name_of(self, guise: Guise, address: str) -> str:
+        """The EHLO name of a connection to an address."""
+        source = next((own for own in guise.sources or self.bind if (":" in own) is (":" in address)), "")
+        return guise.ehlo or self.names.get(source, "") or self.ehlo_name
 
 
 @dataclass(slots=True)
@@ -96,6 +108,8 @@ class NoCourier:
     outcome: Outcome
     try_plain: bool = False
     """TLS was the reason; the same host may do without."""
+    unreached: bool = False
+    """No connection came to be: the network's fault, or that of the address."""
     fault: str = ""
     """TLS was the reason, in a word of RFC 8460 section 4.3."""
     detail: str = ""
@@ -107,9 +121,12 @@ class Courier:
 
     __slots__ = (
         "_bodies",
+        "_chain",
+        "_guise",
         "_link",
         "_machine",
         "_manner",
+        "_session",
         "_why",
         "carried",
         "domains",
@@ -124,7 +141,15 @@ class Courier:
         "where",
     )
 
-    def __init__(self, hop: Hop, link: Link, manner: Manner, bodies: Bodies, policy: TlsPolicy = OPPORTUNISTIC) -> None:
+    def __init__(
+        self,
+        hop: Hop,
+        link: Link,
+        manner: Manner,
+        bodies: Bodies,
+        policy: TlsPolicy = OPPORTUNISTIC,
+        guise: Guise = PLAIN_GUISE,
+    ) -> None:
         self.hop = hop
         self.where = str(hop)
         self.policy = policy
@@ -147,31 +172,43 @@ class Courier:
         self._link = link
         self._manner = manner
         self._bodies = bodies
-        self._machine = ClientMachine(ehlo_name=manner.ehlo_name, lmtp=hop.lmtp)
+        self._guise = guise
+        self._session: ssl.SSLObject | None = None
+        self._chain: Sequence[bytes] = ()
+        self._machine = ClientMachine(ehlo_name=manner.name_of(guise, hop.address), lmtp=hop.lmtp)
         self._why = ""
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
     @classmethod
     async def open(
-        cls, hop: Hop, manner: Manner, bodies: Bodies, *, plain: bool = False, policy: TlsPolicy = OPPORTUNISTIC
+        cls,
+        hop: Hop,
+        manner: Manner,
+        bodies: Bodies,
+        *,
+        plain: bool = False,
+        policy: TlsPolicy = OPPORTUNISTIC,
+        guise: Guise = PLAIN_GUISE,
     ) -> Courier | NoCourier:
         """Connects and opens a session in which the policy holds.
 
         `plain` leaves STARTTLS out where the policy allows the clear.
         """
+        assert guise.login is None or policy.level >= Level.VERIFY, "a password for whoever answers"
         if policy.hindrance is not None:
             return NoCourier(policy.hindrance, fault=policy.fault, detail=policy.hindrance.cause)
         where = str(hop)
-        if policy.must and manner.tls is None:
-            return NoCourier(unrequired("REQUIRETLS, and relay.tls switches TLS off", where))
+        if (policy.must or hop.tls_first) and manner.tls is None:
+            return NoCourier(_switched_off(policy, where))
         try:
-            link = await dial(hop.address, hop.port, patience=manner.connect_timeout_s, bind=manner.bind)
+            bind = guise.sources or manner.bind
+            link = await dial(hop.address, hop.port, patience=manner.connect_timeout_s, bind=bind)
         except Unreachable as error:
-            return NoCourier(judge_connect(str(error), where))
-        courier = cls(hop, link, manner, bodies, policy)
+            return NoCourier(judge_connect(str(error), where), unreached=True)
+        courier = cls(hop, link, manner, bodies, policy, guise)
         try:
-            refusal = await courier._open(_tls_wish(policy, hop, manner, plain))
+            refusal = await courier._begin(_tls_wish(policy, hop, manner, plain))
         except BaseException:
             link.abort()
             raise
@@ -180,9 +217,22 @@ class Courier:
         link.close()
         return refusal
 
+    async def _begin(self, wish: TlsWish) -> NoCourier | None:
+        """Everything from the connection to the first transaction; returns why it came to nothing."""
+        end_point = b""
+        if self.hop.tls_first:
+            refusal = await self._start_tls()
+            if refusal is not None:
+                refusal.try_plain = False
+                return refusal
+            end_point = peer_end_point(self._session)
+        nonce = secrets.token_urlsafe(18) if self._guise.login is not None else ""
+        self._machine.start(
+            tls=wish, login=self._guise.login, under_tls=self.hop.tls_first, nonce=nonce, end_point=end_point
+        )
+        return await self._open(wish)
+
     async def _open(self, wish: TlsWish) -> NoCourier | None:
-        machine = self._machine
-        machine.start(tls=wish)
         handshake = False
         while True:
             event = await self._next(GREETING_S)
@@ -197,6 +247,7 @@ class Courier:
                     no_tls = await self._start_tls()
                     if no_tls is not None:
                         return no_tls
+                    self._machine.tls_started(peer_end_point(self._session) if self._guise.login is not None else b"")
                 case StartTlsRefused(tls_reply):
                     if wish == "must":
                         return self._no_starttls(tls_reply)
@@ -222,15 +273,24 @@ class Courier:
         try:
             # RFC 7672 section 8.1: "the server_name extension [...] MUST contain the TLSA base domain".
             asked_for = self.policy.names[0] if self.policy.level is Level.DANE else name
-            session: ssl.SSLObject | None = await self._link.start_tls(tls.context, asked_for, patience)
+            with tls.sessions.resuming(tls.context, asked_for, self._session_key) as asked_name:
+                session: ssl.SSLObject | None = await self._link.start_tls(tls.context, asked_name, patience)
         except TlsFailed as error:
+            tls.sessions.forget(self._session_key)
             return self._no_tls(str(error))
         if session is None:
             return self._no_tls("TLS handshake failed")
         refusal = self._prove(tls, session, name)
         if refusal is None:
-            self._machine.tls_started()
+            self._session = session
+        else:
+            tls.sessions.forget(self._session_key)
         return refusal
+
+    @property
+    def _session_key(self) -> str:
+        """What a TLS session may be resumed for: this host at this address, under the same policy."""
+        return f"{self.where} {self.policy.key}"
 
     def _no_tls(self, why: str) -> NoCourier:
         outcome = judge_loss("tls", why, None, self.where, "")
@@ -241,7 +301,7 @@ class Courier:
 
     def _prove(self, tls: ClientTls, session: ssl.SSLObject, name: str) -> NoCourier | None:
         """Looks at the host's certificate as the policy asks."""
-        chain, policy = peer_chain(session), self.policy
+        policy, chain = self.policy, self._shown(tls, session)
         self.unproved = tls.fault(chain, name)
         fault = why = ""
         if policy.level is Level.DANE:
@@ -259,6 +319,14 @@ class Courier:
         if policy.must:
             self.tls += f" ({policy.why})"
         return None
+
+    def _shown(self, tls: ClientTls, session: ssl.SSLObject) -> Sequence[bytes]:
+        """The host's certificates, its own first."""
+        if session.session_reused:
+            self._chain = tls.sessions.chain(self._session_key, session.getpeercert(binary_form=True))
+        else:
+            self._chain = peer_chain(session)
+        return self._chain
 
     def _no_starttls(self, reply: Reply | None) -> NoCourier:
         how = f"answered STARTTLS with {reply}" if reply is not None else "does not offer STARTTLS"
@@ -314,7 +382,7 @@ class Courier:
         smtputf8 = self.extensions.smtputf8 and _needs_utf8(letter, deliveries)
         self.carried += 1
         machine.begin(
-            _address(letter.sender) if letter.sender else None,
+            self._return_path(letter, deliveries),
             [_recipient(delivery, smtputf8) for delivery in deliveries],
             size=len(head) + len(letter.body) if letter.body is not None else len(deliveries[0].prefix) + letter.size,
             body8bit=letter.eightbit,
@@ -338,16 +406,34 @@ class Courier:
         self._conclude(trip, deliveries, event.result, fresh)
         return trip
 
-    async def ask(self, recipients: Sequence[Address]) -> list[Reply] | Outcome:
-        """Whether the host would take mail for these, from the null sender: its reply to each, without sending any.
+    def _return_path(self, letter: Letter, deliveries: Sequence[Delivery]) -> Address | None:
+        """The envelope sender of a transaction; None for the null sender, which stays what it is."""
+        if not letter.sender:
+            return None
+        sender, paths = _address(letter.sender), self._manner.return_paths
+        if paths is None or self.hop.lmtp or not paths.wants(letter.sender):
+            return sender
+        return paths.make(sender, letter.id, [delivery.recipient for delivery in deliveries])
+
+    async def take_back(self) -> None:
+        """Takes an open transaction back with RSET and says goodbye; never raises."""
+        if self.usable:
+            self._machine.reset()
+            await self._next(QUIT_S)
+        await self.quit()
+
+    async def ask(self, recipients: Sequence[Address], sender: Address | None = None) -> list[Reply] | Outcome:
+        """Whether the host would take mail for these, from this sender or the null one: its reply to each, without
+        sending any.
 
         An outcome instead when it judged none of them: it refused the sender, or the connection was lost.
         """
-        if any(recipient.needs_utf8 for recipient in recipients) and not self.extensions.smtputf8:
+        needs_utf8 = any(one is not None and one.needs_utf8 for one in (*recipients, sender))
+        if needs_utf8 and not self.extensions.smtputf8:
             return unsendable("5.6.7", "the host cannot take this address (no SMTPUTF8)", self.where, self.tls)
         machine = self._machine
         self.carried += 1
-        machine.ask(recipients, smtputf8=any(recipient.needs_utf8 for recipient in recipients))
+        machine.ask(recipients, sender=sender, smtputf8=needs_utf8)
         event = await self._next()
         if type(event) is not TransactionDone:
             raise AssertionError(f"{event} in a transaction")
@@ -458,6 +544,9 @@ class Courier:
 
     async def quit(self) -> None:
         """Says goodbye and closes; never raises."""
+        if self._session is not None and self._manner.tls is not None:
+            # With TLS 1.3 tickets come after the handshake, so that the last moment is the best.
+            self._manner.tls.sessions.keep(self._session_key, self._session, self._chain)
         if self.usable:
             self._machine.quit()
             try:
@@ -508,6 +597,14 @@ _FAULTS: Final = {
     "certificate-host-mismatch": "it is for other names",
     "certificate-not-trusted": "no known authority vouches for it",
 }
+
+
+def _switched_off(policy: TlsPolicy, where: str) -> Outcome:
+    """The outcome where TLS must be and relay.tls says that it must not."""
+    if policy.requiretls:
+        return unrequired("REQUIRETLS, and relay.tls switches TLS off", where)
+    cause = f"{policy.why if policy.must else 'smtps'} requires TLS, and relay.tls switches it off"
+    return Outcome(Fate.DEFERRED, About.HOST, cause, Reply(451, "4.7.5", cause), where)
 
 
 def _tls_wish(policy: TlsPolicy, hop: Hop, manner: Manner, plain: bool) -> TlsWish:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from postroad.config import Config
+from postroad.config.routes import load as load_routes
 from postroad.flow.outbound import Manner
+from postroad.flow.return_path import ReturnPaths
 from postroad.flow.route import Signposts, read_signposts
+from postroad.flow.routing import Routes
 from postroad.net.dns import DnsLookup
 from postroad.net.interfaces import own_addresses
 from postroad.net.tls import ClientTls
@@ -20,10 +23,11 @@ class Outside:
     signposts: Signposts
     manner: Manner
     lookup: DnsLookup
+    routes: Routes
 
     @classmethod
-    def from_config(cls, config: Config, clock: Clock) -> Outside:
-        """Raises ValueError for routes or networks that are none."""
+    def from_config(cls, config: Config, clock: Clock, return_paths: ReturnPaths | None = None) -> Outside:
+        """Raises ValueError for networks that are none, ConfigError for a routes file that cannot be used."""
         relay = config.relay
         return cls(
             signposts=read_signposts(
@@ -39,8 +43,11 @@ class Outside:
                 tls=ClientTls(relay.ca_file) if relay.tls else None,
                 connect_timeout_s=relay.connect_timeout_s,
                 bind=relay.bind,
+                names=relay.ehlo_names,
+                return_paths=return_paths,
             ),
             lookup=DnsLookup(
                 config.dns.nameservers, timeout_s=config.dns.timeout_s, clock=clock, trust_ad=config.dns.trust_ad
             ),
+            routes=Routes.of(load_routes(relay.routes_file), relay.bind),
         )

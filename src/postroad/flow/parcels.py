@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from postroad.store.records import INLINE_BODY_MAX, MOVED, TLS_REQUIRED, Accept, Due, Leg
+from postroad.flow.routing import USUAL, Course
+from postroad.store.records import INLINE_BODY_MAX, MOVED, TLS_BY_POLICY, TLS_REQUIRED, Accept, Due, Leg
 from postroad.values.reply import Reply
 
 RECIPIENTS_MAX: Final = 100
@@ -19,8 +20,8 @@ class Letter:
     """One message as far as sending it needs it; `header` is None until it has been read from the store."""
 
     __slots__ = (
-        "body", "body_file", "eightbit", "envid", "expires_us", "fresh", "header", "id", "open", "received_us", "ret",
-        "sender", "size", "smtputf8", "tls", "user", "weight",
+        "body", "body_file", "eightbit", "envid", "expires_us", "fresh", "header", "id", "login", "open", "received_us",
+        "ret", "sender", "size", "smtputf8", "tls", "user", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -28,6 +29,8 @@ class Letter:
     ) -> None:
         self.id = ident
         self.sender = source.sender
+        self.login = source.login
+        """Who submitted it; empty for mail without a login."""
         self.user = source.login or source.sender.rpartition("@")[2]
         """Whose mail it is, where users share a lane: a login, else the sender's domain."""
         self.received_us = source.received_us
@@ -54,8 +57,8 @@ class Delivery:
     """One recipient of a letter that is ours to deliver now."""
 
     __slots__ = (
-        "account", "attempt", "domain", "due_us", "id", "kind", "last_reply", "letter", "next_hop", "notify", "orcpt",
-        "prefix", "recipient", "target", "warn_us", "way",
+        "account", "attempt", "course", "domain", "due_us", "id", "kind", "last_reply", "letter", "next_hop",
+        "notify", "orcpt", "prefix", "recipient", "target", "warn_us", "way", "wishes",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -75,13 +78,24 @@ class Delivery:
         self.target = f"{MOVED}{self.next_hop}" if self.next_hop else source.domain
         """Where it goes: its domain, or the next hop behind MOVED."""
         self.way = self.target
-        """What the way is looked up by: the target, and the wish for TLS where the sender has one."""
+        """What the way is looked up by: the target, the wish for TLS where the sender has one, and the course."""
+        self.course: Course = USUAL
         # RFC 8689 section 5: REQUIRETLS of a report SHOULD NOT keep it from a host that does not know it.
-        if letter.tls and (letter.sender or letter.tls != TLS_REQUIRED):
+        self.wishes = letter.tls != TLS_BY_POLICY and (letter.sender != "" or letter.tls != TLS_REQUIRED)
+        """Whether its sender has a wish for TLS of his own."""
+        if self.wishes:
             self.way = f"{self.target} {letter.tls}"
         self.attempt = attempt
         """Number of the attempt that is to be made now; the first is 1."""
         self.last_reply = last_reply
+
+    def steer(self, course: Course) -> None:
+        """Sets how it travels in this attempt, once."""
+        if self.course is not USUAL:
+            return
+        self.course = course
+        if course.key:
+            self.way = f"{self.way} {course.key}"
 
 
 class Remark(NamedTuple):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Final, Protocol
 
+from postroad.flow.families import FamilyMemory
 from postroad.flow.judge import Step
 from postroad.flow.lanes import PLAIN_S, Lane, Lanes, Place, Site
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, Trip
@@ -149,6 +150,7 @@ class Pool:
         self._on_open = on_open
         self._on_close = on_close
         self._tls_watch = tls_watch
+        self._families = FamilyMemory()
         self._idle: dict[Lane, list[_Idle]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -312,7 +314,8 @@ class Pool:
         trail: list[tuple[str, str]] = []
         last: Outcome | None = None
         decisive = 0
-        for hop in lane.hops(self._now(), self._rng):
+        now = self._now()
+        for hop in self._families.order(lane.hops(now, self._rng), now):
             opened = await self._open_hop(lane, hop)
             self._on_open(opened)
             if isinstance(opened, Courier):
@@ -343,14 +346,19 @@ class Pool:
     async def _open_hop(self, lane: Lane, hop: Hop) -> Courier | NoCourier:
         plain = lane.plain_until.get(hop, 0.0) > self._now()
         policy = lane.plan.tls_of(hop.host)
-        opened = await Courier.open(hop, self._manner, self._bodies, plain=plain, policy=policy)
+        guise = lane.plan.guise
+        opened = await Courier.open(hop, self._manner, self._bodies, plain=plain, policy=policy, guise=guise)
+        if isinstance(opened, NoCourier) and opened.unreached:
+            self._families.unreached(hop, self._now())
+        else:
+            self._families.reached(hop)
         if isinstance(opened, NoCourier) and opened.try_plain:
             # RFC 7435: encryption that fails must not cost the mail; the same host again, in the clear.
             lane.plain_until[hop] = self._now() + PLAIN_S
             if lane.queue:
                 lane.queue.peek().trail.append((str(hop), f"{opened.outcome.cause}; again without TLS"))
             fault = opened.fault
-            opened = await Courier.open(hop, self._manner, self._bodies, plain=True, policy=policy)
+            opened = await Courier.open(hop, self._manner, self._bodies, plain=True, policy=policy, guise=guise)
             if isinstance(opened, Courier):
                 opened.fault = fault
         return opened
@@ -515,7 +523,7 @@ class Pool:
         """Tells of the session once for every domain whose mail it carries; mail with a wish of its own counts not."""
         for delivery in parcel.deliveries:
             domain = delivery.domain
-            if domain not in courier.domains and delivery.way == domain:
+            if domain not in courier.domains and not delivery.wishes:
                 courier.domains.add(domain)
                 note = watch.opened(domain, courier)
                 if note:
@@ -605,7 +613,7 @@ class Pool:
 def _domains(lane: Lane) -> set[str]:
     """The domains whose mail waits in a lane, without mail whose sender has a wish of his own."""
     waiting = (delivery for parcel in lane.queue for delivery in parcel.deliveries)
-    return {delivery.domain for delivery in waiting if delivery.way == delivery.domain}
+    return {delivery.domain for delivery in waiting if not delivery.wishes}
 
 
 def _words(outcome: Outcome) -> str:

@@ -16,6 +16,7 @@ from itertools import groupby, zip_longest
 from random import Random
 from typing import Final
 
+from postroad.flow.routing import PLAIN_GUISE, Guise
 from postroad.flow.tls_policy import OPPORTUNISTIC, TlsPolicy
 from postroad.values.next_hop import NextHop, parse_next_hop
 from postroad.values.outcome import About, Fate, Outcome
@@ -47,6 +48,8 @@ class Hop:
     lmtp: bool = False
     fixed: bool = False
     """Somebody configured it."""
+    tls_first: bool = False
+    """TLS from the first octet (RFC 8314)."""
 
     def __str__(self) -> str:
         if self.address.startswith("/"):
@@ -69,12 +72,14 @@ class Plan:
     """By host: what must hold of TLS there; what is not in it is opportunistic."""
     tls_key: str = ""
     """Short text of `tls`: equal for plans whose connections may be shared."""
+    guise: Guise = PLAIN_GUISE
+    """As whom we come there."""
 
     @property
     def key(self) -> str:
-        """What a lane goes by: the site, and what must hold of TLS, so that no mail travels over a connection that was
-        made under a weaker policy."""
-        return f"{self.site} {self.tls_key}" if self.tls_key else self.site
+        """What a lane goes by: the site, what must hold of TLS and as whom we come, so that no mail travels over a
+        connection that was made under a weaker policy, from another address or with another login."""
+        return " ".join(filter(None, (self.site, self.tls_key, self.guise.key)))
 
     @property
     def places(self) -> list[tuple[str, int]]:
@@ -92,7 +97,8 @@ class Plan:
             # RFC 5321 section 5.1: "the sender-SMTP MUST randomize them to spread the load"
             for target in rng.sample(group, len(group)) if len(group) > 1 else group:
                 hops += [
-                    Hop(target.host, address, target.port, target.lmtp, self.fixed) for address in target.addresses
+                    Hop(target.host, address, target.port, target.lmtp, self.fixed, target.tls_first)
+                    for address in target.addresses
                 ]
         return hops[:MAX_TRIES]
 
@@ -134,9 +140,12 @@ def read_signposts(
     )
 
 
-async def plan(domain: str, signposts: Signposts, lookup: Lookup) -> Plan | Outcome:
-    """The way to a domain (A-labels in lower case, or an address literal), or the outcome for all its mail."""
-    hop = _fixed(domain, signposts)
+async def plan(domain: str, signposts: Signposts, lookup: Lookup, *, by_mx: bool = False) -> Plan | Outcome:
+    """The way to a domain (A-labels in lower case, or an address literal), or the outcome for all its mail.
+
+    `by_mx`: next hops that are configured for it do not count.
+    """
+    hop = _fixed(domain, signposts) if not by_mx else None
     if hop is not None:
         return await _plan_fixed(hop, lookup)
     if domain.startswith("["):
@@ -200,7 +209,7 @@ async def _plan_fixed(hop: NextHop, lookup: Lookup) -> Plan | Outcome:
             why = answer.why or answer.status.value
             return _deferred("4.4.3", f"could not find the configured next hop {host}: {why}")
         addresses = _alternate(answer.records)
-    return Plan(str(hop), ((Target(host, addresses, hop.port, hop.lmtp),),), fixed=True)
+    return Plan(str(hop), ((Target(host, addresses, hop.port, hop.lmtp, hop.tls_first),),), fixed=True)
 
 
 def _plan_literal(domain: str, signposts: Signposts) -> Plan | Outcome:

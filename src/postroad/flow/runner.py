@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Container, Coroutine, Iterable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -31,7 +31,8 @@ from postroad.flow.lanes import Alone, Lane, Lanes, Site
 from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
-from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, is_address
+from postroad.flow.outbound import Bodies, Manner, is_address
+from postroad.flow.outbound_meters import OutboundMeters
 from postroad.flow.outside import Outside
 from postroad.flow.parcels import Delivery, Letter, Parcel, parcels
 from postroad.flow.pool import BUG, Pool, Results, TlsWatch
@@ -40,6 +41,7 @@ from postroad.flow.providers import Providers
 from postroad.flow.recall import Touched, call_back
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts
+from postroad.flow.routing import Routes
 from postroad.flow.schedule import count_hops
 from postroad.flow.shaping import Limits, State
 from postroad.flow.sign import Signer
@@ -47,7 +49,7 @@ from postroad.flow.signals import SUSPENDED, Lesson
 from postroad.flow.site_book import SiteBook
 from postroad.flow.suspensions import Suspended, Suspensions
 from postroad.flow.tls_policy import TlsPolicies
-from postroad.flow.ways import NextHopOf, no_gateway, plan_way
+from postroad.flow.ways import NextHopOf, no_gateway, plan_way, steer
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
 from postroad.store.reader import StoredMessage
@@ -159,6 +161,7 @@ class Runner:
         policies: TlsPolicies | None = None,
         tls_watch: TlsWatch | None = None,
         signer: Signer | None = None,
+        routes: Routes | None = None,
     ) -> None:
         self._store = store
         self._letters = letters
@@ -169,11 +172,13 @@ class Runner:
         self._signposts = signposts
         self._next_hop_of = next_hop_of
         self._policies = policies or TlsPolicies(lookup)
+        self._routes = None if routes is None or routes.trivial else routes
         self._delays_s = delays_s
+        self._lifetime_s = lifetime_s
         self._warn_after_s = warn_after_s
         self._max_hops = max_hops
         self._rng = rng or Random()
-        self._meters = _Meters(meters or Meters.private())
+        self._meters = OutboundMeters(meters or Meters.private())
         self.reporter = Reporter(
             hostname=hostname, plan_for=plan_for, ids=ids, lifetime_s=lifetime_s, note=note, signer=signer
         )
@@ -265,6 +270,7 @@ class Runner:
             policies=protection.policies,
             tls_watch=protection.log,
             signer=signer,
+            routes=outside.routes,
             hostname=config.hostname,
             delays_s=config.retry.delays_s,
             lifetime_s=config.retry.lifetime_s,
@@ -369,9 +375,18 @@ class Runner:
                 shut[lane] = max(0.05, until - now) if until > now else 1.0
         if not shut:
             return [], POLL_S
-        # Mail with a wish for TLS has a lane of its own, which says nothing about the other mail of its domain.
-        domains = [way for way, (_, lane) in self._ways.items() if lane in shut and " " not in way]
-        return domains[:AVOIDED_MAX], min(shut.values())
+        return list(self._shut_domains(shut))[:AVOIDED_MAX], min(shut.values())
+
+    def _shut_domains(self, shut: Container[Lane]) -> set[str]:
+        """Domains of which every way that is known leads into such a lane.
+
+        Mail with a wish for TLS or a route has a way of its own, which says nothing about the other mail.
+        """
+        closed: set[str] = set()
+        open_: set[str] = set()
+        for way, (_, lane) in self._ways.items():
+            (closed if lane in shut else open_).add(way.partition(" ")[0])
+        return closed - open_
 
     def _take_claimed(self, dues: Iterable[Due]) -> None:
         by_message: dict[int, tuple[Letter, list[Delivery]]] = {}
@@ -398,6 +413,12 @@ class Runner:
 
     def _dispatch(self, letter: Letter, deliveries: list[Delivery]) -> None:
         """Brings deliveries to their lanes: at once where the way is known, else when it has been planned."""
+        if self._routes is not None:
+            deliveries, discarded = steer(self._routes, letter, deliveries, self._clock.wall_us())
+            if discarded is not None:
+                self._record(letter, discarded)
+            if not deliveries:
+                return
         now = self._now()
         ways = self._ways
         if len(deliveries) == 1:
@@ -546,7 +567,7 @@ class Runner:
             parcel.trail,
             now_us=now_us,
             delays_s=self._delays_s,
-            rng=self._rng,
+            lifetime_s=self._lifetime_s,
             warn_after_s=self._warn_after_s,
             not_before_us=not_before_us,
         )
@@ -808,30 +829,3 @@ class _Window:
             self.users.pop(letter.user, None)
         if count and letter.open == 0:
             self.octets -= letter.weight
-
-
-class _Meters:
-    """The counters of outgoing mail, bound once."""
-
-    __slots__ = ("_failed", "_meters", "_now", "_ok", "attempt")
-
-    def __init__(self, meters: Meters) -> None:
-        self._meters = meters
-        self._now = meters.gauge("postroad_out_connections")
-        self._ok = meters.counter("postroad_out_connections_total", result="ok")
-        self._failed = meters.counter("postroad_out_connections_total", result="failed")
-        self.attempt = meters.histogram("postroad_out_attempt_seconds")
-
-    def opened(self, opened: Courier | NoCourier) -> None:
-        """Counts a session, or a host that took none."""
-        if isinstance(opened, NoCourier):
-            self._failed.add()
-            return
-        self._ok.add()
-        self._now.add()
-        version = opened.tls.partition(" ")[0] or "none"
-        self._meters.counter("postroad_out_tls_total", version=version).add()
-
-    def closed(self) -> None:
-        """Counts the end of a session."""
-        self._now.add(-1)

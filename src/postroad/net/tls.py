@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from postroad.net.tls_sessions import ResumingContext, Sessions
 from postroad.trust import chain as certificates
 
 SERVER_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -125,7 +126,7 @@ def _no_password() -> str:
 
 def opportunistic_context() -> ssl.SSLContext:
     """The context for mail to hosts that promised nothing: encrypts with whoever answers (RFC 7435)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -142,6 +143,7 @@ class ClientTls:
 
     def __init__(self, ca_file: str = "", *, system_roots: bool = True) -> None:
         self.context = opportunistic_context()
+        self.sessions = Sessions()
         self._ca_file = ca_file
         self._system_roots = system_roots
         self._store: verification.Store | None = None
@@ -243,6 +245,15 @@ def _subject(host: str) -> x509.DNSName | x509.IPAddress:
         return x509.IPAddress(ipaddress.ip_address(host.strip("[]").lower().removeprefix("ipv6:")))
     except ValueError:
         return x509.DNSName(host)
+
+
+def peer_end_point(tls: ssl.SSLObject | None) -> bytes:
+    """What a login to the peer of a connection is bound to; empty when it cannot be bound."""
+    chain = peer_chain(tls) if tls is not None else []
+    try:
+        return end_point_of(x509.load_der_x509_certificate(chain[0])) if chain else b""
+    except ValueError:
+        return b""
 
 
 def peer_chain(tls: ssl.SSLObject) -> list[bytes]:

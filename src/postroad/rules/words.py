@@ -32,6 +32,7 @@ WORDS: Final = {
     # recipients
     "relay refused": "the recipient is elsewhere and the client may not send there through us",
     "no such mailbox": "nobody has this address here",
+    "no return path": "the address looks like a signed return path and was not made here, or too long ago",
     "recipient in doubt": "the host behind a gateway domain could not be asked whether the recipient exists",
     "mailbox disabled": "the account was switched off",
     "mailbox full": "the mailbox has used up its quota",

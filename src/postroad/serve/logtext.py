@@ -17,6 +17,7 @@ COLOURS: Final = {
     "deferred": "\x1b[33m",
     "bounced": "\x1b[31m",
     "refused": "\x1b[31m",
+    "returned": "\x1b[31m",
     "discarded": "\x1b[31m",
     "dropped": "\x1b[31m",
     "warning": "\x1b[33m",

@@ -227,6 +227,7 @@ class Due(Record, frozen=True):
     next_hop: str = ""
     """Where somebody moved it to; empty for the way that DNS and configuration say."""
     login: str = ""
+    """Who submitted it; empty for mail without a login."""
 
 
 class Claim(Record, frozen=True):

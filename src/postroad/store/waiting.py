@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from postroad.store.reader import Reader
+from postroad.store.records import NEVER_US
 from postroad.store.selection import Chosen, Selection, pages
 
 DELIVERIES_SHOWN: Final = 1000
@@ -79,3 +80,11 @@ def last_undoable(reader: Reader, now_us: int) -> int:
         "SELECT max(number) FROM queue_actions WHERE until_us > ? OR (until_us > 0 AND undone = 1)", (now_us,)
     )
     return rows[0][0] or 0
+
+
+def outlook(reader: Reader, domain: str) -> tuple[int, int]:
+    """How many deliveries to a domain wait, and the wall time of the next of them; zeros when none does."""
+    # Without an owner and held by nobody: what `deliveries_waiting` is the index of.
+    sql = "SELECT count(*), min(due_us) FROM deliveries WHERE domain = ? AND owner = 0 AND due_us < ?"
+    number, next_us = reader.rows_now(sql, (domain, NEVER_US))[0]
+    return number, next_us or 0

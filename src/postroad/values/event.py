@@ -26,6 +26,8 @@ KINDS: Final = {
     "suspended": "a reply said that nothing is wanted: no mail goes to this destination for a while",
     "delivered": "the next host or the mailbox took responsibility",
     "bounced": "a delivery ended undelivered",
+    "returned": "whoever had taken the message reported later that it could not be delivered",
+    "answered": "something else came to its return path: a report of delay, an automatic answer",
     "reported": "a delivery status notification was made",
     "discarded": "a delivery ended without a report, by the rule named",
     "expanded": "an alias or catch-all turned one recipient into others",

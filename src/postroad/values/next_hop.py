@@ -1,6 +1,7 @@
 """A next hop that somebody configured: the host that mail for a domain is handed to, and in which protocol.
 
 host  host:port  [v6]  [v6]:port            SMTP
+smtps:host  smtps:host:port  smtps:[v6]     SMTP with TLS from the first octet (RFC 8314), port 465 if none is named
 lmtp:host:port  lmtp:[v6]:port  lmtp:/path  LMTP (RFC 2033), over TCP or a unix socket
 """
 
@@ -10,7 +11,9 @@ import ipaddress
 from typing import Final, NamedTuple
 
 _LMTP: Final = "lmtp:"
+_SMTPS: Final = "smtps:"
 _SMTP_PORT: Final = 25
+_SMTPS_PORT: Final = 465
 
 
 class NextHop(NamedTuple):
@@ -19,6 +22,7 @@ class NextHop(NamedTuple):
     host: str
     port: int
     lmtp: bool = False
+    tls_first: bool = False
 
     @property
     def is_socket(self) -> bool:
@@ -29,13 +33,13 @@ class NextHop(NamedTuple):
         if self.is_socket:
             return f"{_LMTP}{self.host}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{_LMTP if self.lmtp else ''}{host}:{self.port}"
+        return f"{_LMTP if self.lmtp else _SMTPS if self.tls_first else ''}{host}:{self.port}"
 
 
 def parse_next_hop(text: str, port: int = _SMTP_PORT) -> NextHop:
     """Reads one of the forms above; `port` is the default of SMTP. Raises ValueError with words for people."""
-    lmtp = text.startswith(_LMTP)
-    rest = text.removeprefix(_LMTP)
+    lmtp, tls_first = text.startswith(_LMTP), text.startswith(_SMTPS)
+    rest = text.removeprefix(_LMTP) if lmtp else text.removeprefix(_SMTPS)
     if lmtp and rest.startswith("/"):
         if not rest.isprintable() or " " in rest:
             raise ValueError(f'next hop "{text}" is no path of a socket. Write it without spaces')
@@ -47,7 +51,7 @@ def parse_next_hop(text: str, port: int = _SMTP_PORT) -> NextHop:
     # RFC 2033 section 1: "it MUST NOT be used on TCP port 25", and no other port is its own.
     if lmtp and number in (0, _SMTP_PORT):
         raise ValueError(f'next hop "{text}" has no port for LMTP. Name one; 25 is that of SMTP alone')
-    return NextHop(host.lower().rstrip("."), number or port, lmtp)
+    return NextHop(host.lower().rstrip("."), number or (_SMTPS_PORT if tls_first else port), lmtp, tls_first)
 
 
 def _split(text: str) -> tuple[str, str]:

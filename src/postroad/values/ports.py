@@ -123,3 +123,5 @@ class Target:
     port: int
     lmtp: bool = False
     """It speaks LMTP (RFC 2033)."""
+    tls_first: bool = False
+    """TLS from the first octet instead of STARTTLS (RFC 8314)."""

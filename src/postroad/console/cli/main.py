@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "dev": ("serve:dev", "Run the playground: mail servers on this machine, nothing to configure."),
     "why": ("why:why", "Tell what happened to a message, and why."),
     "send": ("send:send", "Send a message."),
+    "try": ("tryout:tryout", "Tell what would become of mail for an address."),
     "queue": ("queue:queue", "See mail that has not left yet, and decide over it."),
     "domain": ("domain:domain", "Say for which domains mail is taken."),
     "user": ("user:user", "Make and change accounts."),

@@ -40,6 +40,7 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
     "due": {"fg": "yellow"},
     "bounced": {"fg": "red"},
     "refused": {"fg": "red"},
+    "returned": {"fg": "red"},
     "discarded": {"fg": "red"},
     "dropped": {"fg": "red"},
 }

@@ -16,7 +16,8 @@ from postroad.values.address import Address
 from postroad.values.envelope import Recipient
 from postroad.values.reply import Reply
 from postroad.wire.lines import LineBuffer
-from postroad.wire.sasl import Credentials, encode_base64, encode_login, encode_plain
+from postroad.wire.sasl import Credentials
+from postroad.wire.smtp.client_login import ClientLogin
 from postroad.wire.smtp.events import (
     ClientEvent,
     Closed,
@@ -30,7 +31,6 @@ from postroad.wire.smtp.events import (
     TransactionResult,
 )
 from postroad.wire.smtp.extensions import NO_EXTENSIONS, Extensions, read_extensions
-from postroad.wire.smtp.grammar import MAX_COMMAND
 from postroad.wire.smtp.replies import BadReply, ReplyReader
 
 Stage = Literal[
@@ -69,6 +69,7 @@ PATIENCE: Final[dict[Stage, float]] = {
 """Seconds to wait for the peer in each stage."""
 
 _NO_COMMON_MECHANISM: Final = Reply(504, "5.5.4", "No authentication mechanism in common")
+_UNPROVED: Final = Reply(535, "5.7.8", "The server did not prove that it knows the password")
 _NO_TLS_FOR_LOGIN: Final = Reply(538, "5.7.11", "A password is not sent without TLS")
 
 #: Codes that mean one thing only: as the answer to another command they show that the two sides are out of step.
@@ -97,6 +98,7 @@ class ClientMachine:
         "_content_gone",
         "_data_reply",
         "_dirty",
+        "_end_point",
         "_eof",
         "_esmtp",
         "_events",
@@ -115,7 +117,6 @@ class ClientMachine:
         "_rcpt_replies",
         "_recipients",
         "_replies",
-        "_responses",
         "_sending",
         "_tls_wish",
         "in_transaction",
@@ -135,9 +136,9 @@ class ClientMachine:
         self._plan: deque[tuple[Stage, bytes]] = deque()
         self._extensions = NO_EXTENSIONS
         self._tls_wish: TlsWish = "may"
-        self._login: Credentials | None = None
+        self._login: ClientLogin | None = None
         self._logged_in = False
-        self._responses: list[bytes] = []
+        self._end_point = b""
         self._esmtp = True
         self._eof = False
         self._over = False
@@ -162,14 +163,24 @@ class ClientMachine:
 
     # --- what the driver calls -----------------------------------------------------------------------------------
 
-    def start(self, tls: TlsWish = "may", login: Credentials | None = None, *, under_tls: bool = False) -> None:
+    def start(
+        self,
+        tls: TlsWish = "may",
+        login: Credentials | None = None,
+        *,
+        under_tls: bool = False,
+        nonce: str = "",
+        end_point: bytes = b"",
+    ) -> None:
         """Wait for the greeting, then open the session.
 
-        `tls`: what STARTTLS is worth to us; `login` is sent only under TLS; `under_tls`: the driver has made the
-        handshake before the first octet.
+        `tls`: what STARTTLS is worth to us; `login` is sent only under TLS, by SCRAM where `nonce` is fresh text that
+        nobody can guess; `under_tls`: the driver has made the handshake before the first octet, and `end_point` is the
+        channel binding of the connection.
         """
         self._tls_wish = tls
-        self._login = login
+        self._login = ClientLogin(login, nonce) if login is not None else None
+        self._end_point = end_point
         self.tls = under_tls
         self._expected.append("greeting")
 
@@ -215,8 +226,8 @@ class ClientMachine:
             self._sending = True
             self._events.append(SendContent(stuffed=False, size=size))
 
-    def ask(self, recipients: Sequence[Address], *, smtputf8: bool = False) -> None:
-        """Open a transaction that ends with its last RCPT: would these be taken, from the null sender?
+    def ask(self, recipients: Sequence[Address], *, sender: Address | None = None, smtputf8: bool = False) -> None:
+        """Open a transaction that ends with its last RCPT: would these be taken, from this sender or the null one?
 
         As with `begin`, `TransactionDone` tells, and nothing of the transaction is left for the next one.
         Raises `ValueError` like `begin`.
@@ -224,7 +235,7 @@ class ClientMachine:
         if self.in_transaction or self._over or self._expected:
             raise ValueError("no transaction may begin now")
         plan: list[tuple[Stage, bytes]] = [("reset", b"RSET\r\n")] if self._dirty else []
-        plan.append(("mail", self._mail_line(None, 0, False, smtputf8, "", "")))
+        plan.append(("mail", self._mail_line(sender, 0, False, smtputf8, "", "")))
         plan += [("rcpt", self._rcpt_line(recipient, smtputf8)) for recipient in recipients]
         self._new_transaction(len(recipients), False)
         self._asking = True
@@ -291,8 +302,12 @@ class ClientMachine:
                     return None
         return events.popleft()
 
-    def tls_started(self) -> None:
-        """The handshake is done: what was announced before is forgotten (RFC 3207 section 4.2)."""
+    def tls_started(self, end_point: bytes = b"") -> None:
+        """The handshake is done: what was announced before is forgotten (RFC 3207 section 4.2).
+
+        `end_point` is the channel binding of the connection, for a login.
+        """
+        self._end_point = end_point
         if self._replies.lines.unread:
             self._lose(_BEHIND_STARTTLS, at="starttls")
             return
@@ -400,30 +415,21 @@ class ClientMachine:
             self._events.append(Ready(self._extensions))
         elif not self.tls:
             self._refuse("auth", _NO_TLS_FOR_LOGIN)
-        elif "PLAIN" in self._extensions.auth:
-            message = encode_base64(encode_plain(login))
-            line = b"AUTH PLAIN " + message + b"\r\n"
-            if len(line) <= MAX_COMMAND:
-                self._responses = []
-                self._send("auth", line)
-            else:
-                self._responses = [message]
-                self._send("auth", b"AUTH PLAIN\r\n")
-        elif "LOGIN" in self._extensions.auth:
-            self._responses = [encode_base64(part) for part in encode_login(login)]
-            self._send("auth", b"AUTH LOGIN\r\n")
+        elif (line := login.begin(self._extensions.auth, self._end_point)) is not None:
+            self._send("auth", line + b"\r\n")
         else:
             self._refuse("auth", _NO_COMMON_MECHANISM)
 
     def _take_auth(self, reply: Reply) -> None:
-        if reply.code == 235:
+        login = self._login
+        assert login is not None
+        if reply.code == 235 and not login.proved:
+            self._refuse("auth", _UNPROVED)
+        elif reply.code == 235:
             self._logged_in = True
             self._events.append(Ready(self._extensions))
-        elif reply.code == 334 and self._responses:
-            self._send("auth", self._responses.pop(0) + b"\r\n")
         elif reply.code == 334:
-            # RFC 4954 section 4: "*" cancels
-            self._send("auth", b"*\r\n")
+            self._send("auth", login.respond(reply.text) + b"\r\n")
         elif reply.positive:
             self._lose(f"{reply.code} to auth", reply, at="auth")
         else:
