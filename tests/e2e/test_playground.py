@@ -304,7 +304,7 @@ def test_a_signal_in_the_middle_of_the_show_ends_all_of_it(number: signal.Signal
     offset, _ = free_ports()
     folder = tmp_path / "kept"
     with running("--once", "--port-offset", str(offset), "--keep", str(folder)) as playground:
-        playground.until("\n2. ")
+        playground.until("\n5. ")
         began = time.monotonic()
         assert playground.end(number) == INTERRUPTED
         assert time.monotonic() - began < END_S
