@@ -22,8 +22,8 @@ CERTIFICATE = frozenset(("cert_trust", "cert_chain_of_trust", "cert_validityPeri
     ("service", "starttls"),
     [
         ("mx", True),
-        pytest.param("submission", True, marks=pytest.mark.nightly),
-        pytest.param("submissions", False, marks=pytest.mark.nightly),
+        ("submission", True),
+        ("submissions", False),
     ],
 )
 def test_no_finding_of_medium_or_above(service: str, starttls: bool, tmp_path: Path) -> None:
