@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 
 from postroad.config.providers import Provider, ReplyRule, load
 from postroad.flow.providers import Providers, Signal
 from postroad.values.reply import Reply
+from tests.testdata import ABSENT, FOLDER
 
 SHIPPED = Providers(load())
-PUBLIC = Path(__file__).parents[3] / "shared/testdata/bounce/kumomta"
+PUBLIC = FOLDER / "bounce" / "kumomta"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def public_words() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.skipif(not PUBLIC.exists(), reason="the public pattern sets are not on this machine")
+@pytest.mark.skipif(not PUBLIC.exists(), reason=ABSENT + "bounce/kumomta")
 @pytest.mark.parametrize("kind, text", public_words())
 def test_what_others_hold_for_a_fault_of_the_recipient_stops_no_lane(kind: str, text: str) -> None:
     """A recipient, a mailbox or a domain that is wrong says nothing about the lane, whatever words it comes in."""
@@ -179,6 +179,6 @@ def test_what_others_hold_for_a_fault_of_the_recipient_stops_no_lane(kind: str, 
         assert signal is None, signal
 
 
-@pytest.mark.skipif(not PUBLIC.exists(), reason="the public pattern sets are not on this machine")
+@pytest.mark.skipif(not PUBLIC.exists(), reason=ABSENT + "bounce/kumomta")
 def test_enough_of_the_public_sets_is_read() -> None:
     assert len(public_words()) > 40
