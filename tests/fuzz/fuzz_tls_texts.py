@@ -10,6 +10,7 @@ SEEDS = (
     b"v=STSv1; id=20160831085700Z;",
     b"version: STSv1\r\nmode: enforce\r\nmx: *.example.com\r\nmax_age: 86400\r\n",
     b"v=TLSRPTv1; rua=mailto:tls@example.com,https://example.com/r",
+    b"v=TLSRPTv1; rua=mailto:?to=tls@example.com",
     b'{"organization-name":"x","policies":[{"policy":{"policy-type":"sts"},"summary":{}}]}',
     gzip.compress(b'{"policies":[]}', mtime=0),
 )

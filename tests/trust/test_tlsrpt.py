@@ -42,6 +42,8 @@ STS = Published("sts", ("version: STSv1", "mode: testing"), ("*.a.test",))
         (["v=TLSRPTv1; rua="], []),
         (["v=TLSRPTv1; rua=http://a.test/r, ftp://a.test, mailto:nobody, https:a.test, file:///etc"], []),
         (["v=TLSRPTv1; rua=mailto:a@a.test\r\nBcc: x"], []),
+        (["v=TLSRPTv1; rua=mailto:?to=a@a.test, mailto:@a.test, mailto:a@, mailto"], []),
+        (["v=TLSRPTv1; rua=mailto:a%40a.test?subject=x@y"], ["mailto:a%40a.test?subject=x@y"]),
         (["rua=mailto:a@a.test; v=TLSRPTv1"], []),
         ([], []),
     ],

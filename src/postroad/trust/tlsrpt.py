@@ -125,9 +125,11 @@ def is_target(uri: str) -> bool:
     """Whether a report can be sent to this URI."""
     if not uri.isascii() or not uri.isprintable() or " " in uri:
         return False
-    scheme, colon, rest = uri.partition(":")
+    scheme, _, rest = uri.partition(":")
     if scheme.lower() == "mailto":
-        return bool(colon) and "@" in rest
+        # An "@" behind the question mark belongs to a header field, and one that is quoted counts.
+        local, _, domain = address_of(uri).rpartition("@")
+        return bool(local and domain)
     return scheme.lower() == "https" and rest.startswith("//") and len(rest) > 2
 
 
