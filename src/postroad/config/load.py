@@ -16,7 +16,7 @@ import msgspec
 
 from postroad.config import Config
 from postroad.config.lines import KeyLines
-from postroad.config.problems import Complaint, ConfigError, Problem, key_text
+from postroad.config.problems import Complaint, ConfigError, Problem
 from postroad.config.rules import complaints as rule_complaints
 from postroad.config.shape import complaints as shape_complaints
 
@@ -69,7 +69,7 @@ class Reading:
 
     def with_complaints(self, more: list[Complaint]) -> Reading:
         """The same file with further complaints placed on its lines; unusable when one is fatal."""
-        problems = self.problems + tuple(_placed(self.file, self.lines, one) for one in more)
+        problems = self.problems + tuple(one.at(self.file, self.lines.line(one.path)) for one in more)
         usable = None if any(problem.fatal for problem in problems) else self.config
         return Reading(self.file, usable, problems, self.lines, self.given)
 
@@ -141,7 +141,7 @@ def _judge(tables: dict[str, Any], lines: KeyLines, name: str) -> Reading:
     if not found:
         config = msgspec.convert(tables, Config)
         found = list(rule_complaints(config))
-    problems = sorted((_placed(name, lines, one) for one in found), key=lambda problem: problem.line)
+    problems = sorted((one.at(name, lines.line(one.path)) for one in found), key=lambda problem: problem.line)
     if any(problem.fatal for problem in problems):
         config = None
     return Reading(name, config, tuple(problems), lines, _given(tables))
@@ -152,11 +152,6 @@ def _given(tables: dict[str, Any]) -> frozenset[str]:
     for name, value in tables.items():
         given |= {f"{name}.{inner}" for inner in value} if isinstance(value, dict) else {name}
     return frozenset(given)
-
-
-def _placed(name: str, lines: KeyLines, complaint: Complaint) -> Problem:
-    path = complaint.path
-    return Problem(name, lines.line(path), key_text(path), complaint.what, complaint.fix, complaint.fatal)
 
 
 def _unreadable(name: str, what: str, fix: str, line: int = 0, key: str = "") -> Reading:

@@ -13,13 +13,17 @@ Path = tuple[str, ...]
 class Complaint:
     """One thing a rule found: which key, what is wrong, what to do. `fatal` is false for a hint.
 
-    The rules make these without knowing files and lines; `config.load` adds both.
+    The rules make these without knowing files and lines; whoever reads the file adds both.
     """
 
     path: Path
     what: str
     fix: str
     fatal: bool = True
+
+    def at(self, file: str, line: int) -> Problem:
+        """The complaint with its place."""
+        return Problem(file, line, key_text(self.path), self.what, self.fix, self.fatal)
 
 
 @dataclass(frozen=True, slots=True)

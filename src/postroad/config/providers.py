@@ -15,7 +15,6 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, inspect
 
-from postroad.config.lines import KeyLines
 from postroad.config.load import read_tables
 from postroad.config.patterns import Pattern
 from postroad.config.problems import Complaint, ConfigError, Path, Problem, closest, key_text
@@ -117,12 +116,8 @@ def _examined(file: str, below: Table) -> tuple[Table, list[Problem]]:
     tables, lines, problem = read_tables(file)
     if problem is not None:
         return {}, [problem]
-    found = [_placed(file, lines, one) for one in _complaints(tables, below)]
+    found = [one.at(file, lines.line(one.path)) for one in _complaints(tables, below)]
     return tables, sorted(found, key=lambda one: one.line)
-
-
-def _placed(file: str, lines: KeyLines, one: Complaint) -> Problem:
-    return Problem(file, lines.line(one.path), key_text(one.path), one.what, one.fix, one.fatal)
 
 
 # -- what is wrong ---------------------------------------------------------------------------------------------------

@@ -17,9 +17,8 @@ import msgspec
 from msgspec import Meta, inspect
 
 from postroad.config.endpoints import is_address, is_hostname
-from postroad.config.lines import KeyLines
 from postroad.config.load import read_tables
-from postroad.config.problems import Complaint, ConfigError, Path, Problem, closest, key_text
+from postroad.config.problems import Complaint, ConfigError, Path, Problem, closest
 from postroad.config.shape import value_complaints
 from postroad.values.address import Address, AddressError
 from postroad.values.next_hop import parse_next_hop
@@ -97,7 +96,8 @@ def examine(file: str) -> tuple[dict[str, Route], list[Problem]]:
     tables, lines, problem = read_tables(file)
     if problem is not None:
         return {}, [problem]
-    found = sorted((_placed(file, lines, one) for one in _complaints(tables)), key=lambda one: one.line)
+    placed = (one.at(file, lines.line(one.path)) for one in _complaints(tables))
+    found = sorted(placed, key=lambda one: one.line)
     if any(one.fatal for one in found):
         return {}, found
     return {name: msgspec.convert(table, Route) for name, table in tables.items()}, found
@@ -120,10 +120,6 @@ def read_password(file: str) -> tuple[str, tuple[str, str] | None]:
     if not password or len(raw) > PASSWORD_FILE_MAX or len(password.encode()) > MAX_FIELD or not password.isprintable():
         return "", (f"{file} holds no password", "Write the password into it, on one line and nothing else")
     return password, None
-
-
-def _placed(file: str, lines: KeyLines, one: Complaint) -> Problem:
-    return Problem(file, lines.line(one.path), key_text(one.path), one.what, one.fix, one.fatal)
 
 
 # -- what is wrong ---------------------------------------------------------------------------------------------------

@@ -18,9 +18,6 @@ from postroad.values.address import Address, AddressError
 from postroad.values.event import Event
 from postroad.values.ids import IdMaker, id_text
 
-ANY_QUOTA: Final = -(1 << 62)
-"""Size to plan with: a full mailbox is no reason to drop a report, it waits as an open local delivery."""
-
 BY: Final = "report rules"
 
 PlanFor = Callable[[Address], Awaitable[Plan]]

@@ -25,6 +25,9 @@ TARGETS_MAX: Final = 1000
 
 INBOX: Final = "INBOX"
 
+ANY_QUOTA: Final = -(1 << 62)
+"""Size to plan with where nobody can be told that a mailbox is full: the mail waits as an open local delivery."""
+
 # RFC 3463 section 3.6, X.5.3: too many recipients. Final, because no repetition would help.
 TOO_MANY: Final = Reply(554, "5.5.3", "This address leads to too many others. Write to fewer.")
 NOBODY_YET: Final = Reply(451, "4.3.0", "No mailbox exists here yet. Please retry.")
@@ -112,6 +115,10 @@ class Planner:
         if type(meaning) is Gateway:
             return await self._pass_on(meaning, may_relay)
         return await _Walk(self._directory, self._delimiter, address, size).run(meaning)
+
+    async def plan_ours(self, address: Address) -> Plan:
+        """The plan of mail that is ours to place, such as a report: it may go anywhere, and into a full mailbox."""
+        return await self.plan(address, size=ANY_QUOTA, may_relay=True)
 
     async def _come_back(self, paths: ReturnPaths, address: Address, size: int) -> Plan:
         """The plan of mail to a return path: that of the sender it was made for."""

@@ -30,7 +30,6 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from postroad.flow.bounce import ANY_QUOTA
 from postroad.flow.destinations import Destinations, Wish
 from postroad.flow.intake import Arrival, Draft, Intake, Taken
 from postroad.flow.local import INBOX, Planner
@@ -311,7 +310,7 @@ class Maildrop:
             except AddressError as error:
                 _report_back(destinations, spelled, error.reason, slip.notify)
                 continue
-            plan = await self._planner.plan(address, size=ANY_QUOTA, may_relay=True)
+            plan = await self._planner.plan_ours(address)
             if plan.refusal is not None and not plan.refusal.permanent:
                 raise StoreFull(str(plan.refusal))
             recipient = Recipient(address, slip.notify)

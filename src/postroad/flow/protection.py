@@ -9,9 +9,8 @@ from random import Random
 from typing import Any, Protocol
 
 from postroad.config import Config
-from postroad.flow.bounce import ANY_QUOTA
 from postroad.flow.intake import Intake
-from postroad.flow.local import Plan, Planner
+from postroad.flow.local import Planner
 from postroad.flow.mta_sts import StsPolicies
 from postroad.flow.outside import Outside
 from postroad.flow.route import is_allowed
@@ -72,9 +71,6 @@ class Protection:
         if not config.relay.tls_reports:
             return
 
-        async def plan_for(address: Address) -> Plan:
-            return await planner.plan(address, size=ANY_QUOTA, may_relay=True)
-
         self.reports = TlsReports(
             sender=Address.parse(config.relay.tls_reports),
             hostname=config.hostname,
@@ -84,7 +80,7 @@ class Protection:
             https=self.https,
             intake=intake,
             spool=spool,
-            plan_for=plan_for,
+            plan_for=planner.plan_ours,
             ids=ids,
             clock=clock,
         )

@@ -22,13 +22,12 @@ from msgspec import structs
 
 from postroad.config import Config
 from postroad.config.providers import load as load_providers
-from postroad.flow.bounce import ANY_QUOTA, BY, Note, PlanFor, Reporter, reported
+from postroad.flow.bounce import BY, Note, PlanFor, Reporter, reported
 from postroad.flow.dsn import Action, Notice
 from postroad.flow.fates import Tale, remark_event, tell
 from postroad.flow.grants import Grants
 from postroad.flow.intake import Story
 from postroad.flow.lanes import Alone, Lane, Lanes, Site
-from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
 from postroad.flow.outbound import Bodies, Manner, is_address
@@ -67,7 +66,6 @@ from postroad.store.records import (
 )
 from postroad.store.suspensions import Rows, suspended_sites
 from postroad.store.suspensions import Suspended as SuspendedSite
-from postroad.values.address import Address
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.event import Event, pack
 from postroad.values.ids import IdMaker, id_text
@@ -253,9 +251,6 @@ class Runner:
         async def suspended() -> list[SuspendedSite]:
             return await suspended_sites(reader, clock.wall_us())
 
-        async def plan_for(address: Address) -> LocalPlan:
-            return await planner.plan(address, size=ANY_QUOTA, may_relay=True)
-
         return cls(
             store=store,
             letters=reader,
@@ -263,7 +258,7 @@ class Runner:
             note=story.note,
             ids=ids,
             clock=clock,
-            plan_for=plan_for,
+            plan_for=planner.plan_ours,
             lookup=outside.lookup,
             signposts=outside.signposts,
             manner=outside.manner,

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from postroad.store.journal import note_events
 from postroad.store.queue import DUE, as_due
 from postroad.store.records import DEFERRED, DROPPED, HELD, KIND_LOCAL, NEVER_US, QUEUED, Due, Record
+from postroad.store.slices import Slices
 from postroad.store.units import ROWS_PER_UNIT, Table, Tx, unit
 from postroad.store.writer import Writer
 from postroad.values.event import Event
@@ -435,23 +436,16 @@ POLL_S: Final = 5.0
 """How often the store looks for actions whose time to be taken back is over."""
 
 
-class Finishing:
+class Finishing(Slices):
     """Actions made final when they can no longer be taken back, by the store process (`store.server.Chore`).
 
     What was dropped is deleted, what was being taken back when its caller died is taken back.
     """
 
-    __slots__ = ("_more", "_writer", "due")
+    __slots__ = ()
 
     def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self._more = False
-        self.due = 0.0
-
-    def step(self, now: float) -> None:
-        """One slice of one action; again at once while there is more."""
-        self._writer.transact(self._slice)
-        self.due = now if self._more else now + POLL_S
+        super().__init__(writer, POLL_S)
 
     def _slice(self, tx: Tx) -> None:
         rows = tx.execute(

@@ -33,6 +33,7 @@ from postroad.store.mailbox_rows import (
     remove_rows,
     rows_of,
 )
+from postroad.store.slices import Slices
 from postroad.store.units import ROWS_PER_UNIT, Tx, unit
 from postroad.store.writer import Writer
 
@@ -154,21 +155,13 @@ def _erase_account(tx: Tx, job: int, account: int) -> None:
     end_job(tx, job)
 
 
-class MailboxSweep:
+class MailboxSweep(Slices):
     """The sweep as a chore of the store process (`store.server.Chore`)."""
 
-    __slots__ = ("_more", "_writer", "due")
+    __slots__ = ()
 
     def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self._more = False
-        self.due = 0.0
-        """Monotonic time of the next slice; what a crash left is looked for at once."""
+        super().__init__(writer, PAUSE_S)
 
-    def step(self, now: float) -> None:
-        """Does one slice and sets `due`."""
-        self._writer.transact(self._once)
-        self.due = now if self._more else now + PAUSE_S
-
-    def _once(self, tx: Tx) -> None:
+    def _slice(self, tx: Tx) -> None:
         self._more = sweep_once(tx)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from postroad.store.records import Record
+from postroad.store.slices import Slices
 from postroad.store.units import ROWS_PER_UNIT, Tx, unit
 from postroad.store.writer import Writer
 
@@ -36,20 +37,13 @@ def sites_learnt(tx: Tx, args: SitesLearnt) -> None:
     )
 
 
-class ForgottenSites:
+class ForgottenSites(Slices):
     """Sites nobody has been to for long, removed by the store process (`store.server.Chore`)."""
 
-    __slots__ = ("_more", "_writer", "due")
+    __slots__ = ()
 
     def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self._more = False
-        self.due = 0.0
-
-    def step(self, now: float) -> None:
-        """One slice; again at once while there is more."""
-        self._writer.transact(self._slice)
-        self.due = now if self._more else now + FORGET_EVERY_S
+        super().__init__(writer, FORGET_EVERY_S)
 
     def _slice(self, tx: Tx) -> None:
         rows = tx.execute(

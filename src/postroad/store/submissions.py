@@ -12,6 +12,7 @@ from typing import Final
 from postroad.store.allowances import spend
 from postroad.store.journal import note
 from postroad.store.records import Accepted, Sending
+from postroad.store.slices import Slices
 from postroad.store.units import ROWS_PER_UNIT, Tx
 from postroad.store.writer import Writer
 
@@ -55,20 +56,13 @@ def _seen(tx: Tx, sending: Sending) -> Accepted:
     return Accepted([], [], first)
 
 
-class Forgetting:
+class Forgetting(Slices):
     """Keys whose day is over, removed by the store process between its batches (`store.server.Chore`)."""
 
-    __slots__ = ("_more", "_writer", "due")
+    __slots__ = ()
 
     def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self._more = False
-        self.due = 0.0
-
-    def step(self, now: float) -> None:
-        """One slice; again at once while there is more."""
-        self._writer.transact(self._slice)
-        self.due = now if self._more else now + FORGET_EVERY_S
+        super().__init__(writer, FORGET_EVERY_S)
 
     def _slice(self, tx: Tx) -> None:
         rows = tx.execute(

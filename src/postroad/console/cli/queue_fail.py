@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from postroad.console.cli.stores import opened
-from postroad.flow.bounce import ANY_QUOTA, Reporter
+from postroad.flow.bounce import Reporter
 from postroad.flow.fail_by_hand import Failing
 from postroad.flow.journal import Journal
-from postroad.flow.local import Plan as LocalPlan
 from postroad.flow.local import Planner
 from postroad.flow.meters import Meters
 from postroad.flow.sign import Signer
@@ -28,7 +27,6 @@ from postroad.store.reader import Reader
 from postroad.store.records import Unrecorded
 from postroad.store.register import Register, register
 from postroad.store.spool import Spool
-from postroad.values.address import Address
 from postroad.values.clock import SystemClock
 from postroad.values.ids import IdMaker
 
@@ -50,14 +48,11 @@ def end_undelivered(config: Config, ids: array[int], by: str, selection: str, wh
         reader = Reader(data_dir)
         planner = Planner(Directory(reader), hostname=hostname, delimiter=config.recipient_delimiter)
 
-        async def plan_for(address: Address) -> LocalPlan:
-            return await planner.plan(address, size=ANY_QUOTA, may_relay=True)
-
         note = Journal(Meters.private()).note
         spool = Spool(data_dir, number.incarnation, clock, message_size=config.limits.message_size)
         reporter = Reporter(
             hostname=hostname,
-            plan_for=plan_for,
+            plan_for=planner.plan_ours,
             ids=IdMaker(number.incarnation, number.last_id),
             lifetime_s=config.retry.lifetime_s,
             note=note,
