@@ -60,6 +60,8 @@ class Got:
     connection: int
     mail_line: str = ""
     rcpt_lines: list[str] = field(default_factory=list)
+    peer: str = ""
+    """Address that it came from."""
 
 
 class FakeSmtp:
@@ -85,6 +87,8 @@ class FakeSmtp:
         self.open = 0
         self.most_open = 0
         self.port = 0
+        self.unwelcome: dict[str, str] = {}
+        """Addresses of clients, and what they hear at MAIL instead of what the script says."""
         self.hold: asyncio.Event | None = None
         """While set and not released, the answer to the content waits."""
         self._server: asyncio.Server | None = None
@@ -154,6 +158,7 @@ class _Session(asyncio.Protocol):
         server = self.server
         server._sessions.add(self)
         server.connections += 1
+        self.peer = str((transport.get_extra_info("peername") or ("",))[0])
         self.number = server.connections
         server.open += 1
         server.most_open = max(server.most_open, server.open)
@@ -214,7 +219,7 @@ class _Session(asyncio.Protocol):
             self.act(server.step("EHLO", line, text))
         elif verb == "MAIL":
             self.mail_line = line
-            step = server.step("MAIL", line, OK)
+            step = server.unwelcome.get(self.peer) or server.step("MAIL", line, OK)
             if isinstance(step, str) and step.startswith("2"):
                 self.sender = address_in(line)
             self.act(step)
@@ -272,6 +277,7 @@ class _Session(asyncio.Protocol):
         step = server.step("DOT", command, OK)
         if (self.rcpts and isinstance(step, str) and step.startswith("2")) or isinstance(step, Drop | Silent):
             got = Got(self.sender or "", self.rcpts, content, self.secure, self.number, self.mail_line, self.rcpt_lines)
+            got.peer = self.peer
             server.messages.append(got)
         elif not self.rcpts:
             step = "554 5.5.1 no valid recipients"

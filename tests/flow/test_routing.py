@@ -50,6 +50,35 @@ def test_the_first_route_that_fits(recipient: str, sender: str, login: str, name
     assert (found.name if found else "") == name
 
 
+def test_the_other_source_addresses_follow_in_the_order_of_choice() -> None:
+    course: Course | None = ROUTES.course("b@far.test", "far.test", "a@ours.test", "")
+    chosen = []
+    while course is not None:
+        chosen.append(course.guise.sources)
+        course = course.following
+    assert sorted(v4 for v4, _ in chosen) == ["192.0.2.1", "192.0.2.2"]
+    assert {v6 for _, v6 in chosen} == {"2001:db8::1"}
+
+
+def test_a_route_with_one_address_has_no_other() -> None:
+    course = ROUTES.course("b@far.test", "far.test", "news@ours.test", "")
+    assert (course.guise.sources, course.following) == (("192.0.2.9",), None)
+
+
+@pytest.mark.parametrize(
+    "source, table, choice",
+    [
+        ((), (), False),
+        (("192.0.2.1", "2001:db8::1"), (), False),
+        (("192.0.2.1", "192.0.2.2"), (), True),
+        (("192.0.2.1",), ("192.0.2.8", "192.0.2.9"), True),
+        (("192.0.2.1",), ("192.0.2.8",), False),
+    ],
+)
+def test_whether_there_is_a_choice_at_all(source: tuple[str, ...], table: tuple[str, ...], choice: bool) -> None:
+    assert Routes.of(Loaded({"one": Table(source=table)}, {}), source).has_choice is choice
+
+
 def test_a_fallback_takes_over_and_gets_no_password() -> None:
     first = ROUTES.course("b@far.test", "far.test", "news@ours.test", "", attempt=2)
     assert first.hop == NextHop("smtp.relay.test", 587)

@@ -14,6 +14,7 @@ from postroad.store.opening import OpenStore
 from postroad.store.records import Done, Noted, Record, Recorded, Refusal
 from postroad.store.refusals import PER_SOURCE, Refusals
 from postroad.store.stories import Stories, Story
+from postroad.store.suspensions import Suspension
 from postroad.store.units import UNITS
 from postroad.store.writer import OK, Call
 from postroad.values.errors import StoreBroken
@@ -93,6 +94,18 @@ def test_an_open_delivery_shows_its_next_step(diary: Diary) -> None:
     assert (delivery.id, delivery.recipient, delivery.attempts) == (ident + 1, "b@example.net", 1)
     diary.deliver(ident)
     assert diary.story(ident).open == []
+
+
+def test_a_suspension_is_told_of_mail_that_must_wait_for_its_end(diary: Diary) -> None:
+    ident = diary.accept()
+    until_us = START_US + 60 * MINUTE_US
+    diary.run("note_suspension", Suspension("192.0.2.1>google", ["example.net"], until_us, "google: blocked"))
+    [waiting] = diary.story(ident).open
+    assert (waiting.suspended_us, waiting.suspended) == (until_us, "google: blocked")
+    by_source = Suspension("192.0.2.1>google", ["example.net"], until_us, "google: blocked", by_source=True)
+    diary.run("note_suspension", by_source)
+    [waiting] = diary.story(ident).open
+    assert (waiting.suspended_us, waiting.suspended) == (0, "")
 
 
 def test_a_story_is_whole_across_the_move(diary: Diary) -> None:

@@ -42,6 +42,16 @@ async def test_a_suspension_is_read_back_and_told_to_the_others(desk: Desk) -> N
     assert desk.rows("SELECT domain FROM suspensions ORDER BY domain") == [("a.test",), ("b.test",)]
 
 
+async def test_that_only_a_source_address_is_refused_is_kept_and_a_refusal_of_all_mail_counts_for_more(
+    desk: Desk,
+) -> None:
+    until_us = START_US + HOUR_US
+    desk.run(note_suspension, Suspension("192.0.2.1>google", ["a.test"], until_us, "x", by_source=True))
+    assert await sites(desk) == [Suspended("192.0.2.1>google", until_us, "x", by_source=True)]
+    desk.run(note_suspension, Suspension("192.0.2.1>google", ["b.test"], until_us, "x"))
+    assert await sites(desk) == [Suspended("192.0.2.1>google", until_us, "x")]
+
+
 async def test_a_domain_may_be_added_and_stands_once(desk: Desk) -> None:
     for until in (1, 2):
         desk.run(note_suspension, Suspension("google", ["a.test"], START_US + until * HOUR_US, "x"))

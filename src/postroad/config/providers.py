@@ -28,7 +28,7 @@ EVERYBODY: Final = "everybody"
 ACTIONS: Final = {
     "slow": "fewer messages go there for a while",
     "suspend": "nothing goes there for a while, then one message finds out",
-    "change-source": "nothing goes there from this source address for a while",
+    "change-source": "nothing goes there from this source address for a while, but from another if there is one",
     "bounce": "the recipient's delivery ends, whatever the code says",
     "none": "nothing happens beyond what the code says",
 }

@@ -57,7 +57,7 @@ class Delivery:
     """One recipient of a letter that is ours to deliver now."""
 
     __slots__ = (
-        "account", "attempt", "course", "domain", "due_us", "id", "kind", "last_reply", "letter", "next_hop",
+        "account", "attempt", "course", "detour", "domain", "due_us", "id", "kind", "last_reply", "letter", "next_hop",
         "notify", "orcpt", "prefix", "recipient", "target", "warn_us", "way", "wishes",
     )  # fmt: skip
 
@@ -80,6 +80,8 @@ class Delivery:
         self.way = self.target
         """What the way is looked up by: the target, the wish for TLS where the sender has one, and the course."""
         self.course: Course = USUAL
+        self.detour = ""
+        """Why it does not take the course it was given first; empty once the journal has been told."""
         # RFC 8689 section 5: REQUIRETLS of a report SHOULD NOT keep it from a host that does not know it.
         self.wishes = letter.tls != TLS_BY_POLICY and (letter.sender != "" or letter.tls != TLS_REQUIRED)
         """Whether its sender has a wish for TLS of his own."""
@@ -97,6 +99,12 @@ class Delivery:
         if course.key:
             self.way = f"{self.way} {course.key}"
 
+    def turn_aside(self, course: Course, why: str) -> None:
+        """Takes another course in this attempt than the one it was given."""
+        self.course = course
+        self.way = " ".join(filter(None, (self.target, str(self.letter.tls) if self.wishes else "", course.key)))
+        self.detour = why
+
 
 class Remark(NamedTuple):
     """What a reply did to its lane, for the journal of the message that got it."""
@@ -110,6 +118,8 @@ class Remark(NamedTuple):
     where: str
     until: float
     """When it ends, on the monotonic clock."""
+    by_source: bool = False
+    """It is about the source address alone: mail may leave from another."""
 
 
 class Parcel:

@@ -68,6 +68,11 @@ class Sink(Protocol):
         rate is limited, at `until` of the monotonic clock."""
         ...
 
+    def on_unwelcome(self, lane: Lane, parcel: Parcel) -> bool:
+        """The lane's source address is not welcome at its site: takes out of the parcel what may leave from another;
+        returns whether anything is left."""
+        ...
+
     def on_elsewhere(self, parcel: Parcel) -> None:
         """This parcel's site has its home in another worker."""
         ...
@@ -185,6 +190,8 @@ class Pool:
         self._connect(lane)
 
     def _suspended(self, lane: Lane, parcel: Parcel) -> None:
+        if lane.site.shape.by_source and not self._sink.on_unwelcome(lane, parcel):
+            return
         now = self._now()
         self._sink.on_untried(parcel, f"not tried: {lane.why(now)}", lane.suspended_until(now))
 
@@ -194,6 +201,8 @@ class Pool:
         ahead_s = shape.permit(now).wait_s + len(lane.queue) * shape.pace_s
         if ahead_s <= PATIENCE_S:
             return False
+        if shape.by_source and not self._sink.on_unwelcome(lane, parcel):
+            return True
         why = f"not tried yet: {lane.site} may get {shape.pace_text}, and others come first"
         self._sink.on_untried(parcel, why, now + ahead_s, throttled=True)
         return True

@@ -9,7 +9,8 @@ from postroad.config.patterns import Pattern
 from postroad.config.providers import EVERYBODY, Provider, ReplyRule
 from postroad.values.reply import Reply
 
-SUSPENDING: Final = ("suspend", "change-source")
+CHANGE_SOURCE: Final = "change-source"
+SUSPENDING: Final = ("suspend", CHANGE_SOURCE)
 """Actions after which nothing goes from this source to this site for a while."""
 
 

@@ -6,8 +6,8 @@ another host by hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
@@ -123,6 +123,15 @@ class Course:
     guise: Guise = PLAIN_GUISE
     falls_back: bool = False
     """So many attempts have failed that the route's fallback takes over."""
+    others: tuple[tuple[str, ...], ...] = ()
+    """Source addresses that follow, in order, where those of the guise are not welcome."""
+
+    @property
+    def following(self) -> Course | None:
+        """The same course from the next source addresses; None when there are no others."""
+        if not self.others:
+            return None
+        return replace(self, guise=replace(self.guise, sources=self.others[0]), others=self.others[1:])
 
     @property
     def hop(self) -> NextHop | None:
@@ -158,7 +167,13 @@ class Routes:
     @property
     def trivial(self) -> bool:
         """Whether all mail goes the same way, so that nobody needs to ask."""
-        return not self.routes and len(_one_each(self.source, "")) == len(self.source)
+        return not self.routes and len(_choices(self.source, "")) == 1
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether any mail could leave from another source address than its first."""
+        pools = (self.source, *(route.source for route in self.routes))
+        return any(len(_choices(pool, "")) > 1 for pool in pools)
 
     def find(self, recipient: str, domain: str, sender: str, login: str) -> Route | None:
         """The first route that fits; `domain` is the recipient's in A-labels."""
@@ -176,25 +191,26 @@ class Routes:
         route = self.find(recipient, domain, sender, login)
         sender_domain = sender.rpartition("@")[2].lower()
         if route is None:
-            return Course(guise=Guise(_one_each(self.source, sender_domain)))
+            first, *others = _choices(self.source, sender_domain)
+            return Course(guise=Guise(first), others=tuple(others))
         falls_back = route.fallback is not None and attempt > route.fallback_after
-        sources = _one_each(route.source or self.source, sender_domain)
+        first, *others = _choices(route.source or self.source, sender_domain)
         # The password is for the host of the route and for nobody else.
-        return Course(route, Guise(sources, route.ehlo, None if falls_back else route.login), falls_back)
+        guise = Guise(first, route.ehlo, None if falls_back else route.login)
+        return Course(route, guise, falls_back, tuple(others))
 
 
 @lru_cache(maxsize=4096)
-def _one_each(sources: tuple[str, ...], key: str) -> tuple[str, ...]:
-    """One address of each family, always the same for the same key, whatever others come or go.
+def _choices(sources: tuple[str, ...], key: str) -> tuple[tuple[str, ...], ...]:
+    """One address of each family at a time, the first choice first: as many as the larger family has addresses.
 
-    Rendezvous hashing: a reputation that a sender's domain has earned at one address stays with it.
+    Rendezvous hashing: the order is always the same for the same key, whatever others come or go, and a reputation that
+    a sender's domain has earned at one address stays with it.
     """
-    chosen: Mapping[bool, str] = {
-        six: max(family, key=lambda address: _weight(address, key))
-        for six in (False, True)
-        if (family := [address for address in sources if (":" in address) is six])
-    }
-    return tuple(chosen.values())
+    families = [[address for address in sources if (":" in address) is six] for six in (False, True)]
+    families = [sorted(family, key=lambda one: _weight(one, key), reverse=True) for family in families if family]
+    count = max(map(len, families), default=1)
+    return tuple(tuple(family[at % len(family)] for family in families) for at in range(count))
 
 
 def _weight(address: str, key: str) -> bytes:

@@ -23,6 +23,7 @@ from msgspec import structs
 from postroad.config import Config
 from postroad.config.providers import load as load_providers
 from postroad.flow.bounce import BY, Note, PlanFor, Reporter, reported
+from postroad.flow.detours import tell_detour, turn_aside
 from postroad.flow.dsn import Action, Notice
 from postroad.flow.fates import Tale, remark_event, tell
 from postroad.flow.grants import Grants
@@ -172,6 +173,8 @@ class Runner:
         self._next_hop_of = next_hop_of
         self._policies = policies or TlsPolicies(lookup)
         self._routes = None if routes is None or routes.trivial else routes
+        self._has_choice = routes is not None and routes.has_choice
+        """There are several source addresses for some mail."""
         self._delays_s = delays_s
         self._lifetime_s = lifetime_s
         self._warn_after_s = warn_after_s
@@ -366,6 +369,9 @@ class Runner:
         shut: dict[Lane, float] = {}
         self._crowded = [lane for lane in self._lanes.all() if lane.is_crowded]
         for lane in self._lanes.all():
+            if lane.site.shape.by_source and self._has_choice:
+                # Other source addresses may be welcome: each delivery is asked for.
+                continue
             until = max(lane.suspended_until(now), lane.site.elsewhere_until)
             if until > now or lane.is_crowded:
                 shut[lane] = max(0.05, until - now) if until > now else 1.0
@@ -419,24 +425,32 @@ class Runner:
         ways = self._ways
         if len(deliveries) == 1:
             known = ways.get(deliveries[0].way)
-            if known is not None and known[0] > now:
+            if known is not None and known[0] > now and not known[1].site.shape.by_source:
                 self._pool.submit(known[1], Parcel(letter, deliveries))
                 return
         by_lane: dict[Lane, list[Delivery]] = {}
         unknown: list[Delivery] = []
         for delivery in deliveries:
-            known = ways.get(delivery.way)
-            if known is not None and known[0] > now:
-                by_lane.setdefault(known[1], []).append(delivery)
+            lane = self._lane_for(delivery, now)
+            if lane is not None:
+                by_lane.setdefault(lane, []).append(delivery)
             else:
                 unknown.append(delivery)
         if unknown:
             self._spawn(self._route(letter, unknown))
         self._submit(letter, by_lane)
 
+    def _lane_for(self, delivery: Delivery, now: float) -> Lane | None:
+        """The lane of a delivery whose way is known: from its first source address that is welcome there."""
+        while (known := self._ways.get(delivery.way)) is not None and known[0] > now:
+            if not turn_aside(delivery, known[1], now):
+                return known[1]
+        return None
+
     def _submit(self, letter: Letter, by_lane: dict[Lane, list[Delivery]]) -> None:
         for lane, deliveries in by_lane.items():
             for parcel in parcels(letter, deliveries):
+                tell_detour(parcel, lane)
                 self._pool.submit(lane, parcel)
 
     async def _route(self, letter: Letter, deliveries: list[Delivery]) -> None:
@@ -454,6 +468,7 @@ class Runner:
             self.on_result(Parcel(letter, deliveries), [(delivery, BUG) for delivery in deliveries])
             return
         by_lane: dict[Lane, list[Delivery]] = {}
+        aside: list[Delivery] = []
         for (way, members), planned in zip(by_way.items(), found, strict=True):
             if isinstance(planned, Plan):
                 lane = self._lanes.lane(planned)
@@ -464,10 +479,16 @@ class Runner:
                     self._sites.learn(members[0].domain, lane.site.name, self._now())
                 if lane.site.shape.state is State.SUSPENDED:
                     self._suspensions.mail_for(lane.site, way.partition(" ")[0])
-                by_lane.setdefault(lane, []).extend(members)
+                for member in members:
+                    if turn_aside(member, lane, self._now()):
+                        aside.append(member)
+                    else:
+                        by_lane.setdefault(lane, []).append(member)
             else:
                 self.on_result(Parcel(letter, members), [(delivery, planned) for delivery in members])
         self._submit(letter, by_lane)
+        if aside:
+            self._dispatch(letter, aside)
 
     async def _plans(self, deliveries: Iterable[Delivery]) -> list[Plan | Outcome]:
         """The ways of all of them, none of them from before a gateway domain's host changed."""
@@ -553,7 +574,7 @@ class Runner:
         now_us = self._clock.wall_us()
         not_before_us = 0
         for remark in parcel.remarks:
-            if remark.kind == SUSPENDED:
+            if remark.kind == SUSPENDED and not (remark.by_source and results[0][0].course.others):
                 not_before_us = self._wall_us(remark.until)
         told = [remark_event(remark, results[0][0], now_us, self._wall_us(remark.until)) for remark in parcel.remarks]
         parcel.remarks.clear()
@@ -599,6 +620,7 @@ class Runner:
     def on_lesson(self, site: Site, lesson: Lesson) -> None:
         """Lets the store, and by it the other workers, know of a suspension."""
         if lesson.suspended:
+            site.shape.by_source = site.shape.by_source and self._has_choice
             self._suspensions.learnt(site, f"{lesson.signal.rule}: {lesson.signal.means}", self._domains(site))
 
     def _domains(self, site: Site) -> list[str]:
@@ -612,6 +634,15 @@ class Runner:
     def on_open_again(self, site: Site) -> None:
         """Mail goes to a suspended site again."""
         self._suspensions.ended(site)
+
+    def on_unwelcome(self, lane: Lane, parcel: Parcel) -> bool:
+        """Sends what may leave from another source address that way; returns whether the rest of the parcel waits."""
+        now = self._now()
+        aside = [delivery for delivery in parcel.deliveries if turn_aside(delivery, lane, now)]
+        if aside:
+            parcel.deliveries = [delivery for delivery in parcel.deliveries if delivery not in aside]
+            self._dispatch(parcel.letter, aside)
+        return bool(parcel.deliveries)
 
     def on_elsewhere(self, parcel: Parcel) -> None:
         """Leaves a parcel to whoever claims it: this site's mail is another worker's."""

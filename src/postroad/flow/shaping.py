@@ -129,7 +129,7 @@ class Shape:
 
     __slots__ = (
         "_apart_s", "_credit", "_debit", "_next_at", "_probe_at", "_signal_at", "_suspended_s",
-        "allowance", "easy", "limits", "share", "state", "until", "untroubled", "why", "window",
+        "allowance", "by_source", "easy", "limits", "share", "state", "until", "untroubled", "why", "window",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, *, share: int | None = None, allowance: Allowance | None = None) -> None:
@@ -147,6 +147,8 @@ class Shape:
         """When SLOWED or SUSPENDED ends."""
         self.why = ""
         """What ended OPEN, for people."""
+        self.by_source = False
+        """SUSPENDED and PROBING are about the source address alone: mail may go there from another."""
         self.easy = self.allowance is None
         """Nothing has to be waited for: the state is OPEN and messages are not counted."""
         self._credit = 0.0
@@ -193,6 +195,12 @@ class Shape:
     def spared(self) -> None:
         """A message for which `take` was called did not go after all: it is no probe."""
         self._probe_at = None
+
+    def is_shut(self, now: float) -> bool:
+        """Whether mail that can go another way had better do so: nothing is taken, or one message is finding out."""
+        if self.state is State.SUSPENDED:
+            return self.until > now
+        return self.state is State.PROBING and self._probe_at is not None and self._probe_wait(now) > 0.0
 
     @property
     def pace_s(self) -> float:
@@ -280,15 +288,21 @@ class Shape:
         self._next_at = max(self._next_at, now + self._apart_s)
         return True
 
-    def suspend(self, for_s: float, why: str, now: float) -> bool:
-        """The host wants nothing for a while; False when that was known."""
+    def suspend(self, for_s: float, why: str, now: float, *, by_source: bool = False) -> bool:
+        """The host wants nothing for a while, or nothing from this source address; False when that was known."""
         self.untroubled = False
         if self.state is State.SUSPENDED:
+            if self.by_source and not by_source:
+                self.by_source = False
+                self._suspend(now, max(for_s, self.until - now), why)
+                return True
             if now - self._signal_at >= TOGETHER_S and now + for_s > self.until:
                 self.until = now + for_s
             return False
         longer = self._suspended_s * 2 if self.state is State.PROBING else for_s
         self._signal_at = now
+        # What a probe found out about everybody's mail is not forgotten for what it finds out about the source.
+        self.by_source = by_source and (self.by_source or self.state is not State.PROBING)
         self._suspend(now, max(for_s, longer), why)
         return True
 
@@ -309,5 +323,6 @@ class Shape:
         self.state = State.OPEN
         self.until = 0.0
         self.why = ""
+        self.by_source = False
         self._apart_s = 0.0
         self.easy = self.allowance is None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from postroad.flow.judge import Step
 from postroad.flow.parcels import Delivery, Remark
-from postroad.flow.providers import SUSPENDING, Providers, Signal
+from postroad.flow.providers import CHANGE_SOURCE, SUSPENDING, Providers, Signal
 from postroad.flow.shaping import State
 from postroad.values.outcome import About, Fate, Outcome
 
@@ -82,7 +82,7 @@ def _act(site: Site, signal: Signal, outcome: Outcome, now: float) -> Lesson | N
     assert outcome.reply is not None
     shape = site.shape
     if signal.action in SUSPENDING:
-        changed = shape.suspend(signal.for_s, signal.means, now)
+        changed = shape.suspend(signal.for_s, signal.means, now, by_source=signal.action == CHANGE_SOURCE)
     elif signal.action == "slow":
         changed = shape.slow(signal.for_s, signal.means, now)
     else:
@@ -91,14 +91,13 @@ def _act(site: Site, signal: Signal, outcome: Outcome, now: float) -> Lesson | N
         return None
     suspended = shape.state is State.SUSPENDED
     kind = SUSPENDED if suspended else SLOWED
-    action = _words(site, signal, suspended)
-    remark = Remark(kind, signal.rule, f"{signal.means}: {action}", outcome.reply, outcome.where, shape.until)
+    action = _words(site, suspended)
+    cause = f"{signal.means}: {action}"
+    remark = Remark(kind, signal.rule, cause, outcome.reply, outcome.where, shape.until, suspended and shape.by_source)
     return Lesson(signal, remark, suspended)
 
 
-def _words(site: Site, signal: Signal, suspended: bool) -> str:
+def _words(site: Site, suspended: bool) -> str:
     if not suspended:
         return f"mail for {site} goes slower"
-    if signal.action == "change-source":
-        return f"nothing goes to {site} from this source address, and there is no other"
-    return f"nothing goes to {site}"
+    return f"nothing goes to {site} from this source address" if site.shape.by_source else f"nothing goes to {site}"

@@ -46,16 +46,16 @@ class Suspensions:
     def learnt(self, site: Site, cause: str, domains: list[str]) -> None:
         """A reply to this worker has suspended the site."""
         until_us = self._clock.wall_us() + int((site.shape.until - self._clock.monotonic()) * 1e6)
-        self._known[site.key] = SuspendedSite(site.key, until_us, cause)
+        self._known[site.key] = SuspendedSite(site.key, until_us, cause, site.shape.by_source)
         site.told = set(domains)
-        self._spawn(self._note(Suspension(site.key, domains, until_us, cause)))
+        self._spawn(self._note(Suspension(site.key, domains, until_us, cause, site.shape.by_source)))
 
     def mail_for(self, site: Site, domain: str) -> None:
         """Mail of this domain waits for the end of the suspension."""
         known = self._known.get(site.key)
         if known is not None and domain not in site.told:
             site.told.add(domain)
-            self._spawn(self._note(Suspension(site.key, [domain], known.until_us, known.cause)))
+            self._spawn(self._note(Suspension(site.key, [domain], known.until_us, known.cause, known.by_source)))
 
     def ended(self, site: Site) -> None:
         """A probe was taken: mail goes there again."""
@@ -115,4 +115,4 @@ class Suspensions:
             return
         left_s = (known.until_us - self._clock.wall_us()) / 1e6
         if left_s > 0:
-            site.shape.suspend(left_s, known.cause, self._clock.monotonic())
+            site.shape.suspend(left_s, known.cause, self._clock.monotonic(), by_source=known.by_source)

@@ -21,6 +21,8 @@ class Suspension(Record, frozen=True):
     until_us: int
     cause: str
     """The rule and what the reply meant, for people."""
+    by_source: bool = False
+    """It is about the source address alone: mail may leave from another."""
 
 
 class Resumption(Record, frozen=True):
@@ -29,7 +31,7 @@ class Resumption(Record, frozen=True):
     site: str
 
 
-SUSPENSIONS: Final = Table("suspensions", "domain site until_us cause")
+SUSPENSIONS: Final = Table("suspensions", "domain site until_us cause by_source")
 
 
 @unit
@@ -39,7 +41,7 @@ def note_suspension(tx: Tx, args: Suspension) -> None:
     tx.execute("DELETE FROM suspensions WHERE until_us <= ?", (tx.now_us,))
     for domain in args.domains[:DOMAINS_NOTED]:
         tx.execute("DELETE FROM suspensions WHERE domain = ? AND site = ?", (domain, args.site))
-        tx.append(SUSPENSIONS, (domain, args.site, args.until_us, args.cause))
+        tx.append(SUSPENSIONS, (domain, args.site, args.until_us, args.cause, int(args.by_source)))
     tx.hint("suspensions")
 
 
@@ -57,6 +59,7 @@ class Suspended(NamedTuple):
     site: str
     until_us: int
     cause: str
+    by_source: bool = False
 
 
 class Rows(Protocol):
@@ -70,6 +73,7 @@ class Rows(Protocol):
 async def suspended_sites(reader: Rows, now_us: int) -> list[Suspended]:
     """Every site that is suspended, once; raises StoreBroken."""
     rows = await reader.rows(
-        "SELECT site, max(until_us), max(cause) FROM suspensions WHERE until_us > ? GROUP BY site", (now_us,)
+        "SELECT site, max(until_us), max(cause), min(by_source) FROM suspensions WHERE until_us > ? GROUP BY site",
+        (now_us,),
     )
-    return [Suspended(*row) for row in rows]
+    return [Suspended(site, until_us, cause, bool(by_source)) for site, until_us, cause, by_source in rows]
