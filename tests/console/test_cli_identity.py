@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from postroad.net.https import Fetched, Https
 from postroad.store import dkim as units
 from postroad.store.reader import Reader
 from postroad.trust.dkim.keys import RSA, load_key
@@ -223,6 +224,13 @@ def published(home: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with Threaded(packets(home)) as servers:
         more = f'[dns]\nnameservers = ["{servers.world.resolver.address}"]\ntimeout_s = 0.4\n'
         configure(tmp_path, monkeypatch, more)
+        policy = home.json("domain", "dns", DOMAIN)["mta_sts_policy"].encode()
+
+        async def get(self: Https, url: str) -> Fetched:
+            assert url == f"https://mta-sts.{DOMAIN}/.well-known/mta-sts.txt"
+            return Fetched(200, "text/plain", policy)
+
+        monkeypatch.setattr(Https, "get", get)
         yield servers
 
 
@@ -232,7 +240,8 @@ def check(run: CommandLine, servers: Threaded, *words: str, status: int) -> Any:
 
 def test_what_was_published_is_right(home: CommandLine, published: Threaded) -> None:
     lines = [line for line in check(home, published, status=0).stdout.split("\n") if line and line[0] != " "]
-    assert len(lines) == len(home.json("domain", "dns", DOMAIN)["rows"])
+    assert len(lines) == len(home.json("domain", "dns", DOMAIN)["rows"]) + 1
+    assert lines[-1].split() == ["yes", "HTTPS", f"https://mta-sts.{DOMAIN}/.well-known/mta-sts.txt"]
     assert all(line.startswith("yes ") for line in lines)
 
 

@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from postroad.flow.identity import Identity, wanted
+from postroad.flow.identity import Identity, policy_text, wanted
 from postroad.flow.identity_check import FOUND_MAX, Finding, Truth, check
+from postroad.net.https import Fetched, Unfetched
 from postroad.trust.dkim.keys import ED25519, key_record, make_key, public_octets
 from postroad.values.ports import Told, View
 from tests.fakes.dns import Fault
 from tests.fakes.zones import World, Zone
 from tests.flow.test_identity import identity
+from tests.flow.test_mta_sts import FakeHttps
 
 YES, NO, UNCLEAR = Truth.YES, Truth.NO, Truth.COULD_NOT_TELL
 HOST, SOURCE, REVERSE = "mail.example.com", "192.0.2.7", "7.2.0.192.in-addr.arpa"
@@ -31,6 +33,10 @@ def zone_of(made: Identity) -> dict[tuple[str, str], list[str]]:
         if record.value:
             zone.setdefault((record.name, record.kind), []).append(record.value)
     return zone
+
+
+def text(*lines: str) -> Fetched:
+    return Fetched(200, "text/plain", "".join(f"{line}\r\n" for line in lines).encode())
 
 
 class Says:
@@ -289,6 +295,39 @@ def packets_of(made: Identity) -> Zone:
 async def world() -> AsyncIterator[World]:
     async with World(packets_of(at_home())) as made:
         yield made
+
+
+@pytest.mark.parametrize(
+    "answer, truth, words",
+    [
+        (text("version: STSv1", "mode: enforce", f"mx: {HOST}", "max_age: 604800"), YES, ""),
+        (text("version: STSv1", "mode: enforce", "mx: *.example.com", "max_age: 604800"), YES, ""),
+        (text("version: STSv1", "mode: testing", f"mx: {HOST}", "max_age: 604800"), YES, "mode: enforce, and a new id"),
+        (text("version: STSv1", "mode: none", "max_age: 604800"), NO, "protects nothing"),
+        (
+            text("version: STSv1", "mode: enforce", "mx: old.example.com", "max_age: 604800"),
+            NO,
+            f"add the line mx: {HOST}",
+        ),
+        (text("hello"), NO, "hand out the policy at https://mta-sts.example.com/.well-known/mta-sts.txt"),
+        (Fetched(404, "text/plain", b""), NO, "hand out the policy"),
+        (Fetched(301, "text/html", b""), NO, "hand out the policy"),
+        (Fetched(200, "text/html", b"version: STSv1"), NO, "hand out the policy"),
+        (Unfetched("its certificate does not hold", "sts-webpki-invalid"), NO, "hand out the policy"),
+        (Unfetched("the host did not answer in time"), UNCLEAR, "hand out the policy"),
+    ],
+)
+async def test_the_policy_that_the_web_server_hands_out(answer: Fetched | Unfetched, truth: Truth, words: str) -> None:
+    [*_, found] = await check(at_home(), Says(zone_of(at_home())), FakeHttps(answer))
+    assert (found.wanted.kind, found.truth) == ("HTTPS", truth)
+    assert words in found.advice
+    assert bool(found.advice) is bool(words)
+
+
+async def test_what_is_handed_out_is_what_domain_dns_prints() -> None:
+    answer = Fetched(200, "text/plain", policy_text(at_home()).encode())
+    [*_, found] = await check(at_home(), Says(zone_of(at_home())), FakeHttps(answer))
+    assert found.truth is YES
 
 
 async def test_real_packets_say_yes(world: World) -> None:

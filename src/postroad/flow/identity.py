@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from postroad.trust.dkim.keys import key_record
+from postroad.trust.mta_sts import url_of_policy
 
 TTL_S: Final = 3600
 """An hour: an error is gone soon, and nobody asks so often that it costs anything."""
@@ -190,6 +191,12 @@ def reverse_name(address: str) -> str:
 def policy_text(identity: Identity) -> str:
     """The file at https://mta-sts.DOMAIN/.well-known/mta-sts.txt (RFC 8461 section 3.2)."""
     return f"version: STSv1\r\nmode: testing\r\nmx: {identity.hostname}\r\nmax_age: {POLICY_AGE_S}\r\n"
+
+
+def wanted_policy(identity: Identity) -> Wanted:
+    """The policy as `identity_check` compares it, beside the records."""
+    note = "The policy that the record announces; any web server may hand it out."
+    return Wanted("policy", url_of_policy(identity.domain), "HTTPS", policy_text(identity), note)
 
 
 def policy_id(identity: Identity) -> str:

@@ -14,8 +14,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from postroad.flow.identity import Identity, Wanted, is_public, reverse_name, wanted
+from postroad.flow.identity import Identity, Wanted, is_public, reverse_name, wanted, wanted_policy
+from postroad.flow.mta_sts import Getting, fetch_policy
+from postroad.net.https import FETCH_ERROR, Unfetched
 from postroad.trust.dkim.keys import RecordUnusable, parse_record
+from postroad.trust.mta_sts import ENFORCE, NONE
 from postroad.values.ports import Authority, Told, View
 
 FOUND_MAX: Final = 300
@@ -50,9 +53,34 @@ Judged = tuple[Truth, str]
 YES: Final[Judged] = (Truth.YES, "")
 
 
-async def check(identity: Identity, authority: Authority) -> list[Finding]:
-    """A finding for every wanted record, in their order; asks all at the same time and never raises."""
-    return await Checker(identity, authority).run()
+async def check(identity: Identity, authority: Authority, https: Getting | None = None) -> list[Finding]:
+    """A finding for every wanted record, in their order, and with `https` one for the MTA-STS policy at the end; asks
+    all at the same time and never raises."""
+    records = Checker(identity, authority).run()
+    if https is None:
+        return await records
+    found, policy = await asyncio.gather(records, check_policy(identity, https))
+    return [*found, policy]
+
+
+async def check_policy(identity: Identity, https: Getting) -> Finding:
+    """What the web server of the policy says, as a sender of mail would see it."""
+    record = wanted_policy(identity)
+    try:
+        policy = await fetch_policy(https, identity.domain)
+    except Unfetched as error:
+        # A web server that cannot be reached from here may be reached by others.
+        truth = Truth.NO if error.answered or error.result != FETCH_ERROR else Truth.COULD_NOT_TELL
+        return Finding(record, truth, _clean(str(error)), f"Have a web server hand out the policy at {record.name}.")
+    found = _clean(" | ".join(policy.lines))
+    if policy.mode == NONE:
+        return Finding(record, Truth.NO, found, "mode: none protects nothing; write testing, and later enforce.")
+    if not policy.allows(identity.hostname):
+        return Finding(record, Truth.NO, found, f"It does not allow this server: add the line mx: {identity.hostname}")
+    if policy.mode != ENFORCE:
+        later = "mode: testing only reports; when the reports are good: mode: enforce, and a new id in the record."
+        return Finding(record, Truth.YES, found, later)
+    return Finding(record, Truth.YES, found)
 
 
 class Checker:

@@ -138,7 +138,7 @@ class StsPolicies:
     async def _fetch_and_keep(self, domain: str, record: str) -> Found:
         try:
             async with self._places:
-                policy = await self._get(domain)
+                policy = await fetch_policy(self._https, domain)
         except Unfetched as error:
             found = Found(None, error.result, f"the MTA-STS policy of {domain} could not be fetched: {error}")
             if len(self._failed) >= FAILURES_MAX:
@@ -154,21 +154,6 @@ class StsPolicies:
             # It holds for this attempt; the next one fetches it again.
             log.warning("the MTA-STS policy of %s could not be kept: %s", domain, error)
         return Found(policy)
-
-    async def _get(self, domain: str) -> Policy:
-        """RFC 8461 section 3.3; raises Unfetched."""
-        answer = await self._https.get(mta_sts.url_of_policy(domain))
-        # "HTTP 3xx redirects MUST NOT be followed"; only 200 is an answer.
-        if answer.status != 200:
-            raise Unfetched(f"the answer was {answer.status}")
-        # RFC 8461 section 3.2: "the media type [...] SHOULD be text/plain to guard against cases where web servers
-        # allow untrusted users to host non-text content"
-        if answer.media_type != "text/plain":
-            raise Unfetched(f"it is {answer.media_type[:60]}, not text/plain", "sts-policy-invalid")
-        policy = mta_sts.read_policy(answer.body)
-        if isinstance(policy, str):
-            raise Unfetched(policy, "sts-policy-invalid")
-        return policy
 
     # -- renewal -----------------------------------------------------------------------------------------------------
 
@@ -200,3 +185,19 @@ class StsPolicies:
             record = await self._record(domain)
             if record:
                 await self._fetch(domain, record)
+
+
+async def fetch_policy(https: Getting, domain: str) -> Policy:
+    """The policy that a domain hands out now (RFC 8461 section 3.3); raises Unfetched."""
+    answer = await https.get(mta_sts.url_of_policy(domain))
+    # "HTTP 3xx redirects MUST NOT be followed"; only 200 is an answer.
+    if answer.status != 200:
+        raise Unfetched(f"the answer was {answer.status}", answered=True)
+    # RFC 8461 section 3.2: "the media type [...] SHOULD be text/plain to guard against cases where web servers
+    # allow untrusted users to host non-text content"
+    if answer.media_type != "text/plain":
+        raise Unfetched(f"it is {answer.media_type[:60]}, not text/plain", "sts-policy-invalid")
+    policy = mta_sts.read_policy(answer.body)
+    if isinstance(policy, str):
+        raise Unfetched(policy, "sts-policy-invalid")
+    return policy

@@ -33,12 +33,18 @@ REPORT_MAX_S: Final = 60.0
 HTTPS_PORT: Final = 443
 
 
+FETCH_ERROR: Final = "sts-policy-fetch-error"
+"""RFC 8460 section 4.3.2.2: the result when nothing more is known than that there was no answer."""
+
+
 class Unfetched(Exception):
     """A request failed. `result` is the word of RFC 8460 section 4.3.2.2, the text says why."""
 
-    def __init__(self, why: str, result: str = "sts-policy-fetch-error") -> None:
+    def __init__(self, why: str, result: str = FETCH_ERROR, *, answered: bool = False) -> None:
         super().__init__(why)
         self.result = result
+        self.answered = answered
+        """A web server was there and gave an answer that does not count."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,8 @@ def shown(record: Wanted) -> dict[str, object]:
 def check(name: str, port: int, as_json: bool, place: Place) -> None:
     """Ask a domain's own DNS servers whether each record is right.
 
+    The MTA-STS policy is fetched from its web server as others would.
+
     Says yes, no or could not tell for each, and what to do. Status 0: all
     yes; 1: something is wrong; 3: something could not be told.
 
@@ -76,7 +78,7 @@ def check(name: str, port: int, as_json: bool, place: Place) -> None:
     from postroad.flow.identity_check import Truth
 
     identity = identity_of(name, place)
-    findings = ask_servers(place.config(), port, identity)
+    findings = ask_servers(place.config(), port, identity, with_policy=True)
     if as_json:
         print_json("domain-check/1", domain=identity.domain, rows=[_row(finding) for finding in findings])
     else:
@@ -160,19 +162,23 @@ def domain_name(name: str) -> str:
         raise Trouble(f"{name} is not a domain name.", "Write it as example.org.", exit_code=2) from None
 
 
-def ask_servers(config: Config, port: int, identity: Identity) -> list[Finding]:
-    """What the servers of a domain say, compared; takes as long as the slowest of them."""
+def ask_servers(config: Config, port: int, identity: Identity, *, with_policy: bool = False) -> list[Finding]:
+    """What the servers of a domain say, compared, with the MTA-STS policy where it is asked for; takes as long as the
+    slowest of them."""
     import asyncio
 
     from postroad.flow.identity_check import check as compare
     from postroad.net.authority import AuthorityByDns
     from postroad.net.dns import DnsLookup
+    from postroad.net.https import Https
 
     async def run() -> list[Finding]:
         lookup = DnsLookup(config.dns.nameservers, timeout_s=config.dns.timeout_s)
         try:
             authority = AuthorityByDns(lookup, config.dns.nameservers, timeout_s=config.dns.timeout_s, port=port)
-            return await compare(identity, authority)
+            # The policy of one's own domain may well stand on a neighbour in the same network.
+            https = Https(lookup, lambda address: True, ca_file=config.relay.ca_file)
+            return await compare(identity, authority, https if with_policy else None)
         finally:
             await lookup.close()
 
