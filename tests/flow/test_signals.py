@@ -211,6 +211,37 @@ async def test_a_suspension_outlives_the_worker_that_learnt_it(make_yard: MakeYa
         await until(lambda: host.messages)
 
 
+async def test_somebody_lifts_a_suspension_and_every_worker_obeys_once(make_yard: MakeYard) -> None:
+    """Also the worker that learnt it, and not again when the site is suspended anew."""
+    yard = make_yard()
+    rows: list[Suspended] = []
+
+    async def suspended() -> list[Suspended]:
+        return rows
+
+    yard.runner._suspensions._read = suspended
+    async with FakeSmtp(DOT=["451 4.7.1 wait", OK, "451 4.7.1 wait"]) as host:
+        yard.host("x.test", host)
+        yard.send("b@x.test")
+        await yard.settled()
+        shape = site_of(yard).shape
+        assert shape.state is State.SUSPENDED
+        rows.append(Suspended(site_of(yard).key, yard.clock.wall_us() + 60_000_000, "x", lifted=True))
+        yard.runner.resuspend()
+        await until(lambda: shape.state is State.OPEN)
+        yard.send("c@x.test")
+        await yard.settled()
+        assert host.recipients == ["c@x.test"]
+        yard.send("d@x.test")
+        await yard.settled()
+        assert shape.state is State.SUSPENDED
+        yard.runner.resuspend()
+        yard.send("e@x.test")
+        await yard.settled()
+        assert shape.state is State.SUSPENDED
+        assert host.commands.count("DATA") == 3
+
+
 async def test_a_worker_hears_of_what_another_learnt_while_mail_waits(make_yard: MakeYard) -> None:
     yard = make_yard(connections_per_lane=1)
     async with FakeSmtp() as host:

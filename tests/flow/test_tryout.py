@@ -18,6 +18,7 @@ from postroad.flow.tls_policy import TlsPolicies
 from postroad.flow.tryout import Prospect, Trial, Tryout, worst
 from postroad.flow.ways import no_gateway
 from postroad.net.tls import ClientTls
+from postroad.store.suspensions import Suspended
 from postroad.values.address import Address
 from tests.fakes.certificates import authority, server
 from tests.fakes.lookup import FAILED, FakeLookup
@@ -35,7 +36,12 @@ HOSTS = {"mx1.far.test": ["127.0.0.1"], "mx2.far.test": ["127.0.0.2"]}
 
 
 def tryout(
-    tables: dict[str, Table] | None = None, *, port: int = 25, tls: ClientTls | None = None, bind: tuple[str, ...] = ()
+    tables: dict[str, Table] | None = None,
+    *,
+    port: int = 25,
+    tls: ClientTls | None = None,
+    bind: tuple[str, ...] = (),
+    shut: tuple[Suspended, ...] = (),
 ) -> Tryout:
     config = Config(hostname="mail.ours.test", relay=Relay(bind=bind))
     lookup = FakeLookup(DNS, HOSTS)
@@ -45,7 +51,9 @@ def tryout(
         lookup,  # type: ignore[arg-type]
         Routes.of(Loaded(tables or {}, {}), bind),
     )
-    return Tryout(config, outside, TlsPolicies(lookup, enabled=tls is not None), no_gateway)
+    by_key = {one.site: one for one in shut}
+    policies = TlsPolicies(lookup, enabled=tls is not None)
+    return Tryout(config, outside, policies, no_gateway, shut=lambda site: by_key.get(site))
 
 
 async def test_the_whole_plan_in_words() -> None:
@@ -58,6 +66,32 @@ async def test_the_whole_plan_in_words() -> None:
     assert (trial.manner, trial.sources, trial.ehlo) == ("by MX", ("127.0.0.9",), "mail.ours.test")
     assert trial.when.startswith("at once; if it must wait, again after 2 minutes")
     assert len(trial.tls) == 2
+
+
+NOON_US = 1_800_000_000_000_000
+
+
+async def test_a_site_that_takes_nothing_now_is_told_with_its_end() -> None:
+    plan = only(await tryout(bind=("2001:db8::9", "127.0.0.9")).look(BOB, NEWS))
+    shut = Suspended(f"127.0.0.9 2001:db8::9>{plan.site}", NOON_US, "far: blocked")
+    trial = only(await tryout(bind=("2001:db8::9", "127.0.0.9"), shut=(shut,)).look(BOB, NEWS))
+    assert f"{plan.site} takes nothing until then (far: blocked)" in trial.when
+    assert trial.when.startswith("at ")
+    assert trial.detours == []
+
+
+async def test_a_source_address_that_is_refused_is_avoided() -> None:
+    bind = ("127.0.0.8", "127.0.0.9")
+    usual = only(await tryout(bind=bind).look(BOB, NEWS))
+    [first], [second] = usual.sources, set(bind) - set(usual.sources)
+    refused = Suspended(f"{first}>{usual.site}", NOON_US, "far: listed", by_source=True)
+    trial = only(await tryout(bind=bind, shut=(refused,)).look(BOB, NEWS))
+    assert trial.sources == (second,)
+    assert "(far: listed)" in only(trial.detours)
+    assert trial.when.startswith("at once")
+    both = (refused, refused._replace(site=f"{second}>{usual.site}"))
+    trial = only(await tryout(bind=bind, shut=both).look(BOB, NEWS))
+    assert "takes nothing until then (far: listed)" in trial.when
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from postroad.store.opening import OpenStore
 from postroad.store.records import Done, Noted, Record, Recorded, Refusal
 from postroad.store.refusals import PER_SOURCE, Refusals
 from postroad.store.stories import Stories, Story
-from postroad.store.suspensions import Suspension
+from postroad.store.suspensions import Lift, Suspension
 from postroad.store.units import UNITS
 from postroad.store.writer import OK, Call
 from postroad.values.errors import StoreBroken
@@ -102,6 +102,9 @@ def test_a_suspension_is_told_of_mail_that_must_wait_for_its_end(diary: Diary) -
     diary.run("note_suspension", Suspension("192.0.2.1>google", ["example.net"], until_us, "google: blocked"))
     [waiting] = diary.story(ident).open
     assert (waiting.suspended_us, waiting.suspended) == (until_us, "google: blocked")
+    diary.run("lift_suspension", Lift("192.0.2.1>google"))
+    [waiting] = diary.story(ident).open
+    assert (waiting.suspended_us, waiting.suspended) == (0, "")
     by_source = Suspension("192.0.2.1>google", ["example.net"], until_us, "google: blocked", by_source=True)
     diary.run("note_suspension", by_source)
     [waiting] = diary.story(ident).open

@@ -9,10 +9,13 @@ from postroad.store.queue import claim, record
 from postroad.store.records import Claim, Later, Recorded
 from postroad.store.suspensions import (
     DOMAINS_NOTED,
+    LIFTED_TOLD_US,
+    Lift,
     Resumption,
     Suspended,
     Suspension,
     forget_suspension,
+    lift_suspension,
     note_suspension,
     suspended_sites,
 )
@@ -56,6 +59,27 @@ async def test_a_domain_may_be_added_and_stands_once(desk: Desk) -> None:
     for until in (1, 2):
         desk.run(note_suspension, Suspension("google", ["a.test"], START_US + until * HOUR_US, "x"))
     assert desk.rows("SELECT domain, until_us FROM suspensions") == [("a.test", START_US + 2 * HOUR_US)]
+
+
+async def test_a_lifted_one_is_told_for_a_moment_and_then_gone(desk: Desk) -> None:
+    for domain in ("a.test", "b.test"):
+        desk.run(note_suspension, Suspension("google", [domain], START_US + HOUR_US, "x"))
+    desk.writer.hints.clear()
+    assert desk.run(lift_suspension, Lift("google")) == 2
+    assert ("suspensions", 0) in desk.writer.hints
+    assert await sites(desk) == [Suspended("google", START_US + LIFTED_TOLD_US, "x", lifted=True)]
+    desk.writer.hints.clear()
+    assert desk.run(lift_suspension, Lift("google")) == 0
+    assert desk.writer.hints == []
+    desk.clock.advance(61.0)
+    assert await sites(desk) == []
+
+
+async def test_what_is_suspended_again_after_a_lift_counts(desk: Desk) -> None:
+    desk.run(note_suspension, Suspension("google", ["a.test", "b.test"], START_US + HOUR_US, "x"))
+    desk.run(lift_suspension, Lift("google"))
+    desk.run(note_suspension, Suspension("google", ["a.test"], START_US + 2 * HOUR_US, "again"))
+    assert await sites(desk) == [Suspended("google", START_US + 2 * HOUR_US, "again")]
 
 
 async def test_it_ends_with_its_time_or_before(desk: Desk) -> None:

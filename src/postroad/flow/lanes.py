@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
 from random import Random
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from postroad.flow.providers import Providers
 from postroad.flow.route import Hop, Plan
@@ -263,6 +263,27 @@ class Alone:
         """Nobody else waits for it."""
 
 
+class SiteName(NamedTuple):
+    """What a plan's hosts count as, for one source address."""
+
+    key: str
+    """Source address and name, which limits and suspensions are for."""
+    name: str
+    provider: str
+    """Name in the provider file; empty for hosts it does not know."""
+
+
+def site_of(plan: Plan, providers: Providers, source: str) -> SiteName:
+    """The site of a plan's hosts; `source` is where mail leaves from when the plan does not say."""
+    hosts = [target.host for group in plan.groups for target in group]
+    # A way that somebody configured is a host of their own, whatever its name.
+    provider = "" if plan.fixed else providers.of(hosts)
+    known = providers.get(provider)
+    name = provider if known is not None and known.shared else plan.site
+    source = " ".join(plan.guise.sources) or source
+    return SiteName(f"{source}>{name}" if source else name, name, provider)
+
+
 class Lanes:
     """All lanes of a worker and their shares of its connections.
 
@@ -306,16 +327,10 @@ class Lanes:
         return lane
 
     def _site(self, plan: Plan) -> Site:
-        hosts = [target.host for group in plan.groups for target in group]
-        # A way that somebody configured is a host of their own, whatever its name.
-        provider = "" if plan.fixed else self._providers.of(hosts)
-        known = self._providers.get(provider)
-        name = provider if known is not None and known.shared else plan.site
-        source = " ".join(plan.guise.sources) or self.source
-        key = f"{source}>{name}" if source else name
+        key, name, provider = site_of(plan, self._providers, self.source)
         site = self._sites.get(key)
         if site is None:
-            shape = self._sharer.join(key, self.limits.within(known))
+            shape = self._sharer.join(key, self.limits.within(self._providers.get(provider)))
             site = self._sites[key] = Site(key, name, provider, shape)
             self._sharer.known(site)
             self.on_site(site)

@@ -170,6 +170,11 @@ class Routes:
         return not self.routes and len(_choices(self.source, "")) == 1
 
     @property
+    def usual_source(self) -> str:
+        """Where mail leaves from that no route and no choice concerns, for `lanes.site_of`; empty for the system's."""
+        return " ".join(_choices(self.source, "")[0])
+
+    @property
     def has_choice(self) -> bool:
         """Whether any mail could leave from another source address than its first."""
         pools = (self.source, *(route.source for route in self.routes))

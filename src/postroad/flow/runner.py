@@ -278,7 +278,7 @@ class Runner:
             connections_per_lane=relay.connections_per_lane,
             messages_per_connection=relay.messages_per_connection,
             providers=Providers(load_providers(relay.providers_file)),
-            source=" ".join(relay.bind),
+            source=outside.routes.usual_source,
             workers=workers,
             suspended=suspended,
             idle_s=relay.idle_s,

@@ -38,6 +38,8 @@ class Suspensions:
         self._clock = clock
         self._spawn = spawn
         self._known: dict[str, SuspendedSite] = {}
+        self._lifts: dict[str, int] = {}
+        """Lifts that were obeyed: what was suspended again since is not opened by them."""
         self.on_change: Callable[[Site], None] = lambda site: None
         lanes.on_site = self._joined
 
@@ -88,8 +90,9 @@ class Suspensions:
             log.warning("suspensions could not be read: %s", error)
             return
         gone = self._known.keys() - {row.site for row in rows}
+        self._lifts = {row.site: self._obey(row) for row in rows if row.lifted}
         for row in rows:
-            if self._known.get(row.site) != row:
+            if not row.lifted and self._known.get(row.site) != row:
                 self._known[row.site] = row
                 site = self._lanes.site(row.site)
                 if site is not None and site.shape.state is not State.SUSPENDED:
@@ -97,6 +100,17 @@ class Suspensions:
                     self.on_change(site)
         for key in gone:
             self._gone(key)
+
+    def _obey(self, row: SuspendedSite) -> int:
+        """Opens a site that somebody has lifted; returns which lift that was."""
+        site = self._lanes.site(row.site)
+        if self._lifts.get(row.site) != row.until_us:
+            self._known.pop(row.site, None)
+            if site is not None and site.shape.state in (State.SUSPENDED, State.PROBING):
+                site.told.clear()
+                site.shape.resume()
+                self.on_change(site)
+        return row.until_us
 
     def _gone(self, key: str) -> None:
         """Another worker's probe was taken; a suspension whose time is up is probed by everybody."""

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from postroad.config import Config
 from postroad.config.providers import load as load_providers
+from postroad.flow.lanes import SiteName, site_of
 from postroad.flow.local import Planner
 from postroad.flow.outbound import Courier, NoCourier
 from postroad.flow.outside import Outside
@@ -26,6 +27,7 @@ from postroad.flow.shaping import Limits
 from postroad.flow.tls_policy import TlsPolicies, explain
 from postroad.flow.ways import NextHopOf, plan_way
 from postroad.store.records import Accept, Leg
+from postroad.store.suspensions import Suspended
 from postroad.values.address import Address
 from postroad.values.outcome import Fate, Outcome
 from postroad.values.reply import Reply
@@ -66,6 +68,8 @@ class Trial:
     """Route of the routes file; empty for none."""
     manner: str = ""
     """In words: "by MX", "to the next hop ...", "discarded: ..."."""
+    detours: list[str] = field(default_factory=list)
+    """Source addresses that are not welcome there now, and why."""
     sources: tuple[str, ...] = ()
     ehlo: str = ""
     login: str = ""
@@ -95,6 +99,19 @@ class _NoBodies:
         raise AssertionError("nothing is sent in a rehearsal")
 
 
+class Shut(Protocol):
+    """Which sites take no mail now (`store.suspensions`)."""
+
+    def __call__(self, site: str) -> Suspended | None:
+        """The suspension of a site by its key; None when it takes mail."""
+        ...
+
+
+def nothing_is_shut(site: str) -> Suspended | None:
+    """For a machine that has sent nothing."""
+    return None
+
+
 def nothing_waits(domain: str) -> tuple[int, int]:
     """For a machine without a queue."""
     return 0, 0
@@ -114,6 +131,7 @@ class Tryout:
         next_hop_of: NextHopOf,
         planner: Planner | None = None,
         waiting: Waiting = nothing_waits,
+        shut: Shut = nothing_is_shut,
     ) -> None:
         self._config = config
         self._outside = outside
@@ -121,6 +139,7 @@ class Tryout:
         self._next_hop_of = next_hop_of
         self._planner = planner
         self._waiting = waiting
+        self._shut = shut
         self._providers = Providers(load_providers(config.relay.providers_file))
 
     async def look(
@@ -157,17 +176,37 @@ class Tryout:
             trial.manner = f"discarded ({route.reason})" if route.discard else f"held ({route.reason})"
             trial.when = "never" if route.discard else "when somebody releases it"
             return
-        way = await plan_way(
-            delivery, next_hop_of=self._next_hop_of, signposts=self._outside.signposts, lookup=self._outside.lookup,
-            policies=self._policies,
-        )  # fmt: skip
+        way = await self._way(delivery)
+        while isinstance(way, Plan) and (turned := self._elsewhere(way, delivery)):
+            trial.detours.append(turned)
+            way = await self._way(delivery)
         if isinstance(way, Outcome):
             trial.prospect = Prospect.FAILS if way.fate is Fate.FAILED else Prospect.UNDECIDED
             trial.why = f"{way.reply}" if way.reply is not None else way.cause
             return
-        self._describe(trial, way, course, delivery.domain)
+        self._describe(trial, way, delivery.course, delivery.domain)
         if connect:
             await self._rehearse(trial, way, address, sender)
+
+    async def _way(self, delivery: Delivery) -> Plan | Outcome:
+        return await plan_way(
+            delivery, next_hop_of=self._next_hop_of, signposts=self._outside.signposts, lookup=self._outside.lookup,
+            policies=self._policies,
+        )  # fmt: skip
+
+    def _elsewhere(self, way: Plan, delivery: Delivery) -> str:
+        """Turns a delivery to its next source address where the first is not welcome; returns why, or nothing."""
+        site, shut = self._site(way)
+        course = delivery.course.following
+        if shut is None or not shut.by_source or course is None:
+            return ""
+        refused = " and ".join(way.guise.sources)
+        delivery.turn_aside(course, shut.cause)
+        return f"{site.name} takes nothing from {refused} until {_clock(shut.until_us)} ({shut.cause})"
+
+    def _site(self, way: Plan) -> tuple[SiteName, Suspended | None]:
+        site = site_of(way, self._providers, self._outside.routes.usual_source)
+        return site, self._shut(site.key)
 
     def _describe(self, trial: Trial, way: Plan, course: Course, domain: str) -> None:
         manner = self._outside.manner
@@ -184,17 +223,24 @@ class Tryout:
         trial.ehlo = " or ".join(names)
         trial.tls = explain(way, way.tls, self._policies.noted(domain))
         trial.provider, trial.limits = self._limits(way)
-        count, next_us = self._waiting(domain)
-        trial.when = "at once"
-        if count:
-            until = datetime.fromtimestamp(next_us / 1e6, UTC).astimezone().strftime("%H:%M")
-            trial.when = f"at once, unless its hosts are left alone: {count:,} to {domain} wait, the next until {until}"
+        trial.when = self._when(way, domain)
         fallback = course.route.fallback if course.route is not None else None
         if fallback is not None and course.route is not None and not course.falls_back:
             trial.when += f"; after {course.route.fallback_after} failed attempts to {fallback}"
         first_s = self._config.retry.delays_s[0]
         span = f"{first_s / 60:.3g} minutes" if first_s >= 120 else f"{first_s:.3g} seconds"
         trial.when += f"; if it must wait, again after {span}"
+
+    def _when(self, way: Plan, domain: str) -> str:
+        """When the first attempt would be made."""
+        site, shut = self._site(way)
+        if shut is not None:
+            return f"at {_clock(shut.until_us)}: {site.name} takes nothing until then ({shut.cause})"
+        count, next_us = self._waiting(domain)
+        if count:
+            until = _clock(next_us)
+            return f"at once, unless its hosts are left alone: {count:,} to {domain} wait, the next until {until}"
+        return "at once"
 
     def _limits(self, way: Plan) -> tuple[str, list[str]]:
         """The provider whose hosts these are, and what its site may get from all workers together."""
@@ -253,6 +299,11 @@ class Tryout:
 
 
 _NO_BODIES: Final = _NoBodies()
+
+
+def _clock(at_us: int) -> str:
+    """A wall time as a clock on the wall shows it."""
+    return datetime.fromtimestamp(at_us / 1e6, UTC).astimezone().strftime("%H:%M")
 
 
 def _said(reply: Reply | None) -> str:

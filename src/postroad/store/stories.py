@@ -93,7 +93,7 @@ class Stories:
                 "SELECT d.id, d.recipient, d.attempts, d.due_us, d.last_reply, d.state, d.held,"
                 " coalesce(max(s.until_us), 0), coalesce(max(s.cause), '')"
                 # Mail need not wait for the end of a suspension where another source address may take it.
-                " FROM deliveries d LEFT JOIN suspensions s ON s.domain = d.domain AND s.by_source = 0"
+                " FROM deliveries d LEFT JOIN suspensions s ON s.domain = d.domain AND s.by_source = 0 AND s.lifted = 0"
                 " WHERE d.message = ? GROUP BY d.id ORDER BY d.id",
                 (ident,),
             ):

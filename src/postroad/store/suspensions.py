@@ -1,12 +1,20 @@
-"""Sites that nothing goes to for a while: noted by the worker that learnt it, read by the others and by `why`."""
+"""Sites that nothing goes to for a while: noted by the worker that learnt it, read by the others and by `why`.
+
+A suspension ends with its time, by a probe that was taken, or because somebody lifts it. The workers that learnt it
+believe only the last of these when the row is gone: their own note may not be written yet.
+"""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
 from postroad.store.engine import Params, Row
-from postroad.store.records import Record
+from postroad.store.reader import Reader
+from postroad.store.records import NEVER_US, Record
 from postroad.store.units import ROWS_PER_UNIT, Table, Tx, unit
+
+LIFTED_TOLD_US: Final = 60_000_000
+"""How long a lifted suspension stands for the workers to see; a hint brings it to them at once."""
 
 DOMAINS_NOTED: Final = ROWS_PER_UNIT - 1
 """Domains of one call; a provider serves more, and each is noted when there is mail for it."""
@@ -31,7 +39,13 @@ class Resumption(Record, frozen=True):
     site: str
 
 
-SUSPENSIONS: Final = Table("suspensions", "domain site until_us cause by_source")
+class Lift(Record, frozen=True):
+    """Somebody wants mail to go to this site again, now."""
+
+    site: str
+
+
+SUSPENSIONS: Final = Table("suspensions", "domain site until_us cause by_source lifted")
 
 
 @unit
@@ -41,7 +55,7 @@ def note_suspension(tx: Tx, args: Suspension) -> None:
     tx.execute("DELETE FROM suspensions WHERE until_us <= ?", (tx.now_us,))
     for domain in args.domains[:DOMAINS_NOTED]:
         tx.execute("DELETE FROM suspensions WHERE domain = ? AND site = ?", (domain, args.site))
-        tx.append(SUSPENSIONS, (domain, args.site, args.until_us, args.cause, int(args.by_source)))
+        tx.append(SUSPENSIONS, (domain, args.site, args.until_us, args.cause, int(args.by_source), 0))
     tx.hint("suspensions")
 
 
@@ -53,6 +67,20 @@ def forget_suspension(tx: Tx, args: Resumption) -> None:
         tx.hint("suspensions")
 
 
+@unit
+def lift_suspension(tx: Tx, args: Lift) -> int:
+    """Ends a suspension before its time, for all workers; returns for how many domains it was known, 0 for none."""
+    tx.flush()
+    rows = tx.execute(
+        "UPDATE suspensions SET until_us = ?, lifted = 1 WHERE site = ? AND until_us > ? AND lifted = 0"
+        " RETURNING domain",
+        (tx.now_us + LIFTED_TOLD_US, args.site, tx.now_us),
+    )
+    if rows:
+        tx.hint("suspensions")
+    return len(rows)
+
+
 class Suspended(NamedTuple):
     """A site that is suspended now."""
 
@@ -60,6 +88,8 @@ class Suspended(NamedTuple):
     until_us: int
     cause: str
     by_source: bool = False
+    lifted: bool = False
+    """It is not any more: somebody has lifted it. `until_us` says until when that is told."""
 
 
 class Rows(Protocol):
@@ -71,9 +101,37 @@ class Rows(Protocol):
 
 
 async def suspended_sites(reader: Rows, now_us: int) -> list[Suspended]:
-    """Every site that is suspended, once; raises StoreBroken."""
+    """Every site that is suspended or was just lifted, once; raises StoreBroken."""
     rows = await reader.rows(
-        "SELECT site, max(until_us), max(cause), min(by_source) FROM suspensions WHERE until_us > ? GROUP BY site",
+        "SELECT site, max(until_us), max(cause), min(by_source), lifted FROM suspensions WHERE until_us > ?"
+        " GROUP BY site, lifted ORDER BY lifted DESC",
         (now_us,),
     )
-    return [Suspended(site, until_us, cause, bool(by_source)) for site, until_us, cause, by_source in rows]
+    # What was suspended again since counts: it comes behind.
+    found = {site: Suspended(site, until_us, why, bool(own), bool(over)) for site, until_us, why, own, over in rows}
+    return list(found.values())
+
+
+class Closed(NamedTuple):
+    """A suspension as people see it."""
+
+    site: str
+    """Source address and site, as `flow.lanes` names them: what `Lift` takes."""
+    until_us: int
+    cause: str
+    by_source: bool
+    domains: int
+    waiting: int
+    """Deliveries to these domains that are not held."""
+
+
+def closed_sites(reader: Reader, now_us: int) -> list[Closed]:
+    """Every suspension, the one that ends first first; raises StoreBroken."""
+    rows = reader.rows_now(
+        "SELECT site, max(until_us), max(cause), min(by_source), count(*), (SELECT count(*) FROM deliveries WHERE"
+        " owner = 0 AND due_us < ? AND next_hop = '' AND domain IN (SELECT domain FROM suspensions own"
+        " WHERE own.site = suspensions.site AND own.until_us > ? AND own.lifted = 0))"
+        " FROM suspensions WHERE until_us > ? AND lifted = 0 GROUP BY site ORDER BY 2, 1",
+        (NEVER_US, now_us, now_us),
+    )
+    return [Closed(*row)._replace(by_source=bool(row[3])) for row in rows]

@@ -254,15 +254,19 @@ class _Found(NamedTuple):
 
 
 def _by_hand(place: Place, doing: Doing, which: Which, yes: bool, detail: str = "", by: str = "") -> None:
+    by = by or who()
+    found = _found(place, which)
+    _ask(found, doing, which, yes)
+    _do(place, doing, which, found, by, detail)
+
+
+def _do(place: Place, doing: Doing, which: Which, found: _Found, by: str, detail: str = "") -> None:
     from postroad.console.cli.stores import changing
     from postroad.store.actions import Act, Acted, ActionBegin, act, action_begin
     from postroad.store.client import UnitFailed
     from postroad.store.units import ROWS_PER_UNIT
     from postroad.values.errors import StoreBroken, StoreFull
 
-    by = by or who()
-    found = _found(place, which)
-    _ask(found, doing, which, yes)
     touched, until_us, under_way = 0, 0, array("q")
     with changing(place.data_dir()) as call:
         number: int = call(action_begin, ActionBegin(doing.what, by, which.text, detail))
@@ -280,7 +284,21 @@ def _by_hand(place: Place, doing: Doing, which: Which, yes: bool, detail: str = 
     _said(doing, which, touched, under_way, until_us, number)
 
 
+def retry_now(place: Place, which: Which) -> None:
+    """What `retry` does, without a question, and without a word where nothing waits."""
+    found = _look(place, which)
+    if found.ids:
+        _do(place, _RETRY, which, found, who())
+
+
 def _found(place: Place, which: Which) -> _Found:
+    found = _look(place, which)
+    if not found.ids:
+        raise Trouble(f"Nothing waits {which.text}.", "Look: postroad queue list")
+    return found
+
+
+def _look(place: Place, which: Which) -> _Found:
     from postroad.console.cli.stores import looking
     from postroad.store.selection import UNDER_WAY, pages
 
@@ -293,8 +311,6 @@ def _found(place: Place, which: Which) -> _Found:
             ids.extend(one.id for one in page)
             under_way += sum(one.state_word(now_us) == UNDER_WAY for one in page)
             sample += page[: SAMPLE - len(sample)]
-    if not ids:
-        raise Trouble(f"Nothing waits {which.text}.", "Look: postroad queue list")
     return _Found(ids, sample, under_way, now_us)
 
 

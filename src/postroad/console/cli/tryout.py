@@ -87,6 +87,7 @@ async def _run(
     from postroad.flow.ways import no_gateway
     from postroad.store import folder
     from postroad.store.directory import Directory
+    from postroad.store.suspensions import suspended_sites
     from postroad.store.waiting import outlook
     from postroad.values.clock import SystemClock
 
@@ -105,6 +106,7 @@ async def _run(
             return trials
         with looking(data_dir) as reader:
             directory = Directory(reader)
+            shut = {one.site: one for one in await suspended_sites(reader, clock.wall_us()) if not one.lifted}
             tryout = Tryout(
                 config,
                 outside,
@@ -112,6 +114,7 @@ async def _run(
                 directory.next_hop,
                 Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter),
                 lambda domain: outlook(reader, domain),
+                lambda site: shut.get(site),
             )
             for address in addresses:
                 trials += await tryout.look(address, sender, login, connect=connect)
@@ -140,6 +143,7 @@ def lines(trial: Trial) -> list[str]:
         ("route", [trial.route] if trial.route else []),
         ("goes", [trial.manner] if trial.manner else []),
         ("hosts", [_host(one) for one in trial.hosts]),
+        ("avoids", trial.detours),
         ("from", [", ".join(trial.sources)] if trial.sources else []),
         ("as", [trial.ehlo] if trial.ehlo else []),
         ("login", [trial.login] if trial.login else []),
@@ -168,8 +172,8 @@ def row(trial: Trial) -> dict[str, object]:
     return {
         "recipient": trial.recipient, "prospect": trial.prospect.value, "why": trial.why,
         "mailboxes": trial.mailboxes, "expansions": trial.expansions, "route": trial.route, "manner": trial.manner,
-        "site": trial.site, "provider": trial.provider, "sources": list(trial.sources), "ehlo": trial.ehlo,
-        "login": trial.login,
+        "site": trial.site, "provider": trial.provider, "avoids": trial.detours, "sources": list(trial.sources),
+        "ehlo": trial.ehlo, "login": trial.login,
         "hosts": [
             {"host": one.name, "addresses": list(one.addresses), "port": one.port, "preference": one.preference}
             for one in trial.hosts

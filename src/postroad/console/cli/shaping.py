@@ -1,0 +1,132 @@
+"""`postroad shaping`: hosts that take no mail for a while, and how to lift that."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from postroad.console.cli.exits import Trouble
+from postroad.console.cli.place import Place, place_options
+from postroad.console.cli.show import json_option, print_json, print_rows, wall
+
+if TYPE_CHECKING:
+    from postroad.store.suspensions import Closed
+
+CAUSE_WIDTH: Final = 90
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def shaping(ctx: click.Context) -> None:
+    """See which hosts take no mail for a while, and lift that.
+
+    \b
+    Examples:
+      postroad shaping
+      postroad shaping lift google
+      postroad try anna@gmail.com          limits, and what holds now
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_)
+
+
+@shaping.command("list")
+@json_option
+@place_options
+def list_(as_json: bool, place: Place) -> None:
+    """List the sites that nothing goes to, until when, and why.
+
+    "instead" says whether mail leaves from another source address meanwhile.
+    What is only slowed is told by the journal of the messages: postroad why.
+
+    \b
+    Examples:
+      postroad shaping list
+      postroad shaping list --json
+    """
+    found = _closed(place)
+    if as_json:
+        print_json("shaping/1", rows=[_row(one) for one in found])
+        return
+    print_rows(
+        ("site", "from", "until", "waiting", "instead", "why"),
+        [
+            (
+                _name(one),
+                _source(one) or "-",
+                wall(one.until_us),
+                f"{one.waiting:,}",
+                "another address" if one.by_source else "-",
+                _plain(one.cause)[:CAUSE_WIDTH],
+            )
+            for one in found
+        ],
+        "Every site takes mail, as far as is known.",
+    )
+
+
+@shaping.command()
+@click.argument("site")
+@click.option("--source", default="", metavar="ADDRESS", help="Only from this source address; else from all of them.")
+@place_options
+def lift(site: str, source: str, place: Place) -> None:
+    """Let mail go to a SITE again before its time.
+
+    What waits for it is tried now, over one connection at first. A host that
+    refuses again suspends again.
+
+    \b
+    Examples:
+      postroad shaping lift google
+      postroad shaping lift google --source 192.0.2.10
+    """
+    from postroad.console.cli.queue_hands import retry_now
+    from postroad.console.cli.queue_selection import Which, who
+    from postroad.console.cli.stores import changing
+    from postroad.store.actions import ActionBegin, action_begin
+    from postroad.store.selection import Selection
+    from postroad.store.suspensions import Lift, lift_suspension
+
+    meant = [one for one in _closed(place) if _name(one) == site and (not source or source in _source(one).split(" "))]
+    if not meant:
+        raise Trouble(f"Nothing keeps mail from {site}{f' from {source}' if source else ''}.", "Look: postroad shaping")
+    by = who()
+    with changing(place.data_dir()) as call:
+        for one in meant:
+            call(lift_suspension, Lift(one.site))
+            detail = f"until {wall(one.until_us)}: {one.cause}"
+            call(action_begin, ActionBegin("lift", by, f"suspension of {one.site}", detail))
+            sender = f" from {_source(one)}" if _source(one) else ""
+            click.echo(f"Mail goes to {site}{sender} again (it was to wait until {wall(one.until_us)}).")
+    if any(one.waiting for one in meant):
+        retry_now(place, Which(Selection(site=site), f"to site {site}"))
+
+
+def _closed(place: Place) -> list[Closed]:
+    from postroad.console.cli.stores import looking
+    from postroad.store.suspensions import closed_sites
+
+    with looking(place.data_dir()) as reader:
+        return closed_sites(reader, time.time_ns() // 1000)
+
+
+def _row(one: Closed) -> dict[str, object]:
+    return {
+        "site": _name(one), "source": _source(one).split(), "until_us": one.until_us, "cause": one.cause,
+        "domains": one.domains, "waiting": one.waiting, "from_another_address": one.by_source,
+    }  # fmt: skip
+
+
+def _name(one: Closed) -> str:
+    return one.site.rpartition(">")[2]
+
+
+def _source(one: Closed) -> str:
+    return one.site.rpartition(">")[0]
+
+
+def _plain(text: str) -> str:
+    """Words of a host, without what could move the cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
