@@ -43,6 +43,11 @@ def test_a_user_is_a_login_else_the_domain_of_the_sender() -> None:
     assert parcel("", sender="").letter.user == ""
 
 
+def test_where_messages_are_what_is_short_users_take_turns_message_by_message() -> None:
+    waiting = filled(*(parcel("bulk") for _ in range(4)), *(parcel("anna", 90_000) for _ in range(2)))
+    assert [waiting.take(paced=True).letter.user for _ in range(6)] == ["bulk", "anna", "bulk", "anna", "bulk", "bulk"]
+
+
 def test_one_message_of_a_user_does_not_wait_for_thousands_of_another() -> None:
     waiting = filled(*(parcel("bulk", 50_000) for _ in range(2000)), parcel("anna"))
     assert "anna" in taken(waiting)[:4]

@@ -264,6 +264,9 @@ async def test_a_worker_hears_of_what_another_learnt_while_mail_waits(make_yard:
         assert len(yard.open()) == 2
 
 
+PUT_OFF = "SELECT due_us FROM deliveries WHERE owner = 0 ORDER BY due_us"
+
+
 # -- rates -------------------------------------------------------------------------------------------------------------
 
 
@@ -319,6 +322,24 @@ async def test_mail_whose_turn_comes_soon_waits_in_memory(make_yard: MakeYard) -
             yard.runner._pool.connect_site(site)
         await yard.settled()
         assert len(host.messages) == 2
+
+
+async def test_a_backlog_is_put_off_turn_by_turn_and_somebody_elses_message_passes_it(make_yard: MakeYard) -> None:
+    quick = Providers({"large": Provider(hosts=(".large.test",), messages_per_minute=6)})
+    async with FakeSmtp() as host:
+        yard = make_yard(providers=quick, signposts=signposts(host))
+        by_mx(yard, "x.test", "y.test")
+        for number in range(12):
+            yard.send(f"b{number}@x.test", login="bulk")
+        await until(lambda: host.messages and yard.runner.in_flight == 6)
+        waits = [(due_us - yard.clock.wall_us()) / 1e6 for (due_us,) in yard.store.rows(PUT_OFF)]
+        assert waits == pytest.approx([60.0, 70.0, 80.0, 90.0, 100.0], abs=0.5)
+        yard.send("anna@y.test", login="anna")
+        for _ in range(2):
+            yard.clock.advance(10.1)
+            for site in yard.runner._lanes.sites():
+                yard.runner._pool.connect_site(site)
+        await until(lambda: "anna@y.test" in host.recipients)
 
 
 async def test_connections_to_one_provider_are_counted_over_all_its_domains(make_yard: MakeYard) -> None:

@@ -23,6 +23,7 @@ from postroad.flow.providers import Providers
 from postroad.flow.route import Hop, Plan
 from postroad.flow.shaping import Limits, Shape, State
 from postroad.flow.sharing import Waiting
+from postroad.flow.turns import Turns
 
 SUSPEND_FIRST_S: Final = 1.0
 SUSPEND_MAX_S: Final = 300.0
@@ -68,6 +69,7 @@ class Site:
         "provider",
         "shape",
         "told",
+        "turns",
     )
 
     def __init__(self, key: str, name: str, provider: str, shape: Shape) -> None:
@@ -85,6 +87,8 @@ class Site:
         """Connections that the store has this worker down for, where it has to be asked; never below `connections`."""
         self.elsewhere_until = 0.0
         """Until when another worker is known to be the home of its mail."""
+        self.turns = Turns()
+        """What waits in its lanes, by user."""
         self.lanes: set[Lane] = set()
         self.line: OrderedDict[Lane, None] = OrderedDict()
         """Lanes that wait for a connection of the site, in the order of asking."""
@@ -125,7 +129,7 @@ class Lane:
         self.key = plan.key
         self.site = site
         self.plan = plan
-        self.queue = Waiting()
+        self.queue = Waiting(site.turns)
         self.connections = 0
         """Connections open or being opened."""
         self.opening = 0

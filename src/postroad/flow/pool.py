@@ -7,7 +7,7 @@ What a parcel's journey can look like:
                  +---------------------+  too many recipients: the rest, at once
 
 A connection asks `Site.shape` before every message and tells it what came of it (`flow.shaping`, `flow.signals`): what
-may not go yet waits in its lane, or is put off when that takes longer than PATIENCE_S.
+may not go yet waits in its lane, or is put off until its turn (`flow.turns`).
 
 Invariant: every delivery that was submitted reaches `on_result` exactly once, or `give_back` when the pool drains.
 """
@@ -29,6 +29,7 @@ from postroad.flow.providers import Providers
 from postroad.flow.route import Hop
 from postroad.flow.shaping import State
 from postroad.flow.signals import Lesson, heard, heard_at_the_door
+from postroad.flow.turns import PATIENCE_S
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
@@ -37,9 +38,6 @@ log = logging.getLogger(__name__)
 
 RETURNS_MAX: Final = 3
 """Other hosts one parcel is taken to in one attempt after a host failed in the middle of it."""
-
-PATIENCE_S: Final = 60.0
-"""How long mail of a lane whose rate is limited waits in memory for its turn; what would wait longer is put off."""
 
 HOLD_S: Final = 2.0
 """How long a connection is kept open for the next message that may go; longer waits end it, as a polite client does."""
@@ -197,14 +195,18 @@ class Pool:
 
     def _throttled(self, lane: Lane, parcel: Parcel, now: float) -> bool:
         """Puts a parcel off whose turn is too far away to wait for it in memory."""
-        shape = lane.site.shape
-        ahead_s = shape.permit(now).wait_s + len(lane.queue) * shape.pace_s
-        if ahead_s <= PATIENCE_S:
+        shape, turns, letter = lane.site.shape, lane.site.turns, parcel.letter
+        wait_s, pace_s = shape.permit(now).wait_s, shape.pace_s
+        if turns.has_room(letter.user, wait_s, pace_s, now, fresh=letter.fresh):
             return False
         if shape.by_source and not self._sink.on_unwelcome(lane, parcel):
             return True
         why = f"not tried yet: {lane.site} may get {shape.pace_text}, and others come first"
-        self._sink.on_untried(parcel, why, now + ahead_s, throttled=True)
+        until = turns.put_off(letter.user, wait_s, pace_s, now)
+        if shape.state is State.SLOWED and not shape.limits.is_paced:
+            # Then there is no pace any more.
+            until = min(until, max(shape.until, now + PATIENCE_S))
+        self._sink.on_untried(parcel, why, until, throttled=True)
         return True
 
     def _connect(self, lane: Lane) -> None:
@@ -396,7 +398,7 @@ class Pool:
             if not shape.easy and not await self._may_send(site):
                 return
             if queue:
-                parcel = queue.take()
+                parcel = queue.take(paced=not shape.easy)
             elif self._lanes.crowded or site.crowded:
                 return
             else:

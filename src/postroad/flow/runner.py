@@ -601,7 +601,9 @@ class Runner:
     def on_untried(self, parcel: Parcel, why: str, until: float, *, throttled: bool = False) -> None:
         """Puts deliveries off without an attempt, until their lane may be tried again or their turn comes."""
         now_us = self._clock.wall_us()
-        opens_us = now_us + int(max(0.0, until - self._now()) * 1e6 * (1 + 0.1 * self._rng.random()))
+        # Turns keep a distance already; what waits for one moment must not all come in it.
+        spread = 1.0 if throttled else 1 + 0.1 * self._rng.random()
+        opens_us = now_us + int(max(0.0, until - self._now()) * 1e6 * spread)
         tale = Tale()
         for delivery in parcel.deliveries:
             # Fresh mail keeps the next time it was born with, unless it only waits its turn; what was claimed has

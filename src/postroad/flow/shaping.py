@@ -64,6 +64,11 @@ class Limits(NamedTuple):
     per_minute: int = 0
     per_hour: int = 0
 
+    @property
+    def is_paced(self) -> bool:
+        """Whether messages are limited at all times."""
+        return bool(self.per_minute or self.per_hour)
+
     def within(self, provider: Provider | None) -> Limits:
         """The smaller ones of these and of the provider's."""
         if provider is None:
@@ -136,7 +141,7 @@ class Shape:
         self.limits = limits
         self.share = limits.connections if share is None else share
         """Connections that this worker may have; the others' shares and this make up the limit."""
-        if allowance is None and (limits.per_minute or limits.per_hour):
+        if allowance is None and limits.is_paced:
             allowance = Rates(limits)
         self.allowance = allowance
         self.window = min(FIRST_WINDOW, limits.connections)

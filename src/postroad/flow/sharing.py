@@ -3,7 +3,8 @@
 Users (a login, else the domain of the sender) take turns by deficit round robin (Shreedhar and Varghese, "Efficient
 Fair Queuing using Deficit Round Robin", 1995): each round gives each user who has mail waiting QUANTUM octets to
 spend, a parcel costs its size and something for each recipient, and what was not enough is kept for the next round. So
-a user with one small message waits for at most one round of the others, however much they have waiting.
+a user with one small message waits for at most one round of the others, however much they have waiting. Where the
+number of messages is limited, each user sends one in a round.
 
 Within a user reports and small messages to one recipient go before the rest; after PASSES_MAX of them one of the rest
 goes first.
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from postroad.flow.parcels import Parcel
+from postroad.flow.turns import Turns
 
 QUANTUM: Final = 128 * 1024
 """Octets a user may send in one round: two of the largest messages that count as small."""
@@ -68,9 +70,11 @@ class _Share:
 class Waiting:
     """The parcels that wait in one lane. `append` puts one in, `take` gives the next, `put_back` returns it."""
 
-    __slots__ = ("_back", "_count", "_ring", "_shares")
+    __slots__ = ("_back", "_count", "_ring", "_shares", "_turns")
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns | None = None) -> None:
+        """`turns` counts what waits in all lanes of a site."""
+        self._turns = turns or Turns()
         self._shares: dict[str, _Share] = {}
         self._ring: deque[_Share] = deque()
         self._back: list[Parcel] = []
@@ -96,11 +100,13 @@ class Waiting:
             self._ring.append(share)
         (share.small if is_small(parcel) else share.bulk).append(parcel)
         self._count += 1
+        self._turns.entered(user)
 
     def put_back(self, parcel: Parcel) -> None:
         """Returns a parcel to the front."""
         self._back.append(parcel)
         self._count += 1
+        self._turns.entered(parcel.letter.user)
 
     def peek(self) -> Parcel:
         """A parcel that goes soon, without taking it; the next one unless a turn ends."""
@@ -109,13 +115,17 @@ class Waiting:
         share = self._ring[0]
         return share.queue()[0]
 
-    def take(self) -> Parcel:
-        """The next parcel; there must be one."""
+    def take(self, *, paced: bool = False) -> Parcel:
+        """The next parcel; there must be one. Where messages are `paced`, they and not octets are what is short: then
+        users take turns message by message."""
         self._count -= 1
-        if self._back:
-            return self._back.pop()
+        parcel = self._back.pop() if self._back else self._take(paced)
+        self._turns.left(parcel.letter.user)
+        return parcel
+
+    def _take(self, paced: bool) -> Parcel:
         ring = self._ring
-        while len(ring) > 1:
+        while len(ring) > 1 and not paced:
             share = ring[0]
             queue = share.queue()
             price = cost(queue[0])
@@ -125,7 +135,7 @@ class Waiting:
             share.credit += QUANTUM
             ring.rotate(-1)
         else:
-            # Alone it owes nobody anything.
+            # Alone, or message by message, nobody owes anything.
             share = ring[0]
             queue = share.queue()
             share.credit = 0
@@ -134,11 +144,15 @@ class Waiting:
             # What is left of a turn is lost with it (the paper's rule), else waiting would be saved up.
             ring.popleft()
             del self._shares[share.user]
+        elif paced:
+            ring.rotate(-1)
         return parcel
 
     def take_all(self) -> list[Parcel]:
         """Empties it, in the order of `__iter__`."""
         every = list(self)
+        for parcel in every:
+            self._turns.left(parcel.letter.user)
         self._shares.clear()
         self._ring.clear()
         self._back.clear()
