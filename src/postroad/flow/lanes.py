@@ -119,7 +119,9 @@ class Site:
 class Lane:
     """The mail for one set of hosts for which the same must hold of TLS."""
 
-    __slots__ = ("connections", "health", "key", "opening", "plain_until", "plan", "proven", "queue", "site")
+    __slots__ = (
+        "connections", "forgotten", "health", "key", "opening", "plain_until", "plan", "proven", "queue", "site",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, site: Site) -> None:
         self.key = plan.key
@@ -135,6 +137,8 @@ class Lane:
         self.health: dict[Hop, Health] = {}
         """Hosts that failed and have not succeeded since."""
         self.plain_until: dict[Hop, float] = {}
+        self.forgotten = False
+        """It counts for nothing any more: no mail may be put in, for its site does not know of it."""
 
     def hops(self, now: float, rng: Random) -> list[Hop]:
         """The hosts to try now, in order: those left alone are passed over."""
@@ -303,6 +307,7 @@ class Lanes:
             lane.site.lanes.add(lane)
         else:
             lane.plan = plan
+            self._lanes.move_to_end(plan.key)
         return lane
 
     def _site(self, plan: Plan) -> Site:
@@ -322,15 +327,19 @@ class Lanes:
         return site
 
     def _forget(self) -> None:
+        """Makes room: those planned longest ago go first."""
         if len(self._lanes) < LANES_KEPT:
             return
         for key, lane in list(self._lanes.items())[: LANES_KEPT // 10]:
             if lane.idle:
                 del self._lanes[key]
+                lane.forgotten = True
                 site = lane.site
                 site.lanes.discard(lane)
                 if not site.lanes and not site.held and site.shape.state is State.OPEN:
                     del self._sites[site.key]
+            else:
+                self._lanes.move_to_end(key)
 
     def all(self) -> list[Lane]:
         """Every lane that is remembered."""
@@ -366,7 +375,6 @@ class Lanes:
         if place is Place.KNOCKING and self.knocking >= KNOCKING_MAX:
             self._knocking_line.setdefault(lane, None)
             return Place.NONE
-        self._lanes.setdefault(lane.key, lane)
         self._count(place, 1)
         site.connections += 1
         site.opening += 1

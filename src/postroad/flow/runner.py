@@ -416,23 +416,29 @@ class Runner:
             if not deliveries:
                 return
         now = self._now()
-        ways = self._ways
         if len(deliveries) == 1:
-            known = ways.get(deliveries[0].way)
-            if known is not None and known[0] > now:
-                self._pool.submit(known[1], Parcel(letter, deliveries))
+            lane = self._known_lane(deliveries[0].way, now)
+            if lane is not None:
+                self._pool.submit(lane, Parcel(letter, deliveries))
                 return
         by_lane: dict[Lane, list[Delivery]] = {}
         unknown: list[Delivery] = []
         for delivery in deliveries:
-            known = ways.get(delivery.way)
-            if known is not None and known[0] > now:
-                by_lane.setdefault(known[1], []).append(delivery)
+            lane = self._known_lane(delivery.way, now)
+            if lane is not None:
+                by_lane.setdefault(lane, []).append(delivery)
             else:
                 unknown.append(delivery)
         if unknown:
             self._spawn(self._route(letter, unknown))
         self._submit(letter, by_lane)
+
+    def _known_lane(self, way: str, now: float) -> Lane | None:
+        """The lane of a way that was planned a short time ago."""
+        known = self._ways.get(way)
+        if known is None or known[0] <= now or known[1].forgotten:
+            return None
+        return known[1]
 
     def _submit(self, letter: Letter, by_lane: dict[Lane, list[Delivery]]) -> None:
         for lane, deliveries in by_lane.items():
