@@ -410,19 +410,24 @@ class Lanes:
     def next_in_line(self, site: Site) -> Lane | None:
         """The lane that has waited longest for a place like the one just freed, taken out of the line: of this site, of
         the worker, or among those that knock."""
-        lines = [site.line]
-        if self.connections < self.total:
-            lines.append(self._line)
-        if self.knocking < KNOCKING_MAX:
-            lines.append(self._knocking_line)
-        for line in lines:
-            while line:
-                lane, _ = line.popitem(last=False)
-                if lane.queue:
-                    return lane
-        return None
+        return _first_with_mail(site.line) or self.next_of_worker()
+
+    def next_of_worker(self) -> Lane | None:
+        """The same without the line of a site."""
+        lane = _first_with_mail(self._line) if self.connections < self.total else None
+        if lane is None and self.knocking < KNOCKING_MAX:
+            lane = _first_with_mail(self._knocking_line)
+        return lane
 
     @property
     def crowded(self) -> bool:
         """Whether a lane waits for a connection that others hold."""
         return bool(self._line)
+
+
+def _first_with_mail(line: OrderedDict[Lane, None]) -> Lane | None:
+    while line:
+        lane, _ = line.popitem(last=False)
+        if lane.queue:
+            return lane
+    return None

@@ -44,6 +44,9 @@ PATIENCE_S: Final = 60.0
 HOLD_S: Final = 2.0
 """How long a connection is kept open for the next message that may go; longer waits end it, as a polite client does."""
 
+LOOK_AGAIN_S: Final = 1.0
+"""When a lane is looked at again whose turn it was, while another lane of its site took what might go."""
+
 SWEEP_S: Final = 0.5
 """How often connections without mail are looked at."""
 
@@ -231,9 +234,9 @@ class Pool:
         if wait_s > PATIENCE_S:
             for parcel in lane.queue.take_all():
                 self.submit(lane, parcel)
-        elif wait_s > 0.0 and site not in self._wakes:
+        elif site not in self._wakes:
             loop = asyncio.get_running_loop()
-            self._wakes[site] = loop.call_later(max(wait_s, 0.01), self._wake, site)
+            self._wakes[site] = loop.call_later(max(wait_s, 0.01) if wait_s else LOOK_AGAIN_S, self._wake, site)
 
     def _wake(self, site: Site) -> None:
         self._wakes.pop(site, None)
@@ -303,11 +306,22 @@ class Pool:
             self._lanes.disconnected(lane, place)
             if courier is not None:
                 self._on_close()
-            following = self._lanes.next_in_line(lane.site)
-            if following is not None:
-                self._connect(following)
+            self._offer(lane.site)
             self._connect(lane)
             self._sink.on_disconnected(lane.site)
+
+    def _offer(self, site: Site) -> None:
+        """A place has become free at a site and in the worker: who has waited longest and can use it now gets it."""
+        lane = self._lanes.next_in_line(site)
+        while lane is not None:
+            before = lane.connections
+            self._connect(lane)
+            if lane.connections > before:
+                return
+            if lane in site.line:
+                site.line.move_to_end(lane, last=False)
+            # Slowed or suspended meanwhile: nobody shall wait behind it.
+            lane = self._lanes.next_of_worker()
 
     async def _open(self, lane: Lane) -> Courier | None:
         """A session with the first host of the lane that takes one; without any, the lane's mail is deferred."""
@@ -335,6 +349,7 @@ class Pool:
                 if lane.site.shape.state is State.SUSPENDED:
                     break
         self._defer_all(lane, [*trail[:decisive], *trail[decisive + 1 :]], last)
+        self._put_off_suspended(lane.site)
         return None
 
     def _learnt(self, lane: Lane, parcel: Parcel | None, lesson: Lesson) -> None:
@@ -514,8 +529,7 @@ class Pool:
             self._succeeded(lane.site)
         if ended:
             self._sink.on_result(parcel, ended)
-        if lesson is not None and lane.site.shape.state is State.SUSPENDED:
-            self.put_off(lane.site)
+        self._put_off_suspended(lane.site)
         return not trip.lost and failure is None
 
     @staticmethod
@@ -535,6 +549,11 @@ class Pool:
             self.connect_site(site)
         if was_probing:
             self._sink.on_open_again(site)
+
+    def _put_off_suspended(self, site: Site) -> None:
+        """After a refusal: a site that is suspended, by its rule or by a probe that failed, keeps no mail in memory."""
+        if site.shape.state is State.SUSPENDED and site.shape.until > self._now():
+            self.put_off(site)
 
     def put_off(self, site: Site) -> None:
         """Nothing goes to this site for a while: what waits goes back to the queue of the store."""
