@@ -147,6 +147,19 @@ class Lane:
             return hops
         return [hop for hop in hops if (health := self.health.get(hop)) is None or health.until <= now]
 
+    def left_alone(self, now: float) -> str:
+        """Why `hops` passes a host over now; empty when it passes over none."""
+        if not self.health:
+            return ""
+        return next(
+            (
+                f"{hop} failed just before ({health.why})"
+                for hop in self._every_hop()
+                if (health := self.health.get(hop)) is not None and health.until > now
+            ),
+            "",
+        )
+
     def failed(self, hop: Hop, why: str, now: float) -> None:
         """A host failed: it is left alone for a while, longer every time."""
         health = self.health.setdefault(hop, Health())

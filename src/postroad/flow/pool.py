@@ -21,7 +21,7 @@ from random import Random
 from typing import Final, Protocol
 
 from postroad.flow.families import FamilyMemory
-from postroad.flow.judge import Step
+from postroad.flow.judge import Step, judge_connect
 from postroad.flow.lanes import PLAIN_S, Lane, Lanes, Place, Site
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, Trip
 from postroad.flow.parcels import Delivery, Parcel
@@ -329,6 +329,7 @@ class Pool:
         last: Outcome | None = None
         decisive = 0
         now = self._now()
+        passed_over = lane.left_alone(now)
         for hop in self._families.order(lane.hops(now, self._rng), now):
             opened = await self._open_hop(lane, hop)
             self._on_open(opened)
@@ -348,6 +349,9 @@ class Pool:
                 self._learnt(lane, lane.queue.peek() if lane.queue else None, lesson)
                 if lane.site.shape.state is State.SUSPENDED:
                     break
+        if last is not None and last.fate is Fate.FAILED and passed_over:
+            # What a host that is left alone for now would have said is not known.
+            last, decisive = judge_connect(f"not tried: {passed_over}", ""), len(trail)
         self._defer_all(lane, [*trail[:decisive], *trail[decisive + 1 :]], last)
         self._put_off_suspended(lane.site)
         return None
