@@ -216,6 +216,11 @@ class Lane:
         """Whether so little waits that more should be fetched before the connections run out of it."""
         return len(self.queue) <= WAITING_MAX // 2
 
+    @property
+    def hosts(self) -> frozenset[str]:
+        """All hosts that are tried for its mail, sooner or later."""
+        return frozenset(hop.host for hop in self._every_hop())
+
     def _every_hop(self) -> list[Hop]:
         return self.plan.hops(_UNMOVED)
 

@@ -4,6 +4,7 @@ What a parcel's journey can look like:
 
     submit -> queue of its lane -> a connection carries it -> `on_result` for every delivery
                  ^                     |  host failed: another host of the plan, at most RETURNS_MAX times
+                 |                     |  host lacks what it needs: each other host of the plan, once
                  +---------------------+  too many recipients: the rest, at once
 
 A connection asks `Site.shape` before every message and tells it what came of it (`flow.shaping`, `flow.signals`): what
@@ -330,12 +331,14 @@ class Pool:
         decisive = 0
         now = self._now()
         passed_over = lane.left_alone(now)
-        for hop in self._families.order(lane.hops(now, self._rng), now):
+        hops, detour = self._fit(lane, self._families.order(lane.hops(now, self._rng), now))
+        for hop in hops:
             opened = await self._open_hop(lane, hop)
             self._on_open(opened)
             if isinstance(opened, Courier):
                 if lane.queue:
                     lane.queue.peek().trail += trail
+                opened.detour = detour
                 return opened
             if self._tls_watch is not None and opened.fault:
                 self._tls_watch.failed(_domains(lane), hop, opened)
@@ -352,9 +355,33 @@ class Pool:
         if last is not None and last.fate is Fate.FAILED and passed_over:
             # What a host that is left alone for now would have said is not known.
             last, decisive = judge_connect(f"not tried: {passed_over}", ""), len(trail)
-        self._defer_all(lane, [*trail[:decisive], *trail[decisive + 1 :]], last)
+        trail = [*trail[:decisive], *trail[decisive + 1 :]]
+        if detour and last is not None:
+            self._defer_unfit(lane, trail, last)
+        else:
+            self._defer_all(lane, trail, last)
         self._put_off_suspended(lane.site)
         return None
+
+    def _fit(self, lane: Lane, hops: list[Hop]) -> tuple[list[Hop], bool]:
+        """Of these hosts those that may carry the parcel that goes next; and whether others are left out because they
+        cannot. What none of them may carry waits for the hosts that are left alone now."""
+        while lane.queue and lane.queue.peek().unfit:
+            parcel = lane.queue.take()
+            fit = [hop for hop in hops if hop.host not in parcel.unfit]
+            if fit:
+                lane.queue.put_back(parcel)
+                return fit, len(fit) < len(hops)
+            outcome = judge_connect(f"not tried: {lane.left_alone(self._now())}", "")
+            self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
+        return hops, False
+
+    def _defer_unfit(self, lane: Lane, trail: list[tuple[str, str]], outcome: Outcome) -> None:
+        """No host that may carry the parcel of a detour took a session; other mail is not concerned."""
+        if lane.queue and lane.queue.peek().unfit:
+            parcel = lane.queue.take()
+            parcel.trail += trail
+            self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
 
     def _learnt(self, lane: Lane, parcel: Parcel | None, lesson: Lesson) -> None:
         """Tells of a change of the lane's shape: in the journal of the parcel, and to who must know."""
@@ -407,15 +434,15 @@ class Pool:
                 return
             if queue:
                 parcel = queue.take()
-            elif self._lanes.crowded or site.crowded:
+            elif self._lanes.crowded or site.crowded or courier.detour:
                 return
             else:
                 handed = await self._wait(lane)
                 if handed is None:
                     return
                 parcel = handed
-            if not courier.usable:
-                # The host closed while nothing was going on; that says nothing about this parcel.
+            if not courier.usable or courier.hop.host in parcel.unfit or (courier.detour and not parcel.unfit):
+                # The host closed while nothing was going on, or another one has to carry this parcel.
                 queue.put_back(parcel)
                 return
             if not shape.easy:
@@ -511,26 +538,32 @@ class Pool:
         if lesson is not None:
             self._learnt(lane, parcel, lesson)
         ended: Results = []
+        unfit: Results = []
         again: list[Delivery] = []
         failure: Outcome | None = None
         for delivery, outcome, step in results:
-            if step is Step.GO_ON:
-                ended.append((delivery, outcome))
+            if step is Step.GO_ON or step is Step.UNFIT:
+                (ended if step is Step.GO_ON else unfit).append((delivery, outcome))
                 continue
             again.append(delivery)
             if step is not Step.REST:
                 failure = outcome
         if failure is None and again and not ended:
             # "Too many" of a host that took none: sending them again at once would go on for ever.
-            ended = [(delivery, outcome) for delivery, outcome, _ in trip.results]
+            ended = [(delivery, outcome) for delivery, outcome, step in results if step is not Step.UNFIT]
             again = []
         if failure is not None:
             self._host_failed(lane, courier, parcel, failure, again, ended)
         elif again:
             lane.queue.put_back(self._part(parcel, again))
             self._connect(lane)
-        if failure is None and not trip.lost:
+        if len(unfit) == len(results):
+            # Nothing was offered, so nothing was learnt either.
+            lane.site.shape.spared()
+        elif failure is None and not trip.lost:
             self._succeeded(lane.site)
+        if unfit:
+            ended += self._seek_fit(lane, courier, parcel, unfit)
         if ended:
             self._sink.on_result(parcel, ended)
         self._put_off_suspended(lane.site)
@@ -587,6 +620,17 @@ class Pool:
         else:
             ended += [(delivery, failure) for delivery in again]
 
+    def _seek_fit(self, lane: Lane, courier: Courier, parcel: Parcel, unfit: Results) -> Results:
+        """Sends on to other hosts what this one cannot carry; returns what none of them can."""
+        hosts = parcel.unfit | {courier.hop.host}
+        if lane.hosts <= hosts:
+            return unfit
+        part = self._part(parcel, [delivery for delivery, _ in unfit])
+        part.unfit = hosts
+        part.trail = [*parcel.trail, (courier.where, unfit[0][1].cause)]
+        lane.queue.put_back(part)
+        return []
+
     def _split(self, lane: Lane, parcel: Parcel, limit: int) -> None:
         """Leaves `limit` deliveries in the parcel and queues the rest right behind it."""
         rest = self._part(parcel, parcel.deliveries[limit:])
@@ -599,6 +643,7 @@ class Pool:
         part = Parcel(parcel.letter, deliveries)
         part.returned = parcel.returned
         part.started = parcel.started
+        part.unfit = parcel.unfit
         return part
 
     # -- the end -----------------------------------------------------------------------------------------------------
