@@ -507,10 +507,10 @@ class Pool:
         if len(parcel.deliveries) > courier.limit:
             self._split(lane, parcel, courier.limit)
         parcel.started = parcel.started or self._now()
-        if self._tls_watch is not None:
-            self._tell(self._tls_watch, courier, parcel)
         self.busy += 1
         try:
+            if self._tls_watch is not None:
+                self._tell(self._tls_watch, courier, parcel)
             trip = await courier.carry(parcel)
         except asyncio.CancelledError:
             courier.abort()
@@ -666,6 +666,10 @@ class Pool:
             self._sweeper.cancel()
         for wake in self._wakes.values():
             wake.cancel()
+        self.give_back_waiting(give_back)
+
+    def give_back_waiting(self, give_back: Callable[[Parcel], None]) -> None:
+        """Empties all lanes: nothing waits here any more."""
         for lane in self._lanes.all():
             for parcel in lane.queue.take_all():
                 give_back(parcel)

@@ -89,6 +89,9 @@ CLAIMED_OCTETS: Final = 64 * 1024 * 1024
 CLAIM_BATCH: Final = 200
 """Deliveries claimed at a time: about 2 ms of the store's time."""
 
+CLAIM_S: Final = 1.0
+"""How long an answer of the store to a claim is waited for at the end."""
+
 POLL_S: Final = 5.0
 """How often the queue is looked at without a hint or a known due time: what a lost hint costs."""
 
@@ -337,6 +340,9 @@ class Runner:
             except UnitFailed:
                 log.exception("claiming failed")
                 wait = POLL_S
+            except Exception:
+                log.exception("claiming met a bug")
+                wait = POLL_S
             if wait > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
@@ -396,6 +402,9 @@ class Runner:
             deliveries.append(Delivery(letter, due, due.attempts + 1, due.last_reply))
         for letter, deliveries in by_message.values():
             self._take(self._claimed, letter, deliveries)
+            if self._draining:
+                self._give_back(Parcel(letter, deliveries))
+                continue
             remote = []
             for delivery in deliveries:
                 if delivery.kind == KIND_LOCAL:
@@ -667,6 +676,10 @@ class Runner:
             log.warning("a report could not be made, trying again later: %s", error)
             self._postpone(letter, tale, now_us)
             return
+        except asyncio.CancelledError:
+            # The end came first. What a host has taken must be known all the same.
+            self._postpone(letter, tale, now_us)
+            raise
         except Exception:
             log.exception("the report of message %s met a bug, trying again later", id_text(letter.id))
             self._postpone(letter, tale, now_us)
@@ -746,6 +759,10 @@ class Runner:
         except (StoreBroken, StoreFull, UnitFailed) as error:
             self._not_filed(letter, delivery, Fate.DEFERRED, "4.3.0", f"the mailbox could not be written: {error}")
             return
+        except Exception:
+            log.exception("the copy of message %s met a bug", id_text(letter.id))
+            self.on_result(Parcel(letter, [delivery]), [(delivery, BUG)])
+            return
         if outcome == FILED:
             self._note(letter.id, events)
             self._release(letter, [delivery.id])
@@ -773,18 +790,22 @@ class Runner:
         """
         self._draining = True
         self._sites.close()
-        if self._claiming is not None:
-            self._claiming.cancel()
+        self._woken.set()
         if self._grants is not None:
             self._grants.stop()
         until = self._now() + grace
         await self._pool.drain(grace, self._give_back)
+        if self._claiming is not None:
+            # What the store is just handing out can be given back; what is cut off waits for its next time.
+            await asyncio.wait([self._claiming], timeout=CLAIM_S)
+            self._claiming.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.1, until - self._now()))
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._pool.give_back_waiting(self._give_back)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(1.0, until - self._now())):
                 await self._recorder.flush()
