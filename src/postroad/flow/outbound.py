@@ -568,9 +568,12 @@ class Courier:
 
     async def _next(self, patience_s: float = 1e9) -> ClientEvent:
         """The machine's next event, exchanging octets with the host until there is one."""
-        machine, link = self._machine, self._link
+        machine, link, time = self._machine, self._link, asyncio.get_running_loop().time
+        answered, since = machine.answered, time()
         while True:
             event = machine.next_event()
+            if machine.answered != answered:
+                answered, since = machine.answered, time()
             octets = machine.take_output()
             if octets:
                 link.write(octets)
@@ -578,7 +581,7 @@ class Courier:
                 return event
             patience = min(machine.patience, patience_s, self._manner.patience_s)
             try:
-                received = await link.receive(patience)
+                received = await link.receive(max(0.0, since + patience - time()))
             except TimeoutError:
                 self._give_up(f"timeout after {patience:g} s")
                 continue
