@@ -28,7 +28,7 @@ from postroad.values.envelope import Recipient
 from postroad.values.errors import StoreBroken
 from postroad.values.reply import Reply
 from tests.fakes.lookup import FAILED
-from tests.fakes.smtp_server import Drip, Drop, Endless, FakeSmtp, OK, Raw, Silent
+from tests.fakes.smtp_server import OK, Drip, Drop, Endless, FakeSmtp, Raw, Silent
 from tests.flow.yard import DAY_US, ME, Reads, Yard, only, until
 
 MakeYard = Callable[..., Yard]

@@ -1,9 +1,9 @@
-"""Mail that waits in memory beside other mail of its site or worker: whoever goes first, the rest is never forgotten."""
+"""Mail that waits in memory beside other mail of its site or worker: whoever goes first, none of it is forgotten."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from postroad.flow.lanes import Lane
 from postroad.flow.providers import Providers
 from postroad.flow.route import read_signposts
 from postroad.flow.shaping import State
-from tests.fakes.smtp_server import OK, FakeSmtp, Script
+from tests.fakes.smtp_server import FakeSmtp, Script
 from tests.flow.yard import Yard, until
 
 MakeYard = Callable[..., Yard]
@@ -80,7 +80,12 @@ async def test_two_lanes_of_a_limited_rate_both_get_their_turn(
 
 @pytest.mark.parametrize(
     "script",
-    [{"DOT": "451 4.7.1 wait"}, {"CONNECT": "421 4.7.1 wait"}, {"CONNECT": "421 4.3.2 not now"}, {"DOT": "421 4.3.2 not now"}],
+    [
+        {"DOT": "451 4.7.1 wait"},
+        {"CONNECT": "421 4.7.1 wait"},
+        {"CONNECT": "421 4.3.2 not now"},
+        {"DOT": "421 4.3.2 not now"},
+    ],
     ids=["refused", "refused at the door", "no session", "broken off"],
 )
 async def test_a_site_that_is_suspended_keeps_no_lane_waiting_in_memory(
@@ -115,9 +120,7 @@ async def test_a_place_that_the_first_in_line_cannot_use_goes_to_the_next(
     async with FakeSmtp() as host, FakeSmtp() as other, FakeSmtp() as last:
         yard = make_yard(host, idle_s=0.05)
         hosts = {"one.test": other, "two.test": last}
-        for domain in hosts:
-            yard.host(domain, hosts[domain])
-        routes = {domain: f"127.0.0.1:{server.port}" for domain, server in hosts.items()} | {"x.test": f"127.0.0.1:{host.port}"}
+        routes = {domain: f"127.0.0.1:{at.port}" for domain, at in (hosts | {"x.test": host}).items()}
         yard.runner._signposts = read_signposts(allow_private=["127.0.0.0/8"], routes=routes)
         for domain in routes:
             yard.send(f"b@{domain}")
@@ -135,3 +138,54 @@ async def test_a_place_that_the_first_in_line_cannot_use_goes_to_the_next(
         lane.site.shape.slow(300.0, "slower", yard.clock.monotonic())
         host.hold.set()
         await until(lambda: len(last.messages) == 2)
+
+
+class Unwalked(set[Lane]):
+    """Lanes that nobody may go through one by one."""
+
+    def __iter__(self) -> Iterator[Lane]:
+        raise AssertionError("each message goes through all lanes of its site")
+
+
+async def test_a_message_for_a_crowded_site_costs_the_same_however_many_lanes_it_has(make_yard: MakeYard) -> None:
+    """A provider that gives each customer a host name has as many lanes as customers."""
+    async with FakeSmtp() as host:
+        host.hold = asyncio.Event()
+        yard = make_yard(host, {"connections": 1})
+        for name in "xyz":
+            yard.send(f"b@{name}.test")
+        await until(lambda: host.messages)
+        [site] = yard.runner._lanes.sites()
+        await until(lambda: len(site.line) == 2)
+        site.lanes, usual = Unwalked(site.lanes), site.lanes
+        yard.send("c@x.test")
+        site.lanes = usual
+        host.hold.set()
+        await yard.settled()
+        assert len(host.messages) == 4
+
+
+async def test_thousands_of_lanes_are_not_looked_at_for_every_claim(
+    make_yard: MakeYard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroad.flow.runner.LANES_LOOKED_AT", 1)
+    async with FakeSmtp() as host:
+        yard = make_yard(host)
+        for name in "xyz":
+            yard.send(f"b@{name}.test")
+        await yard.settled()
+        lanes, looked = yard.runner._lanes, 0
+        usual = lanes.shut
+
+        def shut(now: float) -> Any:
+            nonlocal looked
+            looked += 1
+            return usual(now)
+
+        monkeypatch.setattr(lanes, "shut", shut)
+        for _ in range(5):
+            yard.runner._avoided()
+        assert looked == 1
+        yard.clock.advance(1.0)
+        yard.runner._avoided()
+        assert looked == 2

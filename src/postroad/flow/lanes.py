@@ -120,13 +120,16 @@ class Lane:
     """The mail for one set of hosts for which the same must hold of TLS."""
 
     __slots__ = (
-        "connections", "forgotten", "health", "key", "opening", "plain_until", "plan", "proven", "queue", "site",
+        "_hops", "_hops_of", "connections", "forgotten", "health", "key", "opening", "plain_until", "plan", "proven",
+        "queue", "site",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, site: Site) -> None:
         self.key = plan.key
         self.site = site
         self.plan = plan
+        self._hops: list[Hop] = []
+        self._hops_of: Plan | None = None
         self.queue = Waiting()
         self.connections = 0
         """Connections open or being opened."""
@@ -222,7 +225,9 @@ class Lane:
         return frozenset(hop.host for hop in self._every_hop())
 
     def _every_hop(self) -> list[Hop]:
-        return self.plan.hops(_UNMOVED)
+        if self._hops_of is not self.plan:
+            self._hops, self._hops_of = self.plan.hops(_UNMOVED), self.plan
+        return self._hops
 
     def is_probing(self) -> bool:
         """Whether every host has failed and none has been seen to work again: one connection is enough to find out."""
@@ -362,6 +367,26 @@ class Lanes:
     def all(self) -> list[Lane]:
         """Every lane that is remembered."""
         return list(self._lanes.values())
+
+    @property
+    def count(self) -> int:
+        """How many are remembered."""
+        return len(self._lanes)
+
+    def shut(self, now: float) -> dict[Lane, float]:
+        """Lanes that can do nothing with more mail now, and the time until which; the present time where that is not
+        known, because they have enough mail."""
+        shut: dict[Lane, float] = {}
+        for lane in self._lanes.values():
+            site = lane.site
+            crowded = lane.is_crowded
+            # Nearly all lanes are well, and this is asked at every claim.
+            if not lane.health and not crowded and site.shape.easy and not site.elsewhere_until:
+                continue
+            until = max(lane.suspended_until(now), site.elsewhere_until)
+            if until > now or crowded:
+                shut[lane] = max(until, now)
+        return shut
 
     def site(self, key: str) -> Site | None:
         """A site by its key."""

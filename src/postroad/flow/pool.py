@@ -249,7 +249,8 @@ class Pool:
 
     def _make_way_in(self, site: Site, count: int = 1) -> None:
         """Others wait for connections to the site: so many that have no mail give up their places."""
-        for lane in site.lanes:
+        # A site may have thousands of lanes, and this is asked for at every message: few of them have a connection.
+        for lane in [lane for lane in self._idle if lane.site is site]:
             while count and (waiting := self._idle.get(lane)):
                 waiting.pop(0).future.set_result(None)
                 count -= 1
