@@ -44,7 +44,15 @@ class Endless:
     times: int = 100_000
 
 
-Step = str | Silent | Drop | Raw | Endless
+@dataclass(frozen=True)
+class Drip:
+    """These octets, one at a time."""
+
+    octets: bytes
+    every_s: float
+
+
+Step = str | Silent | Drop | Raw | Endless | Drip
 Script = Step | list[Step] | Callable[[str], Step]
 
 
@@ -305,6 +313,13 @@ class _Session(asyncio.Protocol):
         self.act(step)
         self.data_received(b"")
 
+    async def drip(self, octets: bytes, every_s: float) -> None:
+        for at in range(len(octets)):
+            if self.transport.is_closing():
+                return
+            self.transport.write(octets[at : at + 1])
+            await asyncio.sleep(every_s)
+
     def act(self, step: Step) -> None:
         match step:
             case str():
@@ -320,6 +335,9 @@ class _Session(asyncio.Protocol):
                     self.transport.close()
             case Endless(line, times):
                 self.transport.write(line * times)
+            case Drip(octets, every_s):
+                self.deaf = True
+                self.task = asyncio.ensure_future(self.drip(octets, every_s))
 
 
 def address_in(line: str) -> str:

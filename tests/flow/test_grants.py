@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from postroad.config.providers import Provider
 from postroad.flow.grants import Tokens
 from postroad.flow.providers import Providers
-from postroad.flow.route import read_signposts
+from postroad.flow.route import Plan, read_signposts
 from postroad.store.grants import LINGER_S, TOKEN_S, Authority, lease
+from postroad.values.ports import Target
 from tests.fakes.clock import FakeClock
 from tests.fakes.smtp_server import FakeSmtp
 from tests.flow.yard import Yard, only, until
@@ -173,3 +175,27 @@ def test_a_message_that_was_given_is_good_for_a_moment_only() -> None:
     tokens.given(0, 30.0, asked_at=20.0, now=20.0)
     assert tokens.wait(20.0) == 30.0
     assert len(asked) == 2, "nobody asks before there can be one"
+
+
+async def test_a_lane_that_was_forgotten_gets_its_mail_out_all_the_same(
+    make: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its way is remembered for a minute longer, and nobody asks for a share for a lane that no site knows."""
+    monkeypatch.setattr("postroad.flow.lanes.LANES_KEPT", 10)
+    async with FakeSmtp() as host:
+        workers = make(2, idle_s=0.05)
+        one = workers.yards[0]
+        one.host("x.test", host)
+        one.send("b@x.test")
+        await one.settled()
+        workers.clock.advance(5.0)
+        lanes = one.runner._lanes
+        [lane] = lanes.all()
+        await until(lambda: lane.idle and not lane.site.held)
+        for number in range(20):
+            lanes.lane(Plan(f"h{number}.test:25", ((Target(f"h{number}.test", ("192.0.2.1",), 25),),)))
+        assert lane not in lanes.all()
+        one.send("c@x.test")
+        await one.settled()
+        assert host.recipients == ["b@x.test", "c@x.test"]
+        assert lane.site not in lanes.sites(), "what is known of a site stands in one place"

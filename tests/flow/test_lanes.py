@@ -183,9 +183,22 @@ def test_one_source_address_is_not_counted_with_another() -> None:
 def test_a_lane_is_known_by_its_site_and_keeps_the_newest_plan() -> None:
     lanes = make_lanes(1, 1)
     lane = lanes.lane(plan(A, B))
-    newer = plan(B, A)
+    newer = plan(A, Hop("b.test", "192.0.2.3", 25))
     assert lanes.lane(newer) is lane
     assert lane.plan is newer
+
+
+def test_the_same_hosts_in_another_order_share_limits_but_no_lane() -> None:
+    """RFC 5321 section 5.1: hosts "MUST be tried in order of preference", that of the domain and not of its neighbour.
+
+    Two providers that stand behind each other are two orders of the same hosts.
+    """
+    lanes = make_lanes()
+    one, other = lanes.lane(plan(A, B)), lanes.lane(plan(B, A))
+    assert one is not other
+    assert one.site is other.site
+    equals = Plan("a.test,b.test", ((Target("a.test", ("192.0.2.1",), 25), Target("b.test", ("192.0.2.2",), 25)),))
+    assert lanes.lane(equals) not in (one, other)
 
 
 def test_recipients_share_a_transaction_when_their_content_is_the_same() -> None:

@@ -12,6 +12,7 @@ from postroad.store.account_records import DomainAdd, UserAdd, UserQuota
 from postroad.store.accounts import domain_add, user_add, user_quota
 from postroad.store.queue import accept
 from postroad.store.records import KIND_LOCAL, Accept, Copy, Leg
+from postroad.values.address import Address
 from tests.flow.yard import DAY_US, Yard, only, until
 
 BOB = "bob@here.test"
@@ -89,3 +90,16 @@ async def test_a_report_for_a_full_mailbox_waits_like_other_mail(yard: Yard) -> 
     yard.store.run(user_quota, UserQuota(BOB, 0))
     await yard.later(3)
     assert b"multipart/report" in only(mailbox(yard))
+
+
+async def test_a_bug_beside_a_copy_leaves_it_in_no_bodys_hands(yard: Yard) -> None:
+    copy = Copy(BOB, account(yard), b"", notify="SUCCESS")
+    message = yard.compose(copies=[copy], expires_us=yard.clock.wall_us() + DAY_US)
+    assert any(yard.store.run(accept, message).copies)
+
+    async def bug(address: Address) -> LocalPlan:
+        raise RuntimeError("a bug")
+
+    yard.runner.reporter._plan_for = bug
+    await yard.later(0.1)
+    assert yard.open() == [(BOB, 0, "451 4.3.0 internal error")]

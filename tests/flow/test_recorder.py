@@ -108,3 +108,22 @@ async def test_one_bad_result_does_not_hold_up_the_others() -> None:
     finished = await recorded(store, *(result(ident) for ident in (1, 2, 3)))
     assert len(finished) == 3
     assert [[done.delivery for done in call.done] for call in store.calls[1:]] == [[1], [2], [3]]
+
+
+async def test_of_a_batch_that_goes_singly_each_is_free_when_the_store_has_it() -> None:
+    """Given back it may be claimed again at once, also here, and must not be taken for one that is under way."""
+    finished: list[Result] = []
+    known_at: list[int] = []
+
+    def answer(_: Recorded) -> Unrecorded:
+        known_at.append(len(finished))
+        return Unrecorded([])
+
+    store = ScriptedStore(UnitFailed("bad"), answer, answer, answer)
+    recorder = Recorder(store, finished.append)
+    for number in (1, 2, 3):
+        recorder.add(result(number))
+    await recorder.flush()
+    assert known_at == [0, 1, 2]
+    assert recorder.waiting == 0
+    assert len(finished) == 3

@@ -122,3 +122,10 @@ def test_nothing_shows_a_password() -> None:
     course = ROUTES.course("b@far.test", "far.test", "news@ours.test", "")
     assert "secret" not in repr(course) + repr(ROUTES) + course.key
     assert Course().key == ""
+
+
+def test_a_login_is_never_taken_for_a_name() -> None:
+    """Connections are shared by this text: mail without the login must not travel over one that has it."""
+    named = Guise(ehlo="shop.example.org")
+    logged_in = Guise(login=Credentials("shop.example.org", "secret"))
+    assert named.key != logged_in.key

@@ -28,7 +28,7 @@ from postroad.values.envelope import Recipient
 from postroad.values.errors import StoreBroken
 from postroad.values.reply import Reply
 from tests.fakes.lookup import FAILED
-from tests.fakes.smtp_server import OK, Drop, Endless, FakeSmtp, Raw, Silent
+from tests.fakes.smtp_server import OK, Drip, Drop, Endless, FakeSmtp, Raw, Silent
 from tests.flow.yard import DAY_US, ME, Reads, Yard, only, until
 
 MakeYard = Callable[..., Yard]
@@ -366,6 +366,21 @@ async def test_row_d12_silence_at_each_step_ends_in_another_attempt(make_yard: M
         await yard.settled()
         assert "timeout after 0.05 s" in only(yard.events(sent.id)).cause
         assert ("may have arrived" in only(yard.events(sent.id)).cause) is (stage == "DOT")
+        assert [recipient for recipient, _, _ in yard.open()] == ["b@x.test"]
+
+
+@pytest.mark.parametrize("stage", ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "DOT"])
+async def test_promise_p11_an_answer_in_drips_is_waited_for_no_longer_than_none(
+    make_yard: MakeYard, stage: str
+) -> None:
+    """RFC 5321 section 4.5.3.2 times the answer to a command; an octet of it now and then does not begin it anew."""
+    yard = make_yard(**patient(0.1))
+    script: dict[str, Any] = {stage: Drip(b"250-" + b"and so on" * 400, 0.03)}
+    async with FakeSmtp(**script) as host:
+        yard.host("x.test", host)
+        sent = yard.send("b@x.test")
+        await yard.settled()
+        assert "timeout after 0.1 s" in only(yard.events(sent.id)).cause
         assert [recipient for recipient, _, _ in yard.open()] == ["b@x.test"]
 
 

@@ -421,6 +421,20 @@ async def test_requiretls_waits_for_a_host_that_does_not_answer(street: Street) 
     assert "connection refused" in event.cause
 
 
+async def test_requiretls_waits_for_a_host_that_is_left_alone_for_a_while(street: Street) -> None:
+    """It failed just before, at other mail, so it is passed over: what it would have done is still unknown."""
+    await street.host(GOOD)
+    yard = street.build(hosts=("mx.host.test", "second.host.test"))
+    assert (await outcome(yard, "x@a.test", tls=TLS_REQUIRED)).kind == "deferred"
+    [lane] = yard.runner._lanes.all()
+    yard.clock.advance(1.0)
+    [second] = [hop for hop in lane.health if hop.host == "second.host.test"]
+    lane.failed(second, "connection refused", yard.clock.monotonic())
+    event = await outcome(yard, "y@a.test", tls=TLS_REQUIRED)
+    assert event.kind == "deferred"
+    assert "connection refused" in event.cause
+
+
 async def test_mail_with_requiretls_and_without_do_not_share_connections(street: Street) -> None:
     host = await street.host(GOOD)
     yard = street.build()

@@ -93,3 +93,20 @@ async def test_the_source_address_is_ours_to_choose() -> None:
     link.close()
     peer.close()
     listener.close()
+
+
+async def test_a_peer_that_talks_instead_of_reading_buys_no_time(pair: tuple[Link, socket.socket]) -> None:
+    link, peer = pair
+    link.write(b"x" * 8_000_000)
+
+    async def talk() -> None:
+        while True:
+            peer.send(b"x")
+            await asyncio.sleep(0.01)
+
+    talking = asyncio.ensure_future(talk())
+    async with asyncio.timeout(2.0):
+        with pytest.raises(TimeoutError):
+            await link.room(0.05)
+    talking.cancel()
+    await asyncio.gather(talking, return_exceptions=True)

@@ -25,6 +25,8 @@ class Step(Enum):
     """The host takes no more recipients in this transaction: the rest goes in another one, now."""
     OTHER_HOST = "other host"
     """This host will not do; another of the plan may."""
+    UNFIT = "unfit"
+    """The host lacks what the mail needs, and was not asked: another of the plan may have it."""
     IN_THE_CLEAR = "in the clear"
     """TLS did not come to be, and policy allows the same host again without it."""
 
@@ -146,5 +148,9 @@ def judge_connect(why: str, where: str) -> Outcome:
 
 
 def unsendable(status: str, cause: str, where: str, tls: str = "") -> Outcome:
-    """The end of mail that this host's extensions cannot carry (RFC 6531 section 3.2, RFC 6152 section 3)."""
-    return Outcome(Fate.FAILED, About.BODY, cause, Reply(554, status, cause), where, tls)
+    """The end of mail that this host's extensions cannot carry (RFC 6531 section 3.2, RFC 6152 section 3).
+
+    The host said nothing, so `where` stands in the words only.
+    """
+    cause = f"{cause} ({where})" if where else cause
+    return Outcome(Fate.FAILED, About.BODY, cause, Reply(554, status, cause), "", tls)

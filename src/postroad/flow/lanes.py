@@ -123,12 +123,17 @@ class Site:
 class Lane:
     """The mail for one set of hosts for which the same must hold of TLS."""
 
-    __slots__ = ("connections", "health", "key", "opening", "plain_until", "plan", "proven", "queue", "site")
+    __slots__ = (
+        "_hops", "_hops_of", "connections", "forgotten", "health", "key", "opening", "plain_until", "plan", "proven",
+        "queue", "site",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, site: Site) -> None:
         self.key = plan.key
         self.site = site
         self.plan = plan
+        self._hops: list[Hop] = []
+        self._hops_of: Plan | None = None
         self.queue = Waiting(site.turns)
         self.connections = 0
         """Connections open or being opened."""
@@ -139,6 +144,8 @@ class Lane:
         self.health: dict[Hop, Health] = {}
         """Hosts that failed and have not succeeded since."""
         self.plain_until: dict[Hop, float] = {}
+        self.forgotten = False
+        """It counts for nothing any more: no mail may be put in, for its site does not know of it."""
 
     def hops(self, now: float, rng: Random) -> list[Hop]:
         """The hosts to try now, in order: those left alone are passed over."""
@@ -146,6 +153,19 @@ class Lane:
         if not self.health:
             return hops
         return [hop for hop in hops if (health := self.health.get(hop)) is None or health.until <= now]
+
+    def left_alone(self, now: float) -> str:
+        """Why `hops` passes a host over now; empty when it passes over none."""
+        if not self.health:
+            return ""
+        return next(
+            (
+                f"{hop} failed just before ({health.why})"
+                for hop in self._every_hop()
+                if (health := self.health.get(hop)) is not None and health.until > now
+            ),
+            "",
+        )
 
     def failed(self, hop: Hop, why: str, now: float) -> None:
         """A host failed: it is left alone for a while, longer every time."""
@@ -203,8 +223,15 @@ class Lane:
         """Whether so little waits that more should be fetched before the connections run out of it."""
         return len(self.queue) <= WAITING_MAX // 2
 
+    @property
+    def hosts(self) -> frozenset[str]:
+        """All hosts that are tried for its mail, sooner or later."""
+        return frozenset(hop.host for hop in self._every_hop())
+
     def _every_hop(self) -> list[Hop]:
-        return self.plan.hops(_UNMOVED)
+        if self._hops_of is not self.plan:
+            self._hops, self._hops_of = self.plan.hops(_UNMOVED), self.plan
+        return self._hops
 
     def is_probing(self) -> bool:
         """Whether every host has failed and none has been seen to work again: one connection is enough to find out."""
@@ -328,6 +355,7 @@ class Lanes:
             lane.site.lanes.add(lane)
         else:
             lane.plan = plan
+            self._lanes.move_to_end(plan.key)
         return lane
 
     def _site(self, plan: Plan) -> Site:
@@ -341,19 +369,43 @@ class Lanes:
         return site
 
     def _forget(self) -> None:
+        """Makes room: those planned longest ago go first."""
         if len(self._lanes) < LANES_KEPT:
             return
         for key, lane in list(self._lanes.items())[: LANES_KEPT // 10]:
             if lane.idle:
                 del self._lanes[key]
+                lane.forgotten = True
                 site = lane.site
                 site.lanes.discard(lane)
                 if not site.lanes and not site.held and site.shape.state is State.OPEN:
                     del self._sites[site.key]
+            else:
+                self._lanes.move_to_end(key)
 
     def all(self) -> list[Lane]:
         """Every lane that is remembered."""
         return list(self._lanes.values())
+
+    @property
+    def count(self) -> int:
+        """How many are remembered."""
+        return len(self._lanes)
+
+    def shut(self, now: float) -> dict[Lane, float]:
+        """Lanes that can do nothing with more mail now, and the time until which; the present time where that is not
+        known, because they have enough mail."""
+        shut: dict[Lane, float] = {}
+        for lane in self._lanes.values():
+            site = lane.site
+            crowded = lane.is_crowded
+            # Nearly all lanes are well, and this is asked at every claim.
+            if not lane.health and not crowded and site.shape.easy and not site.elsewhere_until:
+                continue
+            until = max(lane.suspended_until(now), site.elsewhere_until)
+            if until > now or crowded:
+                shut[lane] = max(until, now)
+        return shut
 
     def site(self, key: str) -> Site | None:
         """A site by its key."""
@@ -385,7 +437,6 @@ class Lanes:
         if place is Place.KNOCKING and self.knocking >= KNOCKING_MAX:
             self._knocking_line.setdefault(lane, None)
             return Place.NONE
-        self._lanes.setdefault(lane.key, lane)
         self._count(place, 1)
         site.connections += 1
         site.opening += 1
@@ -421,19 +472,24 @@ class Lanes:
     def next_in_line(self, site: Site) -> Lane | None:
         """The lane that has waited longest for a place like the one just freed, taken out of the line: of this site, of
         the worker, or among those that knock."""
-        lines = [site.line]
-        if self.connections < self.total:
-            lines.append(self._line)
-        if self.knocking < KNOCKING_MAX:
-            lines.append(self._knocking_line)
-        for line in lines:
-            while line:
-                lane, _ = line.popitem(last=False)
-                if lane.queue:
-                    return lane
-        return None
+        return _first_with_mail(site.line) or self.next_of_worker()
+
+    def next_of_worker(self) -> Lane | None:
+        """The same without the line of a site."""
+        lane = _first_with_mail(self._line) if self.connections < self.total else None
+        if lane is None and self.knocking < KNOCKING_MAX:
+            lane = _first_with_mail(self._knocking_line)
+        return lane
 
     @property
     def crowded(self) -> bool:
         """Whether a lane waits for a connection that others hold."""
         return bool(self._line)
+
+
+def _first_with_mail(line: OrderedDict[Lane, None]) -> Lane | None:
+    while line:
+        lane, _ = line.popitem(last=False)
+        if lane.queue:
+            return lane
+    return None

@@ -129,6 +129,7 @@ class Courier:
         "_session",
         "_why",
         "carried",
+        "detour",
         "domains",
         "extensions",
         "fault",
@@ -166,6 +167,8 @@ class Courier:
         """Domains whose mail was carried."""
         self.carried = 0
         """Transactions so far."""
+        self.detour = False
+        """It was opened past better hosts, for mail that those cannot carry and for no other."""
         self.extensions = NO_EXTENSIONS
         self.limit = RECIPIENTS_MAX
         """Recipients the host takes in one transaction."""
@@ -447,10 +450,10 @@ class Courier:
         return result.recipients
 
     def _sendable(self, parcel: Parcel, trip: Trip) -> list[Delivery]:
-        """The deliveries this host's extensions can carry; the others end here."""
+        """The deliveries this host's extensions can carry; the others are not offered to it."""
         reason = self._hindrance(parcel.letter)
         if reason is not None:
-            trip.results += [(delivery, reason, Step.GO_ON) for delivery in parcel.deliveries]
+            trip.results += [(delivery, reason, Step.UNFIT) for delivery in parcel.deliveries]
             return []
         if self.extensions.smtputf8 or all(delivery.recipient.isascii() for delivery in parcel.deliveries):
             return parcel.deliveries
@@ -459,7 +462,7 @@ class Courier:
             if _address(delivery.recipient).needs_utf8:
                 # RFC 6531 section 3.5: X.6.7 "Non-ASCII addresses not permitted for that sender/recipient"
                 outcome = unsendable("5.6.7", "the host cannot take this address (no SMTPUTF8)", self.where, self.tls)
-                trip.results.append((delivery, outcome, Step.GO_ON))
+                trip.results.append((delivery, outcome, Step.UNFIT))
             else:
                 sendable.append(delivery)
         return sendable
@@ -565,9 +568,12 @@ class Courier:
 
     async def _next(self, patience_s: float = 1e9) -> ClientEvent:
         """The machine's next event, exchanging octets with the host until there is one."""
-        machine, link = self._machine, self._link
+        machine, link, time = self._machine, self._link, asyncio.get_running_loop().time
+        answered, since = machine.answered, time()
         while True:
             event = machine.next_event()
+            if machine.answered != answered:
+                answered, since = machine.answered, time()
             octets = machine.take_output()
             if octets:
                 link.write(octets)
@@ -575,7 +581,7 @@ class Courier:
                 return event
             patience = min(machine.patience, patience_s, self._manner.patience_s)
             try:
-                received = await link.receive(patience)
+                received = await link.receive(max(0.0, since + patience - time()))
             except TimeoutError:
                 self._give_up(f"timeout after {patience:g} s")
                 continue

@@ -125,7 +125,7 @@ class Remark(NamedTuple):
 class Parcel:
     """Deliveries of one letter that travel in one transaction."""
 
-    __slots__ = ("deliveries", "letter", "remarks", "returned", "started", "trail")
+    __slots__ = ("deliveries", "letter", "remarks", "returned", "started", "trail", "unfit")
 
     def __init__(self, letter: Letter, deliveries: list[Delivery]) -> None:
         self.letter = letter
@@ -138,6 +138,8 @@ class Parcel:
         """Hosts that failed in this attempt: where, and why."""
         self.remarks: list[Remark] = []
         """What this attempt told about the lane."""
+        self.unfit: frozenset[str] = frozenset()
+        """Hosts that cannot carry it, as this attempt has found out."""
 
 
 def parcels(letter: Letter, deliveries: Iterable[Delivery]) -> list[Parcel]:

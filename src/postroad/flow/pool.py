@@ -4,6 +4,7 @@ What a parcel's journey can look like:
 
     submit -> queue of its lane -> a connection carries it -> `on_result` for every delivery
                  ^                     |  host failed: another host of the plan, at most RETURNS_MAX times
+                 |                     |  host lacks what it needs: each other host of the plan, once
                  +---------------------+  too many recipients: the rest, at once
 
 A connection asks `Site.shape` before every message and tells it what came of it (`flow.shaping`, `flow.signals`): what
@@ -21,7 +22,7 @@ from random import Random
 from typing import Final, Protocol
 
 from postroad.flow.families import FamilyMemory
-from postroad.flow.judge import Step
+from postroad.flow.judge import Step, judge_connect
 from postroad.flow.lanes import PLAIN_S, Lane, Lanes, Place, Site
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, Trip
 from postroad.flow.parcels import Delivery, Parcel
@@ -41,6 +42,9 @@ RETURNS_MAX: Final = 3
 
 HOLD_S: Final = 2.0
 """How long a connection is kept open for the next message that may go; longer waits end it, as a polite client does."""
+
+LOOK_AGAIN_S: Final = 1.0
+"""When a lane is looked at again whose turn it was, while another lane of its site took what might go."""
 
 SWEEP_S: Final = 0.5
 """How often connections without mail are looked at."""
@@ -242,9 +246,9 @@ class Pool:
         if wait_s > PATIENCE_S:
             for parcel in lane.queue.take_all():
                 self.submit(lane, parcel)
-        elif wait_s > 0.0 and site not in self._wakes:
+        elif site not in self._wakes:
             loop = asyncio.get_running_loop()
-            self._wakes[site] = loop.call_later(max(wait_s, 0.01), self._wake, site)
+            self._wakes[site] = loop.call_later(max(wait_s, 0.01) if wait_s else LOOK_AGAIN_S, self._wake, site)
 
     def _wake(self, site: Site) -> None:
         self._wakes.pop(site, None)
@@ -256,7 +260,8 @@ class Pool:
 
     def _make_way_in(self, site: Site, count: int = 1) -> None:
         """Others wait for connections to the site: so many that have no mail give up their places."""
-        for lane in site.lanes:
+        # A site may have thousands of lanes, and this is asked for at every message: few of them have a connection.
+        for lane in [lane for lane in self._idle if lane.site is site]:
             while count and (waiting := self._idle.get(lane)):
                 waiting.pop(0).future.set_result(None)
                 count -= 1
@@ -314,11 +319,22 @@ class Pool:
             self._lanes.disconnected(lane, place)
             if courier is not None:
                 self._on_close()
-            following = self._lanes.next_in_line(lane.site)
-            if following is not None:
-                self._connect(following)
+            self._offer(lane.site)
             self._connect(lane)
             self._sink.on_disconnected(lane.site)
+
+    def _offer(self, site: Site) -> None:
+        """A place has become free at a site and in the worker: who has waited longest and can use it now gets it."""
+        lane = self._lanes.next_in_line(site)
+        while lane is not None:
+            before = lane.connections
+            self._connect(lane)
+            if lane.connections > before:
+                return
+            if lane in site.line:
+                site.line.move_to_end(lane, last=False)
+            # Slowed or suspended meanwhile: nobody shall wait behind it.
+            lane = self._lanes.next_of_worker()
 
     async def _open(self, lane: Lane) -> Courier | None:
         """A session with the first host of the lane that takes one; without any, the lane's mail is deferred."""
@@ -326,12 +342,15 @@ class Pool:
         last: Outcome | None = None
         decisive = 0
         now = self._now()
-        for hop in self._families.order(lane.hops(now, self._rng), now):
+        passed_over = lane.left_alone(now)
+        hops, detour = self._fit(lane, self._families.order(lane.hops(now, self._rng), now))
+        for hop in hops:
             opened = await self._open_hop(lane, hop)
             self._on_open(opened)
             if isinstance(opened, Courier):
                 if lane.queue:
                     lane.queue.peek().trail += trail
+                opened.detour = detour
                 return opened
             if self._tls_watch is not None and opened.fault:
                 self._tls_watch.failed(_domains(lane), hop, opened)
@@ -345,8 +364,36 @@ class Pool:
                 self._learnt(lane, lane.queue.peek() if lane.queue else None, lesson)
                 if lane.site.shape.state is State.SUSPENDED:
                     break
-        self._defer_all(lane, [*trail[:decisive], *trail[decisive + 1 :]], last)
+        if last is not None and last.fate is Fate.FAILED and passed_over:
+            # What a host that is left alone for now would have said is not known.
+            last, decisive = judge_connect(f"not tried: {passed_over}", ""), len(trail)
+        trail = [*trail[:decisive], *trail[decisive + 1 :]]
+        if detour and last is not None:
+            self._defer_unfit(lane, trail, last)
+        else:
+            self._defer_all(lane, trail, last)
+        self._put_off_suspended(lane.site)
         return None
+
+    def _fit(self, lane: Lane, hops: list[Hop]) -> tuple[list[Hop], bool]:
+        """Of these hosts those that may carry the parcel that goes next; and whether others are left out because they
+        cannot. What none of them may carry waits for the hosts that are left alone now."""
+        while lane.queue and lane.queue.peek().unfit:
+            parcel = lane.queue.take()
+            fit = [hop for hop in hops if hop.host not in parcel.unfit]
+            if fit:
+                lane.queue.put_back(parcel)
+                return fit, len(fit) < len(hops)
+            outcome = judge_connect(f"not tried: {lane.left_alone(self._now())}", "")
+            self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
+        return hops, False
+
+    def _defer_unfit(self, lane: Lane, trail: list[tuple[str, str]], outcome: Outcome) -> None:
+        """No host that may carry the parcel of a detour took a session; other mail is not concerned."""
+        if lane.queue and lane.queue.peek().unfit:
+            parcel = lane.queue.take()
+            parcel.trail += trail
+            self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
 
     def _learnt(self, lane: Lane, parcel: Parcel | None, lesson: Lesson) -> None:
         """Tells of a change of the lane's shape: in the journal of the parcel, and to who must know."""
@@ -399,15 +446,15 @@ class Pool:
                 return
             if queue:
                 parcel = queue.take(paced=not shape.easy)
-            elif self._lanes.crowded or site.crowded:
+            elif self._lanes.crowded or site.crowded or courier.detour:
                 return
             else:
                 handed = await self._wait(lane)
                 if handed is None:
                     return
                 parcel = handed
-            if not courier.usable:
-                # The host closed while nothing was going on; that says nothing about this parcel.
+            if not courier.usable or courier.hop.host in parcel.unfit or (courier.detour and not parcel.unfit):
+                # The host closed while nothing was going on, or another one has to carry this parcel.
                 queue.put_back(parcel)
                 return
             if not shape.easy:
@@ -472,10 +519,10 @@ class Pool:
         if len(parcel.deliveries) > courier.limit:
             self._split(lane, parcel, courier.limit)
         parcel.started = parcel.started or self._now()
-        if self._tls_watch is not None:
-            self._tell(self._tls_watch, courier, parcel)
         self.busy += 1
         try:
+            if self._tls_watch is not None:
+                self._tell(self._tls_watch, courier, parcel)
             trip = await courier.carry(parcel)
         except asyncio.CancelledError:
             courier.abort()
@@ -503,30 +550,35 @@ class Pool:
         if lesson is not None:
             self._learnt(lane, parcel, lesson)
         ended: Results = []
+        unfit: Results = []
         again: list[Delivery] = []
         failure: Outcome | None = None
         for delivery, outcome, step in results:
-            if step is Step.GO_ON:
-                ended.append((delivery, outcome))
+            if step is Step.GO_ON or step is Step.UNFIT:
+                (ended if step is Step.GO_ON else unfit).append((delivery, outcome))
                 continue
             again.append(delivery)
             if step is not Step.REST:
                 failure = outcome
         if failure is None and again and not ended:
             # "Too many" of a host that took none: sending them again at once would go on for ever.
-            ended = [(delivery, outcome) for delivery, outcome, _ in trip.results]
+            ended = [(delivery, outcome) for delivery, outcome, step in results if step is not Step.UNFIT]
             again = []
         if failure is not None:
             self._host_failed(lane, courier, parcel, failure, again, ended)
         elif again:
             lane.queue.put_back(self._part(parcel, again))
             self._connect(lane)
-        if failure is None and not trip.lost:
+        if len(unfit) == len(results):
+            # Nothing was offered, so nothing was learnt either.
+            lane.site.shape.spared()
+        elif failure is None and not trip.lost:
             self._succeeded(lane.site)
+        if unfit:
+            ended += self._seek_fit(lane, courier, parcel, unfit)
         if ended:
             self._sink.on_result(parcel, ended)
-        if lesson is not None and lane.site.shape.state is State.SUSPENDED:
-            self.put_off(lane.site)
+        self._put_off_suspended(lane.site)
         return not trip.lost and failure is None
 
     @staticmethod
@@ -546,6 +598,11 @@ class Pool:
             self.connect_site(site)
         if was_probing:
             self._sink.on_open_again(site)
+
+    def _put_off_suspended(self, site: Site) -> None:
+        """After a refusal: a site that is suspended, by its rule or by a probe that failed, keeps no mail in memory."""
+        if site.shape.state is State.SUSPENDED and site.shape.until > self._now():
+            self.put_off(site)
 
     def put_off(self, site: Site) -> None:
         """Nothing goes to this site for a while: what waits goes back to the queue of the store."""
@@ -575,6 +632,17 @@ class Pool:
         else:
             ended += [(delivery, failure) for delivery in again]
 
+    def _seek_fit(self, lane: Lane, courier: Courier, parcel: Parcel, unfit: Results) -> Results:
+        """Sends on to other hosts what this one cannot carry; returns what none of them can."""
+        hosts = parcel.unfit | {courier.hop.host}
+        if lane.hosts <= hosts:
+            return unfit
+        part = self._part(parcel, [delivery for delivery, _ in unfit])
+        part.unfit = hosts
+        part.trail = [*parcel.trail, (courier.where, unfit[0][1].cause)]
+        lane.queue.put_back(part)
+        return []
+
     def _split(self, lane: Lane, parcel: Parcel, limit: int) -> None:
         """Leaves `limit` deliveries in the parcel and queues the rest right behind it."""
         rest = self._part(parcel, parcel.deliveries[limit:])
@@ -587,6 +655,7 @@ class Pool:
         part = Parcel(parcel.letter, deliveries)
         part.returned = parcel.returned
         part.started = parcel.started
+        part.unfit = parcel.unfit
         return part
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -609,6 +678,10 @@ class Pool:
             self._sweeper.cancel()
         for wake in self._wakes.values():
             wake.cancel()
+        self.give_back_waiting(give_back)
+
+    def give_back_waiting(self, give_back: Callable[[Parcel], None]) -> None:
+        """Empties all lanes: nothing waits here any more."""
         for lane in self._lanes.all():
             for parcel in lane.queue.take_all():
                 give_back(parcel)

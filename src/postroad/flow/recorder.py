@@ -117,8 +117,11 @@ class Recorder:
                 if self.waiting < BATCH:
                     await asyncio.sleep(GATHER_S)
                 batch = self._take()
-                await self._record(batch)
-                self._settle(batch)
+                error = await self._record(batch)
+                if error is None:
+                    self._settle(batch)
+                else:
+                    await self._record_singly(batch, error)
         finally:
             self._task = None
 
@@ -141,8 +144,8 @@ class Recorder:
                 self._space.set_result(None)
                 self._space = None
 
-    async def _record(self, batch: list[Result]) -> None:
-        """Gets a batch into the store, or finds out that it cannot be."""
+    async def _record(self, batch: list[Result]) -> UnitFailed | None:
+        """Gets a batch into the store, or finds out that it cannot be; returns why something in it is bad."""
         left = batch
         while left:
             try:
@@ -151,25 +154,29 @@ class Recorder:
                 if self._store.closed.done():
                     # Our lease ended with the connection: the deliveries are somebody else's now.
                     log.warning("results of %d messages are lost with the store: %s", len(left), error)
-                    return
+                    return None
                 log.warning("the store cannot record results, asking again: %s", error)
                 await asyncio.sleep(RETRY_S)
             except UnitFailed as error:
-                await self._record_singly(left, error)
-                return
+                return error
             else:
                 if not answer.deliveries:
-                    return
+                    return None
                 missed = set(answer.deliveries)
                 left = [result for result in left if result.forget(missed)]
+        return None
 
-    async def _record_singly(self, batch: list[Result], error: UnitFailed) -> None:
-        """One result of the batch is bad: it alone is given up, and its deliveries stay open until a restart."""
-        if len(batch) == 1:
-            log.error("the result of message %d cannot be recorded: %s", batch[0].letter.id, error)
-            return
+    async def _record_singly(self, batch: list[Result], error: UnitFailed | None) -> None:
+        """One result of the batch is bad: it alone is given up, and its deliveries stay open until a restart.
+
+        Each is settled as soon as the store has it: what is given back may be claimed again before the next is asked.
+        """
         for result in batch:
-            await self._record([result])
+            if len(batch) > 1:
+                error = await self._record([result]) if result.done or result.later else None
+            if error is not None:
+                log.error("the result of message %d cannot be recorded: %s", result.letter.id, error)
+            self._settle([result])
 
     def _call(self, batch: list[Result]) -> Recorded:
         return Recorded(

@@ -77,9 +77,17 @@ class Plan:
 
     @property
     def key(self) -> str:
-        """What a lane goes by: the site, what must hold of TLS and as whom we come, so that no mail travels over a
-        connection that was made under a weaker policy, from another address or with another login."""
-        return " ".join(filter(None, (self.site, self.tls_key, self.guise.key)))
+        """What a lane goes by: the site, the order of its hosts, what must hold of TLS and as whom we come, so that no
+        mail travels to a host that its domain does not prefer, nor over a connection that was made under a weaker
+        policy, from another address or with another login."""
+        return " ".join(filter(None, (self.site, self.order, self.tls_key, self.guise.key)))
+
+    @property
+    def order(self) -> str:
+        """The hosts by preference, "a.test>b.test,c.test"; empty where all are equal."""
+        if len(self.groups) == 1:
+            return ""
+        return ">".join(",".join(sorted(target.host for target in group)) for group in self.groups)
 
     @property
     def places(self) -> list[tuple[str, int]]:

@@ -59,7 +59,7 @@ class Guise:
     @property
     def key(self) -> str:
         """Connections in guises of equal keys may be shared."""
-        user = self.login.user if self.login is not None else ""
+        user = f"login={self.login.user}" if self.login is not None else ""
         return " ".join(filter(None, (",".join(self.sources), self.ehlo, user)))
 
 

@@ -90,6 +90,9 @@ CLAIMED_OCTETS: Final = 64 * 1024 * 1024
 CLAIM_BATCH: Final = 200
 """Deliveries claimed at a time: about 2 ms of the store's time."""
 
+CLAIM_S: Final = 1.0
+"""How long an answer of the store to a claim is waited for at the end."""
+
 POLL_S: Final = 5.0
 """How often the queue is looked at without a hint or a known due time: what a lost hint costs."""
 
@@ -102,6 +105,11 @@ PLANS_AT_ONCE: Final = 100
 PLANS_KEPT: Final = 20_000
 AVOIDED_MAX: Final = 200
 """Domains that one claim may be told to leave alone."""
+
+LANES_LOOKED_AT: Final = 1000
+LANES_A_SECOND: Final = 20_000
+"""So many lanes may be looked at before each claim, about 1 ms; with more than that, so many in a second: what is out
+of date by half a second then costs an untried delivery, and not a claim its speed."""
 
 CONNECTIONS_MAX: Final = 500
 """Outgoing connections of one worker."""
@@ -225,6 +233,9 @@ class Runner:
         self._woken = asyncio.Event()
         self._starving = False
         """There is more in the queue than there was room for."""
+        self._avoid: tuple[list[str], float] = ([], POLL_S)
+        self._avoid_again = 0.0
+        """When lanes are looked at again for that; until then the last answer is good enough."""
         self._crowded: list[Lane] = []
         """Lanes that had enough at the last claim: their mail was left in the queue."""
         self._draining = False
@@ -340,6 +351,9 @@ class Runner:
             except UnitFailed:
                 log.exception("claiming failed")
                 wait = POLL_S
+            except Exception:
+                log.exception("claiming met a bug")
+                wait = POLL_S
             if wait > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
@@ -366,18 +380,22 @@ class Runner:
     def _avoided(self) -> tuple[list[str], float]:
         """Domains whose lanes can do nothing with more mail now, and in how many seconds the first of them can."""
         now = self._now()
-        shut: dict[Lane, float] = {}
-        self._crowded = [lane for lane in self._lanes.all() if lane.is_crowded]
-        for lane in self._lanes.all():
-            if lane.site.shape.by_source and self._has_choice:
-                # Other source addresses may be welcome: each delivery is asked for.
-                continue
-            until = max(lane.suspended_until(now), lane.site.elsewhere_until)
-            if until > now or lane.is_crowded:
-                shut[lane] = max(0.05, until - now) if until > now else 1.0
-        if not shut:
-            return [], POLL_S
-        return list(self._shut_domains(shut))[:AVOIDED_MAX], min(shut.values())
+        if now < self._avoid_again:
+            return self._avoid
+        shut = self._lanes.shut(now)
+        if self._has_choice:
+            # Other source addresses may be welcome: each delivery is asked for.
+            shut = {lane: until for lane, until in shut.items() if not lane.site.shape.by_source}
+        self._crowded = [lane for lane in shut if lane.is_crowded]
+        self._avoid = ([], POLL_S)
+        if shut:
+            opens_in = min(max(0.05, until - now) if until > now else 1.0 for until in shut.values())
+            self._avoid = (list(self._shut_domains(shut))[:AVOIDED_MAX], opens_in)
+        if self._lanes.count > LANES_LOOKED_AT:
+            pause_s = self._lanes.count / LANES_A_SECOND
+            self._avoid_again = now + pause_s
+            self._avoid = (self._avoid[0], max(self._avoid[1], pause_s))
+        return self._avoid
 
     def _shut_domains(self, shut: Container[Lane]) -> set[str]:
         """Domains of which every way that is known leads into such a lane.
@@ -402,6 +420,9 @@ class Runner:
             deliveries.append(Delivery(letter, due, due.attempts + 1, due.last_reply))
         for letter, deliveries in by_message.values():
             self._take(self._claimed, letter, deliveries)
+            if self._draining:
+                self._give_back(Parcel(letter, deliveries))
+                continue
             remote = []
             for delivery in deliveries:
                 if delivery.kind == KIND_LOCAL:
@@ -422,11 +443,10 @@ class Runner:
             if not deliveries:
                 return
         now = self._now()
-        ways = self._ways
         if len(deliveries) == 1:
-            known = ways.get(deliveries[0].way)
-            if known is not None and known[0] > now and not known[1].site.shape.by_source:
-                self._pool.submit(known[1], Parcel(letter, deliveries))
+            lane = self._known_lane(deliveries[0].way, now)
+            if lane is not None and not lane.site.shape.by_source:
+                self._pool.submit(lane, Parcel(letter, deliveries))
                 return
         by_lane: dict[Lane, list[Delivery]] = {}
         unknown: list[Delivery] = []
@@ -442,10 +462,16 @@ class Runner:
 
     def _lane_for(self, delivery: Delivery, now: float) -> Lane | None:
         """The lane of a delivery whose way is known: from its first source address that is welcome there."""
-        while (known := self._ways.get(delivery.way)) is not None and known[0] > now:
-            if not turn_aside(delivery, known[1], now):
-                return known[1]
-        return None
+        while (lane := self._known_lane(delivery.way, now)) is not None and turn_aside(delivery, lane, now):
+            pass
+        return lane
+
+    def _known_lane(self, way: str, now: float) -> Lane | None:
+        """The lane of a way that was planned a short time ago."""
+        known = self._ways.get(way)
+        if known is None or known[0] <= now or known[1].forgotten:
+            return None
+        return known[1]
 
     def _submit(self, letter: Letter, by_lane: dict[Lane, list[Delivery]]) -> None:
         for lane, deliveries in by_lane.items():
@@ -694,6 +720,10 @@ class Runner:
             log.warning("a report could not be made, trying again later: %s", error)
             self._postpone(letter, tale, now_us)
             return
+        except asyncio.CancelledError:
+            # The end came first. What a host has taken must be known all the same.
+            self._postpone(letter, tale, now_us)
+            raise
         except Exception:
             log.exception("the report of message %s met a bug, trying again later", id_text(letter.id))
             self._postpone(letter, tale, now_us)
@@ -773,6 +803,10 @@ class Runner:
         except (StoreBroken, StoreFull, UnitFailed) as error:
             self._not_filed(letter, delivery, Fate.DEFERRED, "4.3.0", f"the mailbox could not be written: {error}")
             return
+        except Exception:
+            log.exception("the copy of message %s met a bug", id_text(letter.id))
+            self.on_result(Parcel(letter, [delivery]), [(delivery, BUG)])
+            return
         if outcome == FILED:
             self._note(letter.id, events)
             self._release(letter, [delivery.id])
@@ -800,18 +834,22 @@ class Runner:
         """
         self._draining = True
         self._sites.close()
-        if self._claiming is not None:
-            self._claiming.cancel()
+        self._woken.set()
         if self._grants is not None:
             self._grants.stop()
         until = self._now() + grace
         await self._pool.drain(grace, self._give_back)
+        if self._claiming is not None:
+            # What the store is just handing out can be given back; what is cut off waits for its next time.
+            await asyncio.wait([self._claiming], timeout=CLAIM_S)
+            self._claiming.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.1, until - self._now()))
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._pool.give_back_waiting(self._give_back)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(1.0, until - self._now())):
                 await self._recorder.flush()

@@ -346,9 +346,10 @@ def _required(demand: _Demand, host: str, policy: TlsPolicy) -> TlsPolicy:
 
 
 def unrequired(cause: str, where: str = "", tls: str = "") -> Outcome:
-    """The end of a message with REQUIRETLS at hosts that cannot fulfil it."""
+    """The end of a message with REQUIRETLS at hosts that cannot fulfil it, which said nothing themselves."""
+    cause = f"{cause} ({where})" if where else cause
     # RFC 8689 section 7: X.7.30 "REQUIRETLS support required"
-    return Outcome(Fate.FAILED, About.HOST, cause, Reply(550, "5.7.30", cause), where, tls)
+    return Outcome(Fate.FAILED, About.HOST, cause, Reply(550, "5.7.30", cause), "", tls)
 
 
 def policies_key(policies: Mapping[str, TlsPolicy]) -> str:

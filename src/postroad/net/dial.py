@@ -80,8 +80,12 @@ class Link(asyncio.Protocol):
 
     async def room(self, patience: float) -> None:
         """Waits until the peer has taken enough of what was written, or the connection ended; raises TimeoutError."""
+        if self._writable:
+            return
+        until = self._loop.time() + patience
         while not self._writable and not self.ended:
-            await self._wait(patience)
+            # What the peer says meanwhile wakes us too, and is no reason to wait longer.
+            await self._wait(max(0.0, until - self._loop.time()))
 
     async def start_tls(self, context: ssl.SSLContext, host: str, patience: float) -> ssl.SSLObject | None:
         """Makes the TLS handshake as the client; returns the TLS object for its description. Raises TlsFailed."""

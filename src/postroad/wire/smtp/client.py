@@ -119,6 +119,7 @@ class ClientMachine:
         "_replies",
         "_sending",
         "_tls_wish",
+        "answered",
         "in_transaction",
         "peer",
         "tls",
@@ -145,6 +146,8 @@ class ClientMachine:
         self._dirty = False
         self._sending = False
         self._handshake = False
+        self.answered = 0
+        """Whole replies that have come: the patience for the next one begins with each."""
         self.tls = False
         """Whether TLS protects the session."""
         self.peer = ""
@@ -295,6 +298,7 @@ class ClientMachine:
                 self._lose(str(error))
             else:
                 if reply is not None:
+                    self.answered += 1
                     self._take(reply)
                 elif self._eof:
                     self._closed_by_server()
@@ -333,7 +337,7 @@ class ClientMachine:
 
     @property
     def patience(self) -> float:
-        """Seconds the driver may wait for the server now."""
+        """Seconds the driver may wait for the server's next reply, counted from the last one, not from its octets."""
         return PATIENCE[self.stage]
 
     # --- opening -------------------------------------------------------------------------------------------------
