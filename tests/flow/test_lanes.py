@@ -205,3 +205,43 @@ def test_recipients_share_a_transaction_when_their_content_is_the_same() -> None
     plain, prefixed = parcel(*(f"u{i}" for i in range(120))), parcel("v", "w", prefix=b"X: 1\r\n")
     made = parcels(plain.letter, [*plain.deliveries, *prefixed.deliveries])
     assert [len(each.deliveries) for each in made] == [100, 20, 2]
+
+
+def test_lanes_of_a_paced_site_take_turns_in_the_order_of_asking() -> None:
+    """Whichever asks when a message may go: those that have waited longer go first."""
+    providers = Providers({"large": Provider(hosts=(".test",), messages_per_minute=60)})
+    lanes = make_lanes(providers=providers)
+    asked = [lanes.lane(plan(Hop(f"{name}.test", "192.0.2.1", 25))) for name in "abcd"]
+    [site] = lanes.sites()
+    for lane in asked:
+        fill(lane)
+    while site.shape.permit(0.0).wait_s <= 0.0:
+        site.shape.take(0.0)
+    now, served = 0.0, []
+    assert all(lanes.may_connect(lane, now) is Place.NONE for lane in asked)
+    for _ in range(8):
+        now += 1.2
+        # The last of the line always asks first.
+        for lane in reversed(asked):
+            place = lanes.may_connect(lane, now)
+            if place is not Place.NONE:
+                served.append(lane)
+                lanes.opened(lane, place)
+                site.shape.take(now)
+                lanes.disconnected(lane, Place.OURS)
+                assert lanes.may_connect(lane, now) is Place.NONE
+    assert served == asked * 2
+
+
+def test_a_lane_whose_mail_has_gone_keeps_nobody_waiting() -> None:
+    providers = Providers({"large": Provider(hosts=(".test",), messages_per_minute=60)})
+    lanes = make_lanes(providers=providers)
+    first, second = (lanes.lane(plan(Hop(f"{name}.test", "192.0.2.1", 25))) for name in "ab")
+    [site] = lanes.sites()
+    while site.shape.permit(0.0).wait_s <= 0.0:
+        site.shape.take(0.0)
+    for lane in (first, second):
+        fill(lane)
+        assert lanes.may_connect(lane, 0.0) is Place.NONE
+    first.queue.take_all()
+    assert lanes.may_connect(second, 1.2) is Place.KNOCKING

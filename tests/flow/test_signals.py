@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from postroad.config.providers import Provider, ReplyRule
+from postroad.flow.pool import TURN_MESSAGES
 from postroad.flow.providers import Providers
 from postroad.flow.route import Signposts, read_signposts
 from postroad.flow.shaping import State
@@ -335,11 +336,34 @@ async def test_a_backlog_is_put_off_turn_by_turn_and_somebody_elses_message_pass
         waits = [(due_us - yard.clock.wall_us()) / 1e6 for (due_us,) in yard.store.rows(PUT_OFF)]
         assert waits == pytest.approx([60.0, 70.0, 80.0, 90.0, 100.0], abs=0.5)
         yard.send("anna@y.test", login="anna")
-        for _ in range(2):
+        for count in (2, 3):
             yard.clock.advance(10.1)
             for site in yard.runner._lanes.sites():
                 yard.runner._pool.connect_site(site)
-        await until(lambda: "anna@y.test" in host.recipients)
+            await until(lambda count=count: len(host.messages) == count)  # type: ignore[misc]
+        assert "anna@y.test" in host.recipients
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+async def test_connections_give_way_to_lanes_that_wait_for_the_pace(make_yard: MakeYard, connections: int) -> None:
+    """However much mail its own lane has; it need not give way while there is enough for everybody."""
+    quick = Providers({"large": Provider(hosts=(".large.test",), messages_per_minute=6000)})
+    async with FakeSmtp() as host:
+        yard = make_yard(providers=quick, signposts=signposts(host), connections_per_lane=connections)
+        by_mx(yard, "x.test", "y.test")
+        host.hold = asyncio.Event()
+        for number in range(20):
+            yard.send(f"b{number}@x.test")
+        await until(lambda: len(host.messages) == connections)
+        [site] = yard.runner._lanes.sites()
+        while site.shape.permit(yard.clock.monotonic()).wait_s <= 0.0:
+            site.shape.take(yard.clock.monotonic())
+        yard.send("anna@y.test")
+        host.hold.set()
+        while "anna@y.test" not in host.recipients:
+            yard.clock.advance(0.002)
+            await asyncio.sleep(0.002)
+        assert len(host.recipients) <= connections * TURN_MESSAGES + 1
 
 
 async def test_connections_to_one_provider_are_counted_over_all_its_domains(make_yard: MakeYard) -> None:

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Protocol
 
 from postroad.flow.providers import Providers
 from postroad.flow.route import Hop, Plan
-from postroad.flow.shaping import Limits, Shape, State
+from postroad.flow.shaping import Limits, Permit, Shape, State
 from postroad.flow.sharing import Waiting
 from postroad.flow.turns import Turns
 
@@ -66,6 +66,7 @@ class Site:
         "line",
         "name",
         "opening",
+        "paced",
         "provider",
         "shape",
         "told",
@@ -92,6 +93,8 @@ class Site:
         self.lanes: set[Lane] = set()
         self.line: OrderedDict[Lane, None] = OrderedDict()
         """Lanes that wait for a connection of the site, in the order of asking."""
+        self.paced: OrderedDict[Lane, None] = OrderedDict()
+        """Lanes without a connection that wait for the moment when one more message may go, in the same order."""
         self.told: set[str] = set()
         """Domains for which the store knows that the site is suspended."""
 
@@ -113,6 +116,19 @@ class Site:
                 return True
             line.popitem(last=False)
         return False
+
+    def next_paced(self) -> Lane | None:
+        """The lane that has waited longest until one more message may go."""
+        while self.paced:
+            lane = next(iter(self.paced))
+            if lane.queue and not lane.connections:
+                return lane
+            del self.paced[lane]
+        return None
+
+    def is_short(self, now: float) -> bool:
+        """Whether what may go now is needed by lanes that wait for it, and by connections that are being opened."""
+        return self.next_paced() is not None and self.shape.ready(now) - self.opening <= len(self.paced)
 
     @property
     def over(self) -> bool:
@@ -320,7 +336,7 @@ class Lanes:
 
     Fairness: a lane that wants a connection while all are taken waits in line, and every freed one goes to the head of
     the line; a lane in line is behind those that asked before it, however much mail it has. So it is among the lanes of
-    a site, and among those of the worker.
+    a site, and among those of the worker; and so it is among those that wait until one more message may go.
     """
 
     def __init__(
@@ -422,8 +438,10 @@ class Lanes:
             return Place.NONE
         site = lane.site
         permit = site.shape.permit(now)
-        if permit.wait_s > 0.0 or (not site.shape.easy and site.opening >= site.shape.ready(now)):
+        if not site.shape.easy and not self._is_its_turn(lane, permit, now):
             # Nobody likes to be called on for nothing.
+            if not lane.connections:
+                site.paced.setdefault(lane, None)
             return Place.NONE
         if site.connections >= permit.connections:
             site.line.setdefault(lane, None)
@@ -437,12 +455,21 @@ class Lanes:
         if place is Place.KNOCKING and self.knocking >= KNOCKING_MAX:
             self._knocking_line.setdefault(lane, None)
             return Place.NONE
+        site.paced.pop(lane, None)
         self._count(place, 1)
         site.connections += 1
         site.opening += 1
         lane.connections += 1
         lane.opening += 1
         return place
+
+    @staticmethod
+    def _is_its_turn(lane: Lane, permit: Permit, now: float) -> bool:
+        """Whether a message of the lane may go now that nobody else waits for, nor a connection being opened."""
+        site = lane.site
+        if permit.wait_s > 0.0 or site.opening >= site.shape.ready(now):
+            return False
+        return site.next_paced() in (None, lane) or not site.is_short(now)
 
     def _count(self, place: Place, change: int) -> None:
         if place is Place.OURS:

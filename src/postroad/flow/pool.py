@@ -43,6 +43,10 @@ RETURNS_MAX: Final = 3
 HOLD_S: Final = 2.0
 """How long a connection is kept open for the next message that may go; longer waits end it, as a polite client does."""
 
+TURN_MESSAGES: Final = 3
+"""Messages that one connection carries while other lanes of its site wait for the pace: enough to be worth a
+connection, and few enough that the others do not wait long."""
+
 LOOK_AGAIN_S: Final = 1.0
 """When a lane is looked at again whose turn it was, while another lane of its site took what might go."""
 
@@ -230,6 +234,8 @@ class Pool:
 
     def connect_site(self, site: Site) -> None:
         """More may connect than before, or something may be sent again: lanes in line come first."""
+        if not site.shape.easy:
+            self._give_turns(site)
         before = -1
         while site.crowded and site.connections != before:
             before = site.connections
@@ -238,6 +244,13 @@ class Pool:
         for lane in list(site.lanes):
             if lane.queue:
                 self._connect(lane)
+
+    def _give_turns(self, site: Site) -> None:
+        """Lanes that wait for the pace of a site may connect, as many as messages may go now, in their order."""
+        while (lane := site.next_paced()) is not None:
+            self._connect(lane)
+            if not lane.connections and lane.queue:
+                return
 
     def _wake_later(self, lane: Lane) -> None:
         """Looks again when the next message may go, or puts off what would wait too long."""
@@ -320,6 +333,8 @@ class Pool:
             if courier is not None:
                 self._on_close()
             self._offer(lane.site)
+            if not lane.site.shape.easy:
+                self._give_turns(lane.site)
             self._connect(lane)
             self._sink.on_disconnected(lane.site)
 
@@ -442,7 +457,7 @@ class Pool:
         while not self._draining and courier.carried < mails and site.connections <= shape.share:
             if sink.full:
                 await sink.room()
-            if not shape.easy and not await self._may_send(site):
+            if not shape.easy and not (self._may_stay(site, courier) and await self._may_send(site)):
                 return
             if queue:
                 parcel = queue.take(paced=not shape.easy)
@@ -466,15 +481,25 @@ class Pool:
             if not await self._carry(lane, courier, parcel):
                 return
 
+    def _may_stay(self, site: Site, courier: Courier) -> bool:
+        """Whether a connection to a paced site has not had its turn, or nobody else waits for one."""
+        return courier.carried < TURN_MESSAGES or not (site.crowded or site.is_short(self._now()))
+
     async def _may_send(self, site: Site) -> bool:
         """Waits until the next message may go; False when this connection should not wait for it."""
+        shape = site.shape
         while True:
-            permit = site.shape.permit(self._now())
-            if permit.connections < site.connections or permit.wait_s > HOLD_S:
+            now = self._now()
+            permit = shape.permit(now)
+            wait_s = permit.wait_s
+            if wait_s <= 0.0 and site.opening and shape.ready(now) <= site.opening:
+                # Promised to connections that are being opened.
+                wait_s = max(shape.pace_s, 0.01)
+            if permit.connections < site.connections or wait_s > HOLD_S:
                 return False
-            if permit.wait_s <= 0.0:
+            if wait_s <= 0.0:
                 return True
-            await asyncio.sleep(permit.wait_s)
+            await asyncio.sleep(wait_s)
             if self._draining:
                 return False
 
