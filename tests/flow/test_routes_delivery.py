@@ -194,7 +194,7 @@ async def test_the_next_handshake_resumes_the_session(place: Place) -> None:
             await yard.settled()
             [event] = [event for event in yard.events(sent.id) if event.kind == "delivered"]
             assert event.where.endswith("verified (route far)")
-            yard.runner._pool._release_idle()
+            yard.runner._pool._idle.end_all()
             await until(lambda: host.open == 0)
         assert host.resumed == [False, True]
 

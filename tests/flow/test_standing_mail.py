@@ -99,8 +99,8 @@ async def test_a_site_that_is_suspended_keeps_no_lane_waiting_in_memory(
         await yard.settled()
         [site] = yard.runner._lanes.sites()
         site.shape.suspend(100.0, "wait", yard.clock.monotonic())
-        for idle in list(yard.runner._pool._idle):
-            yard.runner._pool._make_way_in(idle.site, 9)
+        for site in yard.runner._lanes.sites():
+            yard.runner._pool._idle.make_way_in(site, 9)
         await until(lambda: host.open == 0)
         yard.clock.advance(101.0)
         host.script = dict(script)

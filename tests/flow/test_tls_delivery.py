@@ -490,7 +490,7 @@ async def test_a_domain_that_loses_its_protection_is_noted(street: Street) -> No
     for _ in range(3):
         assert (await outcome(yard, "x@a.test")).where.endswith("verified")
         yard.clock.advance(86_400)
-        yard.runner._pool._release_idle()
+        yard.runner._pool._idle.end_all()
         await until(lambda: host.open == 0)
     host.extensions = EXTENSIONS
     ident = send(yard, "x@a.test")

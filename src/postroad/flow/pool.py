@@ -22,6 +22,7 @@ from random import Random
 from typing import Final, Protocol
 
 from postroad.flow.families import FamilyMemory
+from postroad.flow.idle import Idle
 from postroad.flow.judge import Step, judge_connect
 from postroad.flow.lanes import PLAIN_S, Lane, Lanes, Place, Site
 from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, Trip
@@ -49,9 +50,6 @@ connection, and few enough that the others do not wait long."""
 
 LOOK_AGAIN_S: Final = 1.0
 """When a lane is looked at again whose turn it was, while another lane of its site took what might go."""
-
-SWEEP_S: Final = 0.5
-"""How often connections without mail are looked at."""
 
 Results = list[tuple[Delivery, Outcome]]
 
@@ -121,16 +119,6 @@ class TlsWatch(Protocol):
         ...
 
 
-class _Idle:
-    """A connection that waits for mail."""
-
-    __slots__ = ("future", "since")
-
-    def __init__(self, future: asyncio.Future[Parcel | None], since: float) -> None:
-        self.future = future
-        self.since = since
-
-
 class Pool:
     """Carries parcels; `submit` is the way in, the sink the way out."""
 
@@ -157,14 +145,12 @@ class Pool:
         self._rng = rng
         self._providers = providers or Providers({})
         self._wakes: dict[Site, asyncio.TimerHandle] = {}
-        self._idle_s = idle_s
         self._on_open = on_open
         self._on_close = on_close
         self._tls_watch = tls_watch
         self._families = FamilyMemory()
-        self._idle: dict[Lane, list[_Idle]] = {}
+        self._idle = Idle(clock, idle_s)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
         self._draining = False
         self.busy = 0
         """Parcels in the hands of a connection."""
@@ -174,13 +160,7 @@ class Pool:
     def submit(self, lane: Lane, parcel: Parcel) -> None:
         """Takes a parcel: to a waiting connection, to the queue of its lane, or back at once when the lane's hosts
         have just failed."""
-        waiting = self._idle.get(lane)
-        if waiting:
-            # The one that waited least: those at the bottom grow old and end.
-            idle = waiting.pop()
-            if not waiting:
-                del self._idle[lane]
-            idle.future.set_result(parcel)
+        if self._idle.hand(lane, parcel):
             return
         now = self._now()
         if lane.site.elsewhere_until and lane.site.elsewhere_until > now:
@@ -228,9 +208,9 @@ class Pool:
         if not site.shape.easy and lane.queue and not lane.connections:
             self._wake_later(lane)
         if site.crowded:
-            self._make_way_in(site)
+            self._idle.make_way_in(site)
         if self._lanes.crowded:
-            self._make_way()
+            self._idle.make_way()
 
     def connect_site(self, site: Site) -> None:
         """More may connect than before, or something may be sent again: lanes in line come first."""
@@ -271,28 +251,9 @@ class Pool:
         """Everything that waits in the lanes of a site, taken out."""
         return [parcel for lane in site.lanes for parcel in lane.queue.take_all()]
 
-    def _make_way_in(self, site: Site, count: int = 1) -> None:
-        """Others wait for connections to the site: so many that have no mail give up their places."""
-        # A site may have thousands of lanes, and this is asked for at every message: few of them have a connection.
-        for lane in [lane for lane in self._idle if lane.site is site]:
-            while count and (waiting := self._idle.get(lane)):
-                waiting.pop(0).future.set_result(None)
-                count -= 1
-                if not waiting:
-                    del self._idle[lane]
-
     def shrink(self, site: Site) -> None:
         """The site has more connections than its share: those without mail end now, others after their message."""
-        self._make_way_in(site, site.connections - site.shape.share)
-
-    def _make_way(self) -> None:
-        """Others wait for a connection: the one that has been without mail longest gives up its place."""
-        lane = min(self._idle, key=lambda lane: self._idle[lane][0].since, default=None)
-        if lane is not None:
-            waiting = self._idle[lane]
-            waiting.pop(0).future.set_result(None)
-            if not waiting:
-                del self._idle[lane]
+        self._idle.make_way_in(site, site.connections - site.shape.share)
 
     # -- one connection's life ---------------------------------------------------------------------------------------
 
@@ -464,7 +425,7 @@ class Pool:
             elif self._lanes.crowded or site.crowded or courier.detour:
                 return
             else:
-                handed = await self._wait(lane)
+                handed = await self._idle.wait(lane)
                 if handed is None:
                     return
                 parcel = handed
@@ -502,37 +463,6 @@ class Pool:
             await asyncio.sleep(wait_s)
             if self._draining:
                 return False
-
-    async def _wait(self, lane: Lane) -> Parcel | None:
-        future: asyncio.Future[Parcel | None] = asyncio.get_running_loop().create_future()
-        idle = _Idle(future, self._now())
-        self._idle.setdefault(lane, []).append(idle)
-        if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(min(SWEEP_S, self._idle_s), self._sweep)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and (parcel := future.result()) is not None:
-                lane.queue.put_back(parcel)
-            raise
-
-    def _sweep(self) -> None:
-        """Ends connections that have waited long enough."""
-        self._sweeper = None
-        oldest = self._now() - self._idle_s
-        for lane, waiting in list(self._idle.items()):
-            kept = []
-            for idle in waiting:
-                if idle.since <= oldest and not idle.future.done():
-                    idle.future.set_result(None)
-                else:
-                    kept.append(idle)
-            if kept:
-                self._idle[lane] = kept
-            else:
-                del self._idle[lane]
-        if self._idle:
-            self._sweeper = asyncio.get_running_loop().call_later(min(SWEEP_S, self._idle_s), self._sweep)
 
     # -- one parcel --------------------------------------------------------------------------------------------------
 
@@ -692,15 +622,13 @@ class Pool:
         their hosts have of them is unknown, and their next time stands already in the store.
         """
         self._draining = True
-        self._release_idle()
+        self._idle.end_all()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._sweeper is not None:
-            self._sweeper.cancel()
         for wake in self._wakes.values():
             wake.cancel()
         self.give_back_waiting(give_back)
@@ -710,13 +638,6 @@ class Pool:
         for lane in self._lanes.all():
             for parcel in lane.queue.take_all():
                 give_back(parcel)
-
-    def _release_idle(self) -> None:
-        waiting, self._idle = self._idle, {}
-        for every in waiting.values():
-            for idle in every:
-                if not idle.future.done():
-                    idle.future.set_result(None)
 
 
 def _domains(lane: Lane) -> set[str]:
