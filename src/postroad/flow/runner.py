@@ -24,8 +24,8 @@ from postroad.config import Config
 from postroad.config.providers import load as load_providers
 from postroad.flow.bounce import BY, Note, PlanFor, Reporter, reported
 from postroad.flow.detours import tell_detour, turn_aside
-from postroad.flow.dsn import Action, Notice
 from postroad.flow.fates import Tale, remark_event, tell
+from postroad.flow.filing import Filing
 from postroad.flow.grants import Grants
 from postroad.flow.intake import Story
 from postroad.flow.lanes import Alone, Lane, Lanes, Site
@@ -50,25 +50,22 @@ from postroad.flow.site_book import SiteBook
 from postroad.flow.suspensions import Suspended, Suspensions
 from postroad.flow.tls_policy import TlsPolicies
 from postroad.flow.ways import NextHopOf, no_gateway, plan_way, steer
+from postroad.flow.window import Window
 from postroad.store.client import UnitFailed
-from postroad.store.queue import claim, deliver_local
+from postroad.store.queue import claim
 from postroad.store.reader import StoredMessage
 from postroad.store.records import (
-    FILED,
     KIND_LOCAL,
     MOVED,
-    OVER_QUOTA,
     Accept,
     Claim,
-    Copy,
     Due,
-    FileLocal,
     Later,
 )
 from postroad.store.suspensions import Rows, suspended_sites
 from postroad.store.suspensions import Suspended as SuspendedSite
 from postroad.values.errors import StoreBroken, StoreFull
-from postroad.values.event import Event, pack
+from postroad.values.event import Event
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock, Lookup
@@ -221,9 +218,10 @@ class Runner:
         self._suspensions.on_change = self._reshaped
         if self._grants is not None:
             self._grants.on_change = self._regranted
+        self._filing = Filing(store, note, self.reporter, clock, self)
         self._flying: dict[int, Delivery] = {}
-        self._fresh = _Window()
-        self._claimed = _Window()
+        self._fresh = Window()
+        self._claimed = Window()
         self._ways: dict[str, tuple[float, Lane]] = {}
         self._planning = asyncio.Semaphore(PLANS_AT_ONCE)
         self._change = 0
@@ -318,7 +316,7 @@ class Runner:
             self._take(self._fresh, letter, deliveries)
             self._dispatch(letter, deliveries)
 
-    def _take(self, window: _Window, letter: Letter, deliveries: list[Delivery]) -> None:
+    def _take(self, window: Window, letter: Letter, deliveries: list[Delivery]) -> None:
         letter.open = len(deliveries)
         window.add(letter)
         flying = self._flying
@@ -426,7 +424,7 @@ class Runner:
             remote = []
             for delivery in deliveries:
                 if delivery.kind == KIND_LOCAL:
-                    self._spawn(self._file(delivery))
+                    self._spawn(self._filing.file(delivery))
                 else:
                     remote.append(delivery)
             if remote:
@@ -573,21 +571,21 @@ class Runner:
 
     async def _read(self, parcel: Parcel) -> bool:
         try:
-            return await self._fetch(parcel.letter, parcel.deliveries)
+            return await self.fetch(parcel.letter, parcel.deliveries)
         except (StoreBroken, StoreFull) as error:
             cause = f"the message could not be read: {error}"
             outcome = Outcome(Fate.DEFERRED, About.BODY, cause, Reply(451, "4.3.0", cause))
             self.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
             return False
 
-    async def _fetch(self, letter: Letter, deliveries: Iterable[Delivery]) -> bool:
+    async def fetch(self, letter: Letter, deliveries: Iterable[Delivery]) -> bool:
         """Reads the letter if it has not been; False when it is gone. Raises StoreBroken or StoreFull."""
         if letter.header is not None:
             return True
         stored = await self._letters.message(letter.id)
         if stored is None:
             # Somebody dropped it from the queue meanwhile; the store knows of no delivery any more.
-            self._release(letter, [delivery.id for delivery in deliveries])
+            self.release(letter, [delivery.id for delivery in deliveries])
             return False
         letter.header, letter.body, letter.body_file = stored.header, stored.body, stored.body_file
         return True
@@ -712,7 +710,7 @@ class Runner:
         """Writes down what the sender may have to be told of, with the report that is due."""
         now_us = self._clock.wall_us()
         try:
-            if not await self._fetch(letter, deliveries):
+            if not await self.fetch(letter, deliveries):
                 return
             report = await self.reporter.report(letter, tale.notices, now_us)
         except (StoreBroken, StoreFull) as error:
@@ -752,13 +750,14 @@ class Runner:
         self._record(letter, tale)
 
     def _on_recorded(self, result: Result) -> None:
-        self._release(result.letter, result.ids)
+        self.release(result.letter, result.ids)
         if result.report is not None and result.report.legs:
             self.wake()
         if result.later and min(later.due_us for later in result.later) < self._clock.wall_us() + POLL_S * 1e6:
             self.wake()
 
-    def _release(self, letter: Letter, ids: Iterable[int]) -> None:
+    def release(self, letter: Letter, ids: Iterable[int]) -> None:
+        """The store has the results of these deliveries: they are nobody's business here any more."""
         window = self._fresh if letter.fresh else self._claimed
         count = 0
         for ident in ids:
@@ -777,53 +776,6 @@ class Runner:
         now_us = self._clock.wall_us()
         later = [Later(delivery.id, now_us, delivery.last_reply, untried=True) for delivery in parcel.deliveries]
         self._recorder.add(Result(parcel.letter, [], later, b"", None))
-
-    # -- mailboxes ---------------------------------------------------------------------------------------------------
-
-    async def _file(self, delivery: Delivery) -> None:
-        """Another try of a copy that its mailbox could not take when the message was accepted."""
-        now_us = self._clock.wall_us()
-        event = Event(
-            kind="delivered", at_us=now_us, recipient=delivery.recipient, by="local delivery", where="mailbox INBOX",
-            attempt=delivery.attempt,
-        )  # fmt: skip
-        copy = Copy(delivery.recipient, delivery.account, delivery.prefix)
-        letter = delivery.letter
-        events, reports = [event], []
-        try:
-            if delivery.notify:
-                if not await self._fetch(letter, [delivery]):
-                    return
-                report = await self._delivered_report(delivery, now_us)
-                if isinstance(report, Accept):
-                    events, reports = [event, reported(letter, report, now_us)], [report]
-            outcome = await self._store.call(
-                deliver_local, FileLocal(self._store.incarnation, delivery.id, copy, pack(events), reports)
-            )
-        except (StoreBroken, StoreFull, UnitFailed) as error:
-            self._not_filed(letter, delivery, Fate.DEFERRED, "4.3.0", f"the mailbox could not be written: {error}")
-            return
-        except Exception:
-            log.exception("the copy of message %s met a bug", id_text(letter.id))
-            self.on_result(Parcel(letter, [delivery]), [(delivery, BUG)])
-            return
-        if outcome == FILED:
-            self._note(letter.id, events)
-            self._release(letter, [delivery.id])
-        elif outcome == OVER_QUOTA:
-            self._not_filed(letter, delivery, Fate.DEFERRED, "4.2.2", "the mailbox is full")
-        else:
-            self._not_filed(letter, delivery, Fate.FAILED, "5.1.1", "the mailbox does not exist any more")
-
-    async def _delivered_report(self, delivery: Delivery, now_us: int) -> Accept | str:
-        """The report that a copy is in its mailbox, if the sender asked for it."""
-        filed = Outcome(Fate.DELIVERED, About.RECIPIENT)
-        notice = Notice(Action.DELIVERED, delivery.recipient, filed, delivery.notify, delivery.orcpt)
-        return await self.reporter.report(delivery.letter, [notice], now_us)
-
-    def _not_filed(self, letter: Letter, delivery: Delivery, fate: Fate, status: str, cause: str) -> None:
-        outcome = Outcome(fate, About.RECIPIENT, cause, Reply(450 if fate is Fate.DEFERRED else 550, status, cause))
-        self.on_result(Parcel(letter, [delivery]), [(delivery, outcome)])
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -868,32 +820,3 @@ class Runner:
     def in_flight(self) -> int:
         """Deliveries this worker holds: waiting, under way, or not yet recorded."""
         return len(self._flying)
-
-
-class _Window:
-    """How much mail is held, and how much of it is each user's."""
-
-    __slots__ = ("deliveries", "octets", "users")
-
-    def __init__(self) -> None:
-        self.deliveries = 0
-        self.octets = 0
-        self.users: dict[str, int] = {}
-
-    def has_room(self, legs: int, size: int, deliveries_max: int, octets_max: int) -> bool:
-        return self.deliveries + legs <= deliveries_max and self.octets + size <= octets_max
-
-    def add(self, letter: Letter) -> None:
-        self.deliveries += letter.open
-        self.octets += letter.weight
-        self.users[letter.user] = self.users.get(letter.user, 0) + letter.open
-
-    def remove(self, letter: Letter, count: int) -> None:
-        self.deliveries -= count
-        left = self.users.get(letter.user, 0) - count
-        if left > 0:
-            self.users[letter.user] = left
-        else:
-            self.users.pop(letter.user, None)
-        if count and letter.open == 0:
-            self.octets -= letter.weight
