@@ -13,13 +13,14 @@ sessions from a network that may relay, to a fixed next hop:
 Measured is the CPU time of all processes of a server by its control group, OpenDKIM's with Postfix's, until the sink
 has every message. The sink counts the DKIM-Signature fields of every message, and dkimpy verifies those of the first.
 OpenDKIM makes one RSA-2048 signature, Postroad one with RSA-2048 and one with Ed25519, as it does by default.
-`PROFILE=FILE` lets perf look at Postroad's processes during the measured load and leaves its report in that file.
+`PROFILE=FILE` lets perf look at the processes that run when the measured load begins, and leaves its report in FILE.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import re
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -248,7 +250,7 @@ def watched(
     looked_at = verify(kept, one)
     before, cpu, load = sink.numbers(), one.cg.cpu_us(), outside.cpu_us()
     busy, began = rig.busy_cpu_s(), time.monotonic()
-    with profile(one.cg.pids()):
+    with profiled(one.cg.pids()):
         counted = send(one.port, messages, scene, outside)
         done = sink.wait(WARM + messages) - began
         time.sleep(1.0)
@@ -305,24 +307,24 @@ def verify(kept: Path, one: Any) -> int:
     return good
 
 
-class profile:
-    """perf over the processes, when `PROFILE` names a file for its report."""
-
-    def __init__(self, pids: list[int]) -> None:
-        self._pids = pids
-
-    def __enter__(self) -> None:
-        if PROFILE:
-            words = ["perf", "record", "-q", "-g", "-F", "499", "-o", f"{PROFILE}.perf"]
-            self._perf = subprocess.Popen([*words, "-p", ",".join(map(str, self._pids))], stderr=subprocess.DEVNULL)
-
-    def __exit__(self, *_: object) -> None:
-        if PROFILE:
-            self._perf.terminate()
-            self._perf.wait()
-            argv = ["perf", "report", "--stdio", "-g", "none", "-i", f"{PROFILE}.perf", "--sort", "comm,dso,symbol"]
-            with open(PROFILE, "wb") as out:
-                subprocess.run(argv, stdout=out, stderr=subprocess.DEVNULL, check=True)
+@contextlib.contextmanager
+def profiled(pids: list[int]) -> Iterator[None]:
+    """perf over these processes, when `PROFILE` names a file for its report."""
+    if not PROFILE:
+        yield
+        return
+    recorded = f"{PROFILE}.perf"
+    words = ["perf", "record", "-q", "-F", "499", "-o", recorded, "-p", ",".join(map(str, pids))]
+    with subprocess.Popen(words) as perf:
+        try:
+            yield
+        finally:
+            perf.terminate()
+    with open(PROFILE, "wb") as out:
+        subprocess.run(
+            ["perf", "report", "--stdio", "-i", recorded, "--sort", "comm,dso,symbol"], stdout=out, check=True
+        )
+    Path(recorded).unlink()
 
 
 def compare(scene: Scene, rounds: list[dict[str, dict[str, float]]], peers: list[str]) -> None:
