@@ -16,7 +16,7 @@ help:
 	@echo 'make test          install the development tools and run all tests'
 	@echo 'make test-nightly  the tests that take minutes (300 crashes, ...)'
 	@echo 'make fuzz          the decoders that strangers feed, SECONDS=30 each: see tests/fuzz/README.md'
-	@echo 'make bench         all figures of docs/performance.md: ten minutes, root, Postfix, and a quiet machine'
+	@echo 'make bench         all figures of docs/performance.md: 25 minutes, root, Postfix, OpenDKIM, a quiet machine'
 	@echo 'make lint          ruff, mypy --strict, order of the shelves'
 	@echo 'make format        let ruff format the code'
 	@echo 'make clean         remove everything that the commands above have made'
@@ -33,7 +33,7 @@ test-nightly: install-dev
 fuzz: install-dev
 	@exec $(BIN)/python -m tests.fuzz.runner --seconds $(SECONDS) $(TARGETS)
 
-bench: install
+bench: install-dev
 	@exec $(BIN)/python bench/figures.py $(FIGURES)
 
 lint: install-dev

@@ -2,9 +2,11 @@
 
     make bench            or  python bench/figures.py [NAME ...]
 
-NAMEs are programs (relay, submission, two_workers, memory, idle_tls, restart, busy_loop); without any, all run. Takes
-about ten minutes, and wants a machine that does nothing else: how busy it was with other things stands beside each
-figure. `BENCH_PYTHON` names the interpreter of the virtual environment that runs the server.
+NAMEs are programs: relay, relay_signed, submission, two_workers, memory, idle_tls, restart, busy_loop, million,
+queue_views, dead_destinations. Without any, all run, which takes about 25 minutes: relay_signed six of them, relay
+five, million three, dead_destinations two, and each of the others one or two. It wants a machine that does nothing
+else: how busy it was with other things stands beside each figure. `BENCH_PYTHON` names the interpreter of the virtual
+environment that runs the server.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ from typing import Any, Final
 import rig
 
 PAGE: Final = rig.ROOT / "docs/performance.md"
-PROGRAMS: Final = ("relay", "submission", "two_workers", "memory", "idle_tls", "restart", "busy_loop")
-COMPARED: Final = ("relay", "submission")
+PROGRAMS: Final = (
+    "relay", "relay_signed", "submission", "two_workers", "memory", "idle_tls", "restart", "busy_loop", "million",
+    "queue_views", "dead_destinations",
+)  # fmt: skip
+COMPARED: Final = ("relay", "relay_signed", "submission")
 """Programs whose servers live in control groups of their own, so that the rest of the machine is not others' work."""
 BEGIN: Final = "<!-- {name}: written by bench/figures.py -->\n"
 END: Final = "<!-- end of {name} -->"

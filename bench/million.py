@@ -8,7 +8,7 @@ them may be tried at once, the others in an hour. Each domain has a mail exchang
 all exchangers are one sink. Measured:
 
 - start to first delivery, and to the last of those that were due;
-- the largest resident size of a worker;
+- the largest resident size of a worker, then and after the fresh mail;
 - the queries behind the grouped views of the queue (`bench/queue_views.py` measures more of them);
 - fresh mail for a destination of its own: messages a second and CPU of the server for each, in turns with a server
   that has no queue.
@@ -220,8 +220,12 @@ def compare_fresh(empty: rig.Server, full: rig.Server, fresh: rig.Sink, options:
     for _ in range(options.rounds):
         for server, found in rounds.items():
             found.append(relay(server, fresh, options.fresh))
-    # The best round of each: on a machine that others use too, the disturbed ones say nothing.
+    # The best round of each, because on a machine that others use too the disturbed ones say little; and the median of
+    # what neighbouring rounds say, because the best are the kindest reading.
     without, beside = ((max(per_s for per_s, _ in found), min(cpu for _, cpu in found)) for found in rounds.values())
+    pairs = list(zip(rounds[empty], rounds[full], strict=True))
+    slower = statistics.median(alone[0] / loaded[0] for alone, loaded in pairs)
+    dearer = statistics.median(loaded[1] / alone[1] for alone, loaded in pairs)
     rig.report(
         f"fresh mail beside {options.messages:,} deferred",
         per_s=round(beside[0]),
@@ -229,7 +233,10 @@ def compare_fresh(empty: rig.Server, full: rig.Server, fresh: rig.Sink, options:
         cpu_us=round(beside[1]),
         without_cpu_us=round(without[1]),
         slower=f"{(without[0] / beside[0] - 1) * 100:.0f} %",
+        slower_by_median=f"{(slower - 1) * 100:.0f} %",
         dearer=f"{(beside[1] / without[1] - 1) * 100:.0f} %",
+        dearer_by_median=f"{(dearer - 1) * 100:.0f} %",
+        worker_mb=[round(peak_mb(pid)) for pid in full.workers],
     )
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -163,12 +164,19 @@ class Server:
 class Sink:
     """The harness's next hop: accepts everything, counts messages by Message-ID."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        program: Path = HARNESS / "sink.py",
+        words: Sequence[str] = (),
+        enter: Callable[[], None] | None = None,
+    ) -> None:
+        """`program` is another sink that prints such lines, `words` its options, `enter` runs in its process first."""
         self.port = port or free_port()
         descriptor, name = tempfile.mkstemp(prefix="postroad-bench-sink-")
         self._out = Path(name)
-        argv = [PYTHON, str(HARNESS / "sink.py"), str(self.port)]
-        self._process = subprocess.Popen(argv, stdout=descriptor)
+        argv = [PYTHON, str(program), str(self.port), *words]
+        self._process = subprocess.Popen(argv, stdout=descriptor, preexec_fn=enter)
         os.close(descriptor)
         while not can_connect(self.port):
             time.sleep(0.01)
@@ -181,10 +189,14 @@ class Sink:
         self._process.wait()
         self._out.unlink()
 
+    def numbers(self) -> list[int]:
+        """The last line it printed."""
+        lines = self._out.read_text().split("\n")[:-1]
+        return [int(word) for word in lines[-1].split()] if lines else []
+
     def distinct(self) -> int:
         """Different messages so far, those of `load` only."""
-        lines = self._out.read_text().split("\n")[:-1]
-        return int(lines[-1].split()[1]) if lines else 0
+        return (self.numbers() or [0, 0])[1]
 
     def wait(self, count: int, patience: float = 120.0) -> float:
         """Waits for so many messages; returns the time when the last came. Raises TimeoutError."""
@@ -217,6 +229,12 @@ def load(port: int, messages: int, **options: object) -> dict[str, Any]:
     if counted["accepted"] != messages:
         raise RuntimeError(f"not all was accepted: {counted}")
     return counted
+
+
+def settle_postfix(main: Path) -> None:
+    """Leaves the last of several values of a parameter in main.cf: every daemon of Postfix warns of the others."""
+    last = {line.partition("=")[0].strip(): line for line in main.read_text().split("\n") if "=" in line}
+    main.write_text("".join(line + "\n" for line in last.values()))
 
 
 def busy_cpu_s() -> float:

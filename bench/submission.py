@@ -105,6 +105,7 @@ class Postfix(postfix.Adapter):  # type: ignore[misc]
 
     def config(self) -> None:
         super().config()
+        rig.settle_postfix(Path(self.dir, "conf/main.cf"))
         master = Path(self.dir, "conf/master.cf")
         service = f"127.0.0.1:{self.port} inet n"
         lines = [

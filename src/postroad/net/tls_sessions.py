@@ -23,6 +23,10 @@ SESSIONS_KEPT: Final = 2000
 SESSION_S: Final = 7200.0
 """How long a session is offered: servers rarely keep theirs longer, and a certificate that was replaced should show."""
 
+TICKETLESS_S: Final = 600.0
+"""How long a host that handed out no ticket is not looked at for one: the library copies a whole session for every
+look, which costs 0.1 ms, a third of a handshake."""
+
 
 class ResumingContext(ssl.SSLContext):
     """A client's context whose connections resume the session that was laid out for their host name.
@@ -65,11 +69,13 @@ class _Kept:
 class Sessions:
     """Sessions by key: one for each host, address and policy. Invariant: at most SESSIONS_KEPT, none over SESSION_S."""
 
-    __slots__ = ("_kept", "_now")
+    __slots__ = ("_kept", "_now", "_ticketless")
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._ticketless: OrderedDict[str, float] = OrderedDict()
+        """When a host handed out no ticket, of at most SESSIONS_KEPT hosts."""
 
     @contextlib.contextmanager
     def resuming(self, context: ssl.SSLContext, host: str, key: str) -> Iterator[str]:
@@ -98,8 +104,14 @@ class Sessions:
 
     def keep(self, key: str, tls: ssl.SSLObject, chain: Sequence[bytes]) -> None:
         """Remembers the session of a connection that is about to end, if the host lets it be resumed."""
+        if self._now() - self._ticketless.get(key, -TICKETLESS_S) < TICKETLESS_S:
+            return
         session = tls.session
         if session is None or not session.has_ticket:
+            self._ticketless.pop(key, None)
+            if len(self._ticketless) >= SESSIONS_KEPT:
+                self._ticketless.popitem(last=False)
+            self._ticketless[key] = self._now()
             return
         before = self._kept.pop(key, None)
         # The time of the full handshake counts, or a certificate would never be looked at again.

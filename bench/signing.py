@@ -1,6 +1,6 @@
 """What signing costs: CPU time of both DKIM signatures of one 5 kB message, and of its parts.
 
-    python bench/dkim.py [--messages 2000] [--size 5000]
+    python bench/signing.py [--messages 2000] [--size 5000]
 
 "both" is what a message that leaves pays once, whatever the number of its recipients; "not ours" is what other mail
 pays to find that out. Medians of five rounds, in microseconds.
