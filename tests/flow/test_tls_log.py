@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import pytest
 
+from postroad.flow.mta_sts import Found
 from postroad.flow.outbound import Courier, NoCourier
 from postroad.flow.route import Hop
 from postroad.flow.tls_log import COUNTS_MAX, DAY_US, DETAIL_MAX, FORGOTTEN_US, GIVE_UP_S, SPREAD_S, TlsLog
 from postroad.flow.tls_policy import OPPORTUNISTIC, UNPROTECTED, Noted, TlsPolicies, TlsPolicy
 from postroad.store.tls import KeptLevel
+from postroad.trust.mta_sts import Policy
 from postroad.values.errors import StoreBroken
 from postroad.values.outcome import Fate, Outcome
 from tests.fakes.clock import FakeClock
@@ -62,6 +64,35 @@ async def test_only_domains_that_want_reports_are_written(tmp_path: Path) -> Non
         ("a.test", "starttls-not-supported", "mx.a.test", "192.0.2.1", 0, 1),
         ("a.test", "validation-failure", "mx.a.test", "192.0.2.1", DETAIL_MAX, 1),
     ]
+
+
+ENFORCE = Policy("enforce", 86_400, ("mx.a.test",), "version: STSv1")
+ELSEWHERE = Policy("testing", 86_400, ("other.test",), "version: STSv1")
+NO_MODE = Policy("none", 86_400, (), "version: STSv1")
+
+
+@pytest.mark.parametrize(
+    "found, level, counted",
+    [
+        (Found(ENFORCE), 2, ("", "")),
+        (Found(ENFORCE), 1, ("certificate-not-trusted", "")),
+        (Found(ELSEWHERE), 2, ("validation-failure", "mx.a.test is none of the hosts that the MTA-STS policy names")),
+        # RFC 8461 section 6: "Policy fetch failures of any kind when a valid policy exists in the policy cache".
+        (Found(ENFORCE, "sts-policy-fetch-error", "no answer"), 2, ("sts-policy-fetch-error", "no answer")),
+        (Found(ENFORCE, "sts-policy-fetch-error", "no answer"), 1, ("certificate-not-trusted", "")),
+        (Found(None, "sts-webpki-invalid", "expired"), 2, ("sts-webpki-invalid", "expired")),
+        (Found(NO_MODE, "sts-policy-fetch-error", "no answer"), 2, ("", "")),
+    ],
+)
+async def test_what_a_session_shows_of_the_domains_policy(
+    tmp_path: Path, found: Found, level: int, counted: tuple[str, str]
+) -> None:
+    """RFC 8460 section 4.3.3: beside "validation-failure" stands a reason."""
+    desk = Desk(tmp_path)
+    desk.policies._noted["a.test"] = Noted(found)
+    desk.opened(level=level)
+    await desk.log.flush()
+    assert desk.rows("result, detail FROM tls_sessions") == [counted]
 
 
 async def test_a_host_that_failed_for_another_reason_counts_not(tmp_path: Path) -> None:

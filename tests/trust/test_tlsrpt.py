@@ -89,7 +89,7 @@ def test_a_report_says_what_was_counted() -> None:
                         "failed-session-count": 2,
                         "receiving-mx-hostname": "mx.a.test",
                         "receiving-ip": "192.0.2.1",
-                        "additional-information": "old",
+                        "failure-reason-code": "old",
                     },
                     {
                         "result-type": "starttls-not-supported",

@@ -47,7 +47,7 @@ FORGOTTEN_US: Final = 60 * DAY_US
 SPREAD_S: Final = 4 * 3600.0
 """Reports leave within the first four hours of the next day, each at a time of its own (RFC 8460 section 4.1)."""
 GIVE_UP_S: Final = 24 * 3600.0
-"""RFC 8460 section 5.3: tries go on for 24 hours."""
+"""RFC 8460 section 5.5: tries go on for 24 hours."""
 
 LEVELS: Final = ("in the clear", "encrypted without proof", "verified")
 """What was seen, by its number in the store."""
@@ -82,7 +82,7 @@ class TlsLog:
         if courier.policy.level is Level.NONE:
             return ""
         noted = self._policies.noted(domain)
-        self._count(domain, noted, courier.hop, _result(noted, courier))
+        self._count(domain, noted, courier.hop, *_result(noted, courier))
         level = 2 if courier.verified else 1 if courier.tls else 0
         return self._remember(domain, level, noted.level)
 
@@ -194,16 +194,20 @@ class TlsLog:
         return answer.status is LookupStatus.FOUND and bool(tlsrpt.read_rua(answer.records))
 
 
-def _result(noted: Noted, courier: Courier) -> str:
-    """How a session that came to be counts: empty when it was as the domain's policy wants it.
+def _result(noted: Noted, courier: Courier) -> tuple[str, str]:
+    """How a session that came to be counts, and why: both empty when it was as the domain's policy wants it.
 
-    A policy in mode testing hinders nothing, and what would have failed under it is counted (RFC 8461 section 5).
+    A policy in mode testing hinders nothing, and what would have failed under it is counted (RFC 8461 section 5). So is
+    a policy that could not be fetched, also where an older one still holds (section 6).
     """
+    host = courier.hop.host
     if courier.fault:
-        return courier.fault
-    if noted.published(courier.hop.host).kind != tlsrpt.STS:
-        return ""
+        return courier.fault, ""
+    if noted.published(host).kind != tlsrpt.STS:
+        return "", ""
     policy = noted.sts.policy
-    if policy is None:
-        return noted.sts.fault
-    return courier.unproved if policy.allows(courier.hop.host) else "validation-failure"
+    if policy is not None and not policy.allows(host):
+        return "validation-failure", f"{host} is none of the hosts that the MTA-STS policy names"
+    if policy is not None and courier.unproved:
+        return courier.unproved, ""
+    return noted.sts.fault, noted.sts.why

@@ -174,7 +174,7 @@ class TlsReports:
         except Unfetched as error:
             log.info("the TLS report to %s could not be posted: %s", day.domain, error)
             return False
-        # RFC 8460 section 5.4: "any HTTP [...] 2xx response" is success.
+        # RFC 8460 section 5.4: "a "successful" response from its HTTPS server, typically a 200 or 201 HTTP code".
         return 200 <= status < 300
 
     async def _mail(self, day: ReportDay, report: Report, octets: bytes, address: str) -> bool:

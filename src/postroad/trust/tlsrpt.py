@@ -181,7 +181,8 @@ def _result(domain: str, published: Published, sessions: Sequence[Session]) -> P
     failures = tuple(
         Failure(
             result_type=result, failed_session_count=count, receiving_mx_hostname=host, receiving_ip=address,
-            additional_information=detail,
+            # RFC 8460 section 4.4: "additional-information" is a URI, and words have a field of their own.
+            failure_reason_code=detail,
         )
         for _, result, host, address, detail, count in sessions
         if result
