@@ -68,7 +68,7 @@ def test_a_self_signed_certificate_names_the_host_and_is_private(tmp_path: Path)
     ],
 )
 def test_why_a_certificate_proves_nothing(tmp_path: Path, cert: tuple[str, ...], host: str, word: str) -> None:
-    """In the words of RFC 8460 section 4.3.2.1."""
+    """In the words of RFC 8460 section 4.3.1."""
     authority, stranger = make_authority("Playground", NOW_US), make_authority("Stranger", NOW_US)
     ca_file = tmp_path / "ca.pem"
     ca_file.write_bytes(authority.pem)

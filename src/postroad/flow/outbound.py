@@ -20,7 +20,7 @@ from postroad.flow.parcels import RECIPIENTS_MAX, Delivery, Letter, Parcel
 from postroad.flow.return_path import ReturnPaths
 from postroad.flow.route import Hop
 from postroad.flow.routing import PLAIN_GUISE, Guise
-from postroad.flow.tls_policy import OPPORTUNISTIC, Level, TlsPolicy, unrequired
+from postroad.flow.tls_policy import NEEDS_ENCRYPTION, OPPORTUNISTIC, Level, TlsPolicy, unrequired
 from postroad.net.dial import Link, TlsFailed, Unreachable, dial
 from postroad.net.tls import ClientTls, peer_chain, peer_end_point, protection
 from postroad.store.records import TLS_REQUIRED
@@ -271,7 +271,7 @@ class Courier:
         patience = min(TLS_HANDSHAKE_S, self._manner.patience_s)
         name = self.hop.address if self.hop.host.startswith("[") else self.hop.host
         try:
-            # RFC 7672 section 8.1: "the server_name extension [...] MUST contain the TLSA base domain".
+            # RFC 7672 section 8.1: "the SMTP client MUST send the TLS SNI extension containing the TLSA base domain".
             asked_for = self.policy.names[0] if self.policy.level is Level.DANE else name
             with tls.sessions.resuming(tls.context, asked_for, self._session_key) as asked_name:
                 session: ssl.SSLObject | None = await self._link.start_tls(tls.context, asked_name, patience)
@@ -342,7 +342,7 @@ class Courier:
     def _insecure(self, status: str, cause: str, tls: str = "") -> Outcome:
         """The outcome at a host where the policy does not hold: for now, but for REQUIRETLS for good."""
         if self.policy.requiretls:
-            return unrequired(f"REQUIRETLS: {cause}", self.where, tls)
+            return unrequired(f"REQUIRETLS: {cause}", self.where, tls, NEEDS_ENCRYPTION)
         where = f"{cause} ({self.where})" if self.where else cause
         return Outcome(Fate.DEFERRED, About.HOST, where, Reply(451, status, cause), "", tls)
 
@@ -602,7 +602,7 @@ _FAULTS: Final = {
 def _switched_off(policy: TlsPolicy, where: str) -> Outcome:
     """The outcome where TLS must be and relay.tls says that it must not."""
     if policy.requiretls:
-        return unrequired("REQUIRETLS, and relay.tls switches TLS off", where)
+        return unrequired("REQUIRETLS, and relay.tls switches TLS off", where, status=NEEDS_ENCRYPTION)
     cause = f"{policy.why if policy.must else 'smtps'} requires TLS, and relay.tls switches it off"
     return Outcome(Fate.DEFERRED, About.HOST, cause, Reply(451, "4.7.5", cause), where)
 
