@@ -267,7 +267,7 @@ async def test_the_policy_of_a_smart_host_is_that_of_its_own_name() -> None:
     assert "the MTA-STS policy of smarthost.test" in policy.hindrance.cause
     for host in ("[192.0.2.1]", "192.0.2.1", "localhost"):
         assert (await policies.for_host("a.test", host, fixed=True)).hindrance is None
-    assert policies._sts.asked == ["smarthost.test"]  # type: ignore[attr-defined]
+    assert policies._sts.asked == ["smarthost.test"]
 
 
 # -- configuration -----------------------------------------------------------------------------------------------------
