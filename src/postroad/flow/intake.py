@@ -306,7 +306,7 @@ class Intake:
             events=self._story.note(ident, events) if sending is None else self._story.pack(events),
             smtputf8=envelope.smtputf8,
             eightbit=eightbit,
-            # RFC 8689 section 5: "the RET=FULL parameter MUST be disregarded"
+            # RFC 8689 section 5: "the RET=FULL MUST be disregarded"
             ret="HDRS" if envelope.requiretls and envelope.ret else envelope.ret,
             envid=envelope.envid,
             login=arrival.login,

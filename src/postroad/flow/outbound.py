@@ -265,7 +265,8 @@ class Courier:
         """Makes the handshake and sees that the policy holds, before anything is said under TLS."""
         tls = self._manner.tls
         assert tls is not None
-        # RFC 3207 section 6: what was sent in the clear behind the 220 must not be taken for the server's words.
+        # RFC 3207 section 4.2: what came in the clear counts for nothing, and behind the 220 it would pass for the
+        # server's words under TLS.
         if self._link.unread:
             return self._no_tls("octets behind the 220 to STARTTLS")
         patience = min(TLS_HANDSHAKE_S, self._manner.patience_s)
@@ -468,7 +469,7 @@ class Courier:
         """Why no recipient of the letter can be served by this host."""
         known = self.extensions
         if known.size and letter.size > known.size:
-            # RFC 1870 section 6: the client may skip the transaction when the size exceeds the announced one.
+            # RFC 1870 section 4: what is larger than the announced size "will be rejected with a permanent failure".
             text = f"the message has {letter.size} octets, the host takes {known.size}"
             return unsendable("5.3.4", text, self.where, self.tls)
         if letter.smtputf8 and not known.smtputf8:
@@ -477,7 +478,7 @@ class Courier:
                     "5.6.7", "the host cannot take the sender's address (no SMTPUTF8)", self.where, self.tls
                 )
             if letter.header is not None and not letter.header.isascii():
-                # RFC 6531 section 3.5: X.6.9 "UTF-8 header message cannot be transferred to one or more recipients"
+                # RFC 6531 section 4.2: X.6.9 "UTF-8 header message cannot be transferred to one or more recipients"
                 return unsendable(
                     "5.6.9", "the host cannot take UTF-8 header fields (no SMTPUTF8)", self.where, self.tls
                 )

@@ -75,7 +75,7 @@ def ehlo_lines(door: Door, *, size: int, tls: bool, recipients: int = 0, now_s: 
         lines.append("AUTH " + " ".join(door.auth))
     if door.dsn:
         lines.append("DSN")
-    # RFC 8689 section 2: it is announced "only if TLS is negotiated", and there is nothing behind the keyword.
+    # RFC 8689 section 2: it is announced "Following the negotiation of STARTTLS"; nothing stands behind the keyword.
     if door.requiretls and tls:
         lines.append("REQUIRETLS")
     if door.binarymime:
