@@ -135,6 +135,7 @@ class Courier:
         "hop",
         "limit",
         "policy",
+        "reached",
         "tls",
         "unproved",
         "verified",
@@ -164,6 +165,8 @@ class Courier:
         """Why the connection is in the clear, in such a word."""
         self.domains: set[str] = set()
         """Domains whose mail was carried."""
+        self.reached: set[str] = set()
+        """Domains of recipients that were named, where the host takes only so many in a session."""
         self.carried = 0
         """Transactions so far."""
         self.extensions = NO_EXTENSIONS

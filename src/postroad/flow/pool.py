@@ -399,6 +399,9 @@ class Pool:
                 # The host closed while nothing was going on; that says nothing about this parcel.
                 queue.put_back(parcel)
                 return
+            if courier.extensions.max_domains and not self._fits(lane, courier, parcel):
+                queue.put_back(parcel)
+                return
             if not shape.easy:
                 if shape.permit(self._now()).wait_s > 0.0:
                     # Another connection was faster, or the lane was shaped while this one waited for mail.
@@ -563,6 +566,25 @@ class Pool:
             lane.queue.put_back(following)
         else:
             ended += [(delivery, failure) for delivery in again]
+
+    def _fits(self, lane: Lane, courier: Courier, parcel: Parcel) -> bool:
+        """Leaves in the parcel what may still go over this connection; False when nothing may.
+
+        RFC 9422 section 4.3: a host may take recipients of only so many domains in one session.
+        """
+        taken: list[Delivery] = []
+        left: list[Delivery] = []
+        for delivery in parcel.deliveries:
+            if delivery.domain in courier.reached or len(courier.reached) < courier.extensions.max_domains:
+                courier.reached.add(delivery.domain)
+                taken.append(delivery)
+            else:
+                left.append(delivery)
+        if taken and left:
+            parcel.deliveries = taken
+            lane.queue.put_back(self._part(parcel, left))
+            self._connect(lane)
+        return bool(taken)
 
     def _split(self, lane: Lane, parcel: Parcel, limit: int) -> None:
         """Leaves `limit` deliveries in the parcel and queues the rest right behind it."""
