@@ -235,6 +235,7 @@ _ADVICE: Final = {
     "4.6": "Tell the administrator: the mail would have run in a circle.",
     "4.7": "Check the address; if it is right, send again later. The host could not be reached for a long time.",
     "5.3": "Write to fewer recipients at once.",
+    "7.10": "Send it without requiring TLS all the way, or not by mail; a server on the way has no TLS to be trusted.",
     "7.30": "Send it without requiring TLS all the way, or not by mail; the recipient's server cannot promise that.",
     "6.0": "Send it again from another mail program; the content is not well-formed.",
     "6.3": "Send it as plain text without special characters; the host takes nothing else.",

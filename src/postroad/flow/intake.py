@@ -175,6 +175,10 @@ class Intake:
         """Whether mail that leaves may be signed: whoever receives a draft may then hash its body meanwhile."""
         return self._signer is not None
 
+    async def signs_for(self, domain: str) -> bool:
+        """Whether mail of ours whose author's domain this is leaves with a signature."""
+        return self._signer is not None and await self._signer.signs_for(domain)
+
     def make_id(self) -> int:
         """A fresh id for a message that is asked about before it is accepted."""
         return self._ids.make(self._clock.wall_us())
