@@ -406,9 +406,17 @@ async def test_a_plan_holds_what_is_special_and_notes_what_was_found() -> None:
         "mx.host.test": Level.DANE, "x.b.test": Level.VERIFY,
     }  # fmt: skip
     noted = policies.noted("a.test")
-    assert noted.published("mx.host.test") == Published("tlsa", (f"3 1 1 {'00' * 32}",))
+    assert noted.published("mx.host.test") == Published("tlsa", (f"3 1 1 {'00' * 32}",), domain="mx.host.test")
     assert noted.published("x.b.test") == Published("sts", ENFORCE.lines, ENFORCE.mx)
     assert policies.noted("unknown.test").published("x").kind == "no-policy-found"
+
+
+async def test_a_report_names_the_base_of_the_records_that_count() -> None:
+    """RFC 8460 section 1.1: the Policy Domain of DANE is the TLSA base domain, here what a signed alias leads to."""
+    policies = world({"_25._tcp.real.host.test": [EE]}, aliases=ALIAS)
+    policies._lookup.address_records = {"real.host.test": ["192.0.2.1"]}  # type: ignore[attr-defined]
+    await policies.for_plan("a.test", plan_of("mx.host.test"))
+    assert policies.noted("a.test").published("mx.host.test").domain == "real.host.test"
 
 
 async def test_a_report_repeats_tlsa_records_whole() -> None:

@@ -101,15 +101,15 @@ class Noted:
     """What was found of a domain when its way was planned last, for the journal and the reports."""
 
     sts: Found = NOTHING
-    tlsa: Mapping[str, tuple[str, ...]] | None = None
-    """By host whose TLSA records count: the usable ones as text; none where there is none or they are in doubt."""
+    tlsa: Mapping[str, Published] | None = None
+    """By host whose TLSA records count: the usable ones as text; no text where there is none or they are in doubt."""
     level: KeptLevel | None = None
     """The best protection that was ever seen there."""
 
     def published(self, host: str) -> Published:
         """The policy that a session with this host is counted under."""
         if self.tlsa is not None and host in self.tlsa:
-            return Published(TLSA, self.tlsa[host])
+            return self.tlsa[host]
         if self.sts.policy is not None and self.sts.policy.mode != mta_sts.NONE:
             return Published(STS, self.sts.policy.lines, self.sts.policy.mx)
         return Published(STS) if self.sts.fault and self.sts.policy is None else Published(NO_POLICY)
@@ -216,7 +216,7 @@ class TlsPolicies:
 
     async def _note(self, domain: str, demand: _Demand, policies: Mapping[str, TlsPolicy]) -> None:
         tlsa = {
-            host: tuple(record.whole for record in policy.tlsa)
+            host: Published(TLSA, tuple(record.whole for record in policy.tlsa), domain=(policy.names or (host,))[0])
             for host, policy in policies.items()
             if policy.why.startswith("DANE")
         }
