@@ -270,6 +270,17 @@ async def test_the_policy_of_a_smart_host_is_that_of_its_own_name() -> None:
     assert policies._sts.asked == ["smarthost.test"]
 
 
+@pytest.mark.parametrize("word, kind", [("verify", "sts"), ("may", "no-policy-found")])
+async def test_a_session_with_a_smart_host_counts_under_its_own_policy(word: str, kind: str) -> None:
+    policies = world(sts=ENFORCE, configured={"a.test": word})
+    policies._sts = FakeSts({"smarthost.test": Found(Policy("enforce", 1, ("smarthost.test",), "its own"))})
+    places = (Target("smarthost.test", (), 587), Target("/run/lmtp", (), 0))
+    await policies.for_plan("a.test", Plan("smarthost.test", (places,), fixed=True))
+    domain, noted = policies.noted("a.test").counted_as("a.test", "smarthost.test")
+    assert (domain, noted.published("smarthost.test").kind) == ("smarthost.test", kind)
+    assert set(policies._sts.asked) <= {"smarthost.test"}
+
+
 # -- configuration -----------------------------------------------------------------------------------------------------
 
 

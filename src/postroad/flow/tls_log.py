@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from postroad.flow.outbound import Courier, NoCourier
 from postroad.flow.route import Hop
-from postroad.flow.tls_policy import Level, Noted, TlsPolicies
+from postroad.flow.tls_policy import Level, Noted, TlsPolicies, is_address
 from postroad.store.client import UnitFailed
 from postroad.store.tls import Counted, KeptLevel, SeenLevels, TlsCounts, tls_count, tls_levels
 from postroad.store.units import ROWS_PER_UNIT
@@ -82,15 +82,19 @@ class TlsLog:
         if courier.policy.level is Level.NONE:
             return ""
         noted = self._policies.noted(domain)
-        self._count(domain, noted, courier.hop, *_result(noted, courier))
+        # For a host that the configuration names a session counts once, whatever it carries.
+        counted, found = noted.counted_as(domain, courier.hop.host)
+        if noted.hosts is None or len(courier.domains) == 1:
+            self._count(counted, found, courier.hop, *_result(found, courier))
         level = 2 if courier.verified else 1 if courier.tls else 0
         return self._remember(domain, level, noted.level)
 
     def failed(self, domains: Iterable[str], hop: Hop, refusal: NoCourier) -> None:
         """A host that took no session, for the mail of these domains; counted when TLS was the reason."""
         if refusal.fault:
-            for domain in domains:
-                self._count(domain, self._policies.noted(domain), hop, refusal.fault, refusal.detail)
+            counted = dict(self._policies.noted(domain).counted_as(domain, hop.host) for domain in domains)
+            for domain, found in counted.items():
+                self._count(domain, found, hop, refusal.fault, refusal.detail)
 
     def _count(self, domain: str, noted: Noted, hop: Hop, result: str, detail: str = "") -> None:
         day = self._clock.wall_us() // DAY_US
@@ -188,7 +192,7 @@ class TlsLog:
         return wanting
 
     async def _wants_reports(self, domain: str) -> bool:
-        if domain.startswith("["):
+        if domain.startswith("[") or is_address(domain):
             return False
         answer = await self._lookup.txt(tlsrpt.name_of_record(domain))
         return answer.status is LookupStatus.FOUND and bool(tlsrpt.read_rua(answer.records))

@@ -105,6 +105,16 @@ class Noted:
     """By host whose TLSA records count: the usable ones as text; no text where there is none or they are in doubt."""
     level: KeptLevel | None = None
     """The best protection that was ever seen there."""
+    hosts: Mapping[str, Noted] | None = None
+    """Of hosts that the configuration names, each a domain of its own; None where the domain names them."""
+
+    def counted_as(self, domain: str, host: str) -> tuple[str, Noted]:
+        """The domain that a session with this host is counted for, and what was found of it.
+
+        RFC 8460 section 1.1: "when mail is routed to a "smarthost" gateway by local policy, the "smarthost" domain name
+        is used instead".
+        """
+        return (domain, self) if self.hosts is None else (host, self.hosts.get(host, NOT_NOTED))
 
     def published(self, host: str) -> Published:
         """The policy that a session with this host is counted under."""
@@ -220,13 +230,15 @@ class TlsPolicies:
             for host, policy in policies.items()
             if policy.why.startswith("DANE")
         }
+        named = [host for host, policy in policies.items() if policy is not UNIX_SOCKET]
+        hosts = {host: Noted(await self._sts_for(demand, host), tlsa) for host in named} if demand.fixed else None
         try:
             level = await self._levels.level(domain) if self._levels is not None else None
         except StoreBroken:
             level = None
         if domain not in self._noted and len(self._noted) >= NOTED_MAX:
             self._noted.popitem(last=False)
-        self._noted[domain] = Noted(demand.sts, tlsa or None, level)
+        self._noted[domain] = Noted(demand.sts, tlsa or None, level, hosts)
 
     # -- the domain --------------------------------------------------------------------------------------------------
 
@@ -281,9 +293,8 @@ class TlsPolicies:
                 hindrance = _deferred("4.4.3", demand.doubt)
                 return TlsPolicy(Level.ENCRYPT, "DANE", hindrance=hindrance, fault="dnssec-invalid")
             by_dane = await self._by_dane(demand, host, port) if demand.secure else None
-            if demand.fixed and self._sts is not None and host != "localhost" and not _is_address(host):
-                # RFC 8461 section 3.4: "compliant senders MUST treat the smart host domain as the Policy Domain".
-                demand = replace(demand, domain=host, sts=await self._sts.of(host))
+            if demand.fixed:
+                demand = replace(demand, domain=host, sts=await self._sts_for(demand, host))
             if by_dane is not None and (by_dane.level is Level.DANE or by_dane.hindrance is not None):
                 return by_dane
             published = _by_sts(demand, host) or by_dane or OPPORTUNISTIC
@@ -291,9 +302,19 @@ class TlsPolicies:
             return TlsPolicy(configured, "relay.tls_policy", (host,))
         return published
 
+    async def _sts_for(self, demand: _Demand, host: str) -> Found:
+        """What holds for a host that the configuration names.
+
+        RFC 8461 section 3.4: "compliant senders MUST treat the smart host domain as the Policy Domain".
+        """
+        exact = demand.configured in (Level.NONE, Level.MAY) and demand.wish != TLS_REQUIRED
+        if self._sts is None or exact or host == "localhost" or is_address(host):
+            return NOTHING
+        return await self._sts.of(host)
+
     async def _by_dane(self, demand: _Demand, host: str, port: int) -> TlsPolicy | None:
         """What the host's TLSA records ask for; None where there are none that count."""
-        if not self._dane or host == "localhost" or _is_address(host):
+        if not self._dane or host == "localhost" or is_address(host):
             return None
         bases = await self._bases(host)
         if isinstance(bases, Outcome):
@@ -416,7 +437,8 @@ def read_configured(table: Mapping[str, str]) -> dict[str, Level]:
     return levels
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether a host goes by its address, as it is or as a literal."""
     try:
         ipaddress.ip_address(host.strip("[]").removeprefix("IPv6:"))
     except ValueError:
