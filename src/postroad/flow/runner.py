@@ -684,6 +684,8 @@ class Runner:
         if lesson.suspended:
             site.shape.by_source = site.shape.by_source and self._has_choice
             self._suspensions.learnt(site, f"{lesson.signal.rule}: {lesson.signal.means}", self._domains(site))
+        elif site.shape.state is State.SLOWED:
+            self._suspensions.slowed(site, f"{lesson.signal.rule}: {lesson.signal.means}")
 
     def _domains(self, site: Site) -> list[str]:
         ways = {way.partition(" ")[0] for way, (_, lane) in self._ways.items() if lane.site is site}
