@@ -132,7 +132,7 @@ async def suspended_sites(reader: Rows, now_us: int) -> list[Suspended]:
     # What was suspended again since counts: it comes behind.
     found = {site: Suspended(site, until_us, why, bool(own), bool(over)) for site, until_us, why, own, over in rows}
     slowed = await reader.rows("SELECT site, until_us, cause FROM slowdowns WHERE until_us > ?", (now_us,))
-    return [*found.values(), *(Suspended(*row, slowed=True) for row in slowed)]
+    return [*found.values(), *(Suspended(site, end, why, slowed=True) for site, end, why in slowed)]
 
 
 class Shaped(NamedTuple):
