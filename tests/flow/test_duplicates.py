@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from email.parser import BytesHeaderParser
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -53,7 +54,7 @@ def post(yard: Yard, number: int) -> str:
     ident = id_text(message.id)
     header = f"Received: from here by mail.ours.test with ESMTPA id {ident}\r\nMessage-ID: <{number}@ours.test>\r\n\r\n"
     ready = yard.compose(f"b{number}@x.test", id=message.id, header=header.encode())
-    yard.take(ready)
+    yard.admit(ready)
     return ident
 
 
@@ -102,8 +103,7 @@ async def test_promise_p7_as_many_copies_too_many_as_final_replies_were_lost(
 async def test_promise_p7_a_connection_lost_before_the_end_of_the_content_makes_no_copy(yard: Yard) -> None:
     """The host has nothing yet, and says so by having gone: the same message arrives once."""
     for stage in ("MAIL", "RCPT", "DATA"):
-        steps: list[Step] = [Drop(), Drop(), Drop(), OK if stage != "DATA" else "354 go on"]
-        script = {stage: steps}
+        script: dict[str, Any] = {stage: [Drop(), Drop(), Drop(), OK if stage != "DATA" else "354 go on"]}
         async with FakeSmtp(**script) as host:
             yard.host("x.test", host)
             yard.runner.reroute()

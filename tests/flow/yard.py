@@ -206,10 +206,10 @@ class Yard:
     def send(self, *recipients: str | Recipient, **changes: Any) -> Accept:
         """Accepts a message and hands it to the runner, as the intake does."""
         message = self.compose(*recipients, **changes)
-        self.take(message)
+        self.admit(message)
         return message
 
-    def take(self, message: Accept) -> None:
+    def admit(self, message: Accept) -> None:
         """Accepts a message that was composed before."""
         self.store.run(accept, message)
         self.runner.enqueue_fresh(message)
