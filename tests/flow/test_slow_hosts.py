@@ -6,6 +6,7 @@ whether the mail for the good one gets through meanwhile. `bench/dead_destinatio
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from msgspec.structs import replace
 from postroad.flow.outbound import Manner
 from postroad.flow.route import read_signposts
 from postroad.store.queue import accept
+from postroad.values.ports import Answer
+from tests.fakes.lookup import FakeLookup
 from tests.fakes.smtp_server import FakeSmtp, Silent
 from tests.flow.yard import Yard, until
 
@@ -56,8 +59,14 @@ async def get_known(yard: Yard, good: FakeSmtp) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "DOT"])
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    "stage, known",
+    [
+        *((stage, True) for stage in ("CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "DOT")),
+        ("CONNECT", False),
+        ("DOT", False),
+    ],
+)
 async def test_promise_p11_three_hundred_silent_destinations_keep_no_other_mail_waiting(
     yard: Yard, stage: str, known: bool
 ) -> None:
@@ -86,3 +95,34 @@ async def test_promise_p11_mail_out_of_the_queue_passes_silent_destinations_too(
             yard.store.run(accept, replace(message, legs=[replace(leg, owner=0, due_us=0) for leg in message.legs]))
         yard.runner.wake()
         await until(lambda: len(good.messages) == 100, 20.0)
+
+
+class SilentNames(FakeLookup):
+    """Name servers of most domains do not answer while the test lasts."""
+
+    def __init__(self, *arguments: Any, silent: str) -> None:
+        super().__init__(*arguments)
+        self.silent = silent
+        self.waiting = 0
+
+    async def mx(self, domain: str) -> Answer:
+        """The exchangers, or nothing ever."""
+        if domain.startswith(self.silent):
+            self.waiting += 1
+            await asyncio.Event().wait()
+        return await super().mx(domain)
+
+
+async def test_promise_p11_domains_whose_name_servers_are_silent_keep_no_other_mail_waiting(yard: Yard) -> None:
+    """A way is planned again every minute: it must not wait behind those that end in no plan."""
+    async with FakeSmtp() as good:
+        yard.runner._signposts = read_signposts(port=good.port, allow_private=["127.0.0.0/8"])
+        names = SilentNames({"good.test": [(1, "mx.good.test")]}, {"mx.good.test": ["127.0.0.1"]}, silent="bad")
+        yard.runner._lookup = names
+        await get_known(yard, good)
+        for n in range(BAD):
+            yard.send(f"b@bad{n}.test")
+        await until(lambda: names.waiting >= 50)
+        for n in range(10):
+            yard.send(f"c{n}@good.test")
+        await until(lambda: len(good.messages) == 11)

@@ -98,6 +98,9 @@ PLAN_S: Final = 60.0
 PLANS_AT_ONCE: Final = 100
 """Ways planned at the same time: a resolver that gets hundreds of questions at once drops some, and each costs 5 s."""
 
+STRANGERS_AT_ONCE: Final = 80
+"""Those of them for domains that no way was found to before: name servers that are silent hold nobody else up."""
+
 PLANS_KEPT: Final = 20_000
 AVOIDED_MAX: Final = 200
 """Domains that one claim may be told to leave alone."""
@@ -215,6 +218,7 @@ class Runner:
         self._claimed = _Window()
         self._ways: dict[str, tuple[float, Lane]] = {}
         self._planning = asyncio.Semaphore(PLANS_AT_ONCE)
+        self._strangers = asyncio.Semaphore(STRANGERS_AT_ONCE)
         self._change = 0
         """How often gateway domains have changed."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -466,6 +470,7 @@ class Runner:
                     self._suspensions.mail_for(lane.site, way.partition(" ")[0])
                 by_lane.setdefault(lane, []).extend(members)
             else:
+                self._ways.pop(way, None)
                 self.on_result(Parcel(letter, members), [(delivery, planned) for delivery in members])
         self._submit(letter, by_lane)
 
@@ -478,7 +483,8 @@ class Runner:
                 return found
 
     async def _plan(self, delivery: Delivery) -> Plan | Outcome:
-        async with self._planning:
+        stranger = contextlib.nullcontext() if delivery.way in self._ways else self._strangers
+        async with stranger, self._planning:
             return await plan_way(delivery, self._next_hop_of, self._signposts, self._lookup, self._policies)
 
     def reroute(self) -> None:
