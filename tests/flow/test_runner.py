@@ -575,6 +575,16 @@ async def test_a_sender_who_wants_no_report_gets_none(yard: Yard, notify: str) -
     assert yard.reports() == []
 
 
+async def test_why_one_of_several_is_in_no_report_is_told(yard: Yard) -> None:
+    """Promise P8: a failure that nobody is told of has a reason in the journal, also beside one that is reported."""
+    never = Recipient(Address.parse("c@nowhere.test"), "NEVER")
+    sent = yard.send("b@nowhere.test", never)
+    await yard.settled()
+    kinds = [(event.kind, event.recipient) for event in yard.events(sent.id)]
+    assert kinds[2:] == [("discarded", "c@nowhere.test"), ("reported", "a@ours.test")]
+    assert b"c@nowhere.test" not in only(yard.reports())
+
+
 async def test_a_sender_who_does_not_exist_gets_no_report(yard: Yard) -> None:
     yard.plans["a@ours.test"] = LocalPlan(refusal=Reply(550, "5.1.1", "No mailbox"), why="no such mailbox")
     sent = yard.send("b@nowhere.test")

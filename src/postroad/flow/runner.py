@@ -22,7 +22,7 @@ from msgspec import structs
 
 from postroad.config import Config
 from postroad.config.providers import load as load_providers
-from postroad.flow.bounce import BY, Note, PlanFor, Reporter, reported
+from postroad.flow.bounce import Note, PlanFor, Reporter, ended, reported
 from postroad.flow.dsn import Action, Notice
 from postroad.flow.fates import Tale, remark_event, tell
 from postroad.flow.grants import Grants
@@ -671,15 +671,8 @@ class Runner:
             log.exception("the report of message %s met a bug, trying again later", id_text(letter.id))
             self._postpone(letter, tale, now_us)
             return
-        if isinstance(report, str):
-            tale.events += [
-                Event(kind="discarded", at_us=now_us, recipient=delivery.recipient, cause=report, by=BY)
-                for delivery in tale.failed
-            ]
-            self._record(letter, tale)
-            return
-        tale.events.append(reported(letter, report, now_us))
-        self._record(letter, tale, report)
+        tale.events += ended(letter, report, tale.notices, now_us)
+        self._record(letter, tale, report if isinstance(report, Accept) else None)
 
     def _postpone(self, letter: Letter, tale: Tale, now_us: int) -> None:
         """Writes an attempt down without its report: nothing ends undelivered, a delay is told another time.
