@@ -105,13 +105,8 @@ class KeptWaits:
         if after:
             return
         step = self._steps.pop(0)
-        how = "ahead" if step.by_us > 0 else "back"
-        log.warning(
-            "the clock was set %s by %d s: %d deliveries keep their wait",
-            how,
-            abs(step.by_us) // 1_000_000,
-            self._moved,
-        )
+        how, seconds = "ahead" if step.by_us > 0 else "back", round(abs(step.by_us) / 1e6)
+        log.warning("the clock was set %s by %d s; deliveries that keep their wait: %d", how, seconds, self._moved)
         self._moved = 0
         self._writer.veil = self._steps[0].veil if self._steps else (0, 0)
         if not self._steps:
