@@ -39,8 +39,8 @@ LANES_KEPT: Final = 10_000
 """Lanes without mail or connections that are remembered for the health of their hosts."""
 
 KNOCKING_MAX: Final = 2000
-"""Connections being opened to hosts that have not answered before: they cost a socket and wait for their timeout, and
-must not keep those that answer from their places."""
+"""Connections to hosts that have not answered for a message before: they cost a socket and wait for a timeout, and must
+not keep those that answer from their places."""
 
 
 class Health:
@@ -156,7 +156,7 @@ class Lane:
         self.opening = 0
         """Those of them that are not ready for mail yet."""
         self.proven = False
-        """A host of it has taken a session."""
+        """A host of it has answered for a message since the last time that all of them failed."""
         self.health: dict[Hop, Health] = {}
         """Hosts that failed and have not succeeded since."""
         self.plain_until: dict[Hop, float] = {}
@@ -199,7 +199,6 @@ class Lane:
 
     def succeeded(self, hop: Hop) -> None:
         """A host took a session: all its failures are forgotten."""
-        self.proven = True
         if self.health:
             self.health.pop(hop, None)
 
@@ -270,7 +269,7 @@ class Place(Enum):
     OURS = "ours"
     """One of the connections of this worker."""
     KNOCKING = "knocking"
-    """One to a host of which it is not known that it answers; it becomes one of ours when it does."""
+    """One to a host of which it is not known that it answers; it becomes one of ours when it has, for a message."""
 
 
 class Sharer(Protocol):
@@ -477,16 +476,19 @@ class Lanes:
         else:
             self.knocking += change
 
-    def opened(self, lane: Lane, place: Place) -> Place:
-        """A connection is ready for mail; returns what it is counted as from here on."""
-        self.unopened(lane)
+    def answered(self, lane: Lane, place: Place) -> Place:
+        """A host has answered for a message over a connection; returns what that is counted as from here on.
+
+        A session alone is no proof: who takes one and is silent then would hold a place for minutes.
+        """
+        lane.proven = True
         if place is Place.KNOCKING:
             self.knocking -= 1
             self.connections += 1
         return Place.OURS
 
     def unopened(self, lane: Lane) -> None:
-        """A connection is not being opened any more."""
+        """A connection is not being opened any more: it is ready for mail, or has ended."""
         lane.opening -= 1
         lane.site.opening -= 1
 

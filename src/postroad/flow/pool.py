@@ -119,6 +119,15 @@ class TlsWatch(Protocol):
         ...
 
 
+class _Berth:
+    """What a connection is counted as just now."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+
 class Pool:
     """Carries parcels; `submit` is the way in, the sink the way out."""
 
@@ -260,23 +269,21 @@ class Pool:
     async def _live(self, lane: Lane, place: Place) -> None:
         courier: Courier | None = None
         opening = True
+        berth = _Berth(place)
         try:
             courier = await self._open(lane)
             opening = False
-            if courier is not None:
-                place = self._lanes.opened(lane, place)
-            else:
-                self._lanes.unopened(lane)
+            self._lanes.unopened(lane)
             if courier is not None:
                 lane.succeeded(courier.hop)
-                await self._serve(lane, courier)
+                await self._serve(lane, courier, berth)
         except Exception:
             log.exception("a connection of lane %s ended by a bug", lane.key)
             self._give_up(lane)
         finally:
             if opening:
                 self._lanes.unopened(lane)
-            await self._end(lane, place, courier)
+            await self._end(lane, berth.place, courier)
 
     def _give_up(self, lane: Lane) -> None:
         """After a bug: the site is left alone for a while, as if its hosts had failed, so that nothing spins."""
@@ -408,7 +415,7 @@ class Pool:
             parcel.trail += trail
             self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
 
-    async def _serve(self, lane: Lane, courier: Courier) -> None:
+    async def _serve(self, lane: Lane, courier: Courier, berth: _Berth) -> None:
         """Carries parcels until there is none, the host has had enough, or others need the place."""
         queue, site = lane.queue, lane.site
         shape = site.shape
@@ -442,7 +449,7 @@ class Pool:
                     queue.put_back(parcel)
                     continue
                 shape.take(self._now())
-            if not await self._carry(lane, courier, parcel):
+            if not await self._carry(lane, courier, parcel, berth):
                 return
 
     def _may_stay(self, site: Site, courier: Courier) -> bool:
@@ -469,7 +476,7 @@ class Pool:
 
     # -- one parcel --------------------------------------------------------------------------------------------------
 
-    async def _carry(self, lane: Lane, courier: Courier, parcel: Parcel) -> bool:
+    async def _carry(self, lane: Lane, courier: Courier, parcel: Parcel, berth: _Berth) -> bool:
         """Carries one parcel and sorts its results; returns whether the connection may go on."""
         if parcel.letter.header is None and not await self._load(lane, parcel):
             lane.site.shape.spared()
@@ -491,6 +498,8 @@ class Pool:
             trip = Trip([(delivery, BUG, Step.GO_ON) for delivery in parcel.deliveries], lost=True)
         finally:
             self.busy -= 1
+        if courier.carried and not trip.lost and (berth.place is Place.KNOCKING or not lane.proven):
+            berth.place = self._lanes.answered(lane, berth.place)
         if trip.stale and not parcel.returned:
             parcel.returned += 1
             lane.site.shape.spared()

@@ -22,7 +22,7 @@ from msgspec import structs
 
 from postroad.config import Config
 from postroad.config.providers import load as load_providers
-from postroad.flow.bounce import BY, Note, PlanFor, Reporter, reported
+from postroad.flow.bounce import Note, PlanFor, Reporter, ended
 from postroad.flow.detours import tell_detour, turn_aside
 from postroad.flow.fates import Tale, remark_event, tell
 from postroad.flow.filing import Filing
@@ -101,6 +101,9 @@ PLAN_S: Final = 60.0
 
 PLANS_AT_ONCE: Final = 100
 """Ways planned at the same time: a resolver that gets hundreds of questions at once drops some, and each costs 5 s."""
+
+STRANGERS_AT_ONCE: Final = 80
+"""Those of them for domains that no way was found to before: name servers that are silent hold nobody else up."""
 
 OTHERS_EVERY_S: Final = 1.0
 """How often mail of other users is sought for lanes that have enough of a few: it costs the store some milliseconds."""
@@ -233,6 +236,7 @@ class Runner:
         self._claimed = Window()
         self._ways: dict[str, tuple[float, Lane]] = {}
         self._planning = asyncio.Semaphore(PLANS_AT_ONCE)
+        self._strangers = asyncio.Semaphore(STRANGERS_AT_ONCE)
         self._change = 0
         """How often gateway domains have changed."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -545,6 +549,7 @@ class Runner:
                     else:
                         by_lane.setdefault(lane, []).append(member)
             else:
+                self._ways.pop(way, None)
                 self.on_result(Parcel(letter, members), [(delivery, planned) for delivery in members])
         self._submit(letter, by_lane)
         if aside:
@@ -559,7 +564,8 @@ class Runner:
                 return found
 
     async def _plan(self, delivery: Delivery) -> Plan | Outcome:
-        async with self._planning:
+        stranger = contextlib.nullcontext() if delivery.way in self._ways else self._strangers
+        async with stranger, self._planning:
             return await plan_way(delivery, self._next_hop_of, self._signposts, self._lookup, self._policies)
 
     def reroute(self) -> None:
@@ -764,15 +770,8 @@ class Runner:
             log.exception("the report of message %s met a bug, trying again later", id_text(letter.id))
             self._postpone(letter, tale, now_us)
             return
-        if isinstance(report, str):
-            tale.events += [
-                Event(kind="discarded", at_us=now_us, recipient=delivery.recipient, cause=report, by=BY)
-                for delivery in tale.failed
-            ]
-            self._record(letter, tale)
-            return
-        tale.events.append(reported(letter, report, now_us))
-        self._record(letter, tale, report)
+        tale.events += ended(letter, report, tale.notices, now_us)
+        self._record(letter, tale, report if isinstance(report, Accept) else None)
 
     def _postpone(self, letter: Letter, tale: Tale, now_us: int) -> None:
         """Writes an attempt down without its report: nothing ends undelivered, a delay is told another time.
