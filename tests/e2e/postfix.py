@@ -43,7 +43,7 @@ virtual_minimum_uid = 100
 message_size_limit = {size}
 maillog_file = {folder}/log/maillog
 maillog_file_prefixes = {folder}
-smtpd_recipient_restrictions = check_policy_service unix:{folder}/door
+smtpd_recipient_restrictions = check_policy_service unix:door
 {settings}
 """
 TLS = """
@@ -92,7 +92,7 @@ def postfix(
         if Path("/etc", file).exists():
             shutil.copy(Path("/etc", file), folder / "spool/etc")
 
-    door = _Door(str(folder / "door"))
+    door = _Door(str(folder / "spool/door"))
     receiver = Receiver(domain, folder, folder / "log/maillog", door.open)
     _postfix(folder, "start")
     try:
