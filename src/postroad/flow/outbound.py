@@ -566,6 +566,7 @@ class Courier:
     async def _next(self, patience_s: float = 1e9) -> ClientEvent:
         """The machine's next event, exchanging octets with the host until there is one."""
         machine, link = self._machine, self._link
+        received = b""
         while True:
             event = machine.next_event()
             octets = machine.take_output()
@@ -573,6 +574,9 @@ class Courier:
                 link.write(octets)
             if event is not None:
                 return event
+            if received and not octets:
+                # A part of what one flight of commands is answered with; the rest is on its way.
+                link.acknowledge()
             patience = min(machine.patience, patience_s, self._manner.patience_s)
             try:
                 received = await link.receive(patience)
