@@ -33,6 +33,7 @@ RULES = Providers(
                 "slower": rule("slow", 300.0, text="slower"),
                 "gone": rule("bounce", text="gone for good"),
                 "elsewhere": rule("change-source", 2000.0, text="not from there"),
+                "enough": rule("reconnect", 300.0, text="enough for one connection"),
             }
         )
     }
@@ -58,6 +59,38 @@ async def make_yard(tmp_path: Path) -> AsyncIterator[MakeYard]:
 
 def site_of(yard: Yard) -> Any:
     return only(yard.runner._lanes.sites())
+
+
+@pytest.mark.parametrize("reply", ["452 4.5.3 enough for one connection", "421 enough for one connection"])
+async def test_a_connection_that_is_used_up_is_replaced_and_costs_nothing(make_yard: MakeYard, reply: str) -> None:
+    yard = make_yard(idle_s=30.0)
+    async with FakeSmtp(MAIL=[OK, OK, reply, OK]) as host:
+        yard.host("x.test", host)
+        for number in range(2):
+            yard.send(f"b{number}@x.test")
+            await yard.settled()
+        assert host.connections == 1
+        sent = yard.send("b2@x.test")
+        await yard.settled()
+        told = [(event.kind, event.cause) for event in yard.events(sent.id)][-2:]
+        assert told == [("attempted", f"{reply}; again over a new connection"), ("delivered", "")]
+        assert (site_of(yard).shape.state, host.connections) == (State.OPEN, 2)
+        # Learnt: the next ones end after two messages by themselves.
+        for number in range(3, 6):
+            yard.send(f"b{number}@x.test")
+            await yard.settled()
+        assert host.connections == 3
+        assert sum(line.startswith("MAIL") for line in host.commands) == 7
+
+
+async def test_a_host_whose_connections_are_used_up_at_once_is_slowed(make_yard: MakeYard) -> None:
+    yard = make_yard()
+    async with FakeSmtp(MAIL="452 4.5.3 enough for one connection") as host:
+        yard.host("x.test", host)
+        sent = yard.send("b@x.test")
+        await yard.settled()
+        assert [event.kind for event in yard.events(sent.id)][-2:] == ["deferred", "slowed"]
+        assert host.connections == 1
 
 
 @pytest.mark.parametrize("step", ["CONNECT", "MAIL", "RCPT", "DOT"])

@@ -119,7 +119,9 @@ class Site:
 class Lane:
     """The mail for one set of hosts for which the same must hold of TLS."""
 
-    __slots__ = ("connections", "health", "key", "opening", "plain_until", "plan", "proven", "queue", "site")
+    __slots__ = (
+        "connections", "health", "key", "opening", "per_connection", "plain_until", "plan", "proven", "queue", "site",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, site: Site) -> None:
         self.key = plan.key
@@ -132,6 +134,8 @@ class Lane:
         """Those of them that are not ready for mail yet."""
         self.proven = False
         """A host of it has taken a session."""
+        self.per_connection = 0
+        """Messages after which a host took no more over one connection; 0: none has said so."""
         self.health: dict[Hop, Health] = {}
         """Hosts that failed and have not succeeded since."""
         self.plain_until: dict[Hop, float] = {}

@@ -99,6 +99,8 @@ class Trip:
     """The connection is gone."""
     stale: bool = False
     """It was gone before the host had a say about this parcel: the host closed an idle connection."""
+    number: int = 1
+    """Which one of the connection it was."""
 
 
 @dataclass(slots=True)
@@ -378,9 +380,9 @@ class Courier:
         letter = parcel.letter
         head = deliveries[0].prefix + (letter.header or b"")
         machine = self._machine
-        fresh = not self.carried
         smtputf8 = self.extensions.smtputf8 and _needs_utf8(letter, deliveries)
         self.carried += 1
+        trip.number = self.carried
         machine.begin(
             self._return_path(letter, deliveries),
             [_recipient(delivery, smtputf8) for delivery in deliveries],
@@ -403,7 +405,7 @@ class Courier:
             event = await self._next()
         if type(event) is not TransactionDone:
             raise AssertionError(f"{event} in a transaction")
-        self._conclude(trip, deliveries, event.result, fresh)
+        self._conclude(trip, deliveries, event.result)
         return trip
 
     def _return_path(self, letter: Letter, deliveries: Sequence[Delivery]) -> Address | None:
@@ -522,7 +524,7 @@ class Courier:
         trip.lost = True
         return trip
 
-    def _conclude(self, trip: Trip, deliveries: Sequence[Delivery], result: TransactionResult, fresh: bool) -> None:
+    def _conclude(self, trip: Trip, deliveries: Sequence[Delivery], result: TransactionResult) -> None:
         lost: Lost | None = None
         if self._machine.closed:
             trip.lost = True
@@ -537,7 +539,7 @@ class Courier:
             if delivery.notify and outcome.fate is Fate.DELIVERED:
                 outcome = replace(outcome, dsn=self.extensions.dsn)
             trip.results.append((delivery, outcome, step))
-        if lost is not None and not fresh and result.mail is None:
+        if lost is not None and trip.number > 1 and result.mail is None:
             trip.stale = True
 
     # -- its end -----------------------------------------------------------------------------------------------------

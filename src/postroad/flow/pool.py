@@ -28,7 +28,7 @@ from postroad.flow.parcels import Delivery, Parcel
 from postroad.flow.providers import Providers
 from postroad.flow.route import Hop
 from postroad.flow.shaping import State
-from postroad.flow.signals import Lesson, heard, heard_at_the_door
+from postroad.flow.signals import Lesson, heard, heard_at_the_door, is_used_up
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
@@ -382,6 +382,8 @@ class Pool:
         mails = shape.limits.messages_per_connection
         mails = min(mails, courier.extensions.max_transactions or mails)
         while not self._draining and courier.carried < mails and site.connections <= shape.share:
+            if lane.per_connection and courier.carried >= lane.per_connection:
+                return
             if sink.full:
                 await sink.room()
             if not shape.easy and not await self._may_send(site):
@@ -475,6 +477,9 @@ class Pool:
             trip = Trip([(delivery, BUG, Step.GO_ON) for delivery in parcel.deliveries], lost=True)
         finally:
             self.busy -= 1
+        if parcel.returned < RETURNS_MAX and is_used_up(lane.site, trip, self._providers):
+            self._used_up(lane, courier, parcel, trip)
+            return False
         if trip.stale and not parcel.returned:
             parcel.returned += 1
             lane.site.shape.spared()
@@ -517,6 +522,15 @@ class Pool:
         if lesson is not None and lane.site.shape.state is State.SUSPENDED:
             self.put_off(lane.site)
         return not trip.lost and failure is None
+
+    def _used_up(self, lane: Lane, courier: Courier, parcel: Parcel, trip: Trip) -> None:
+        """The host takes no more over this connection: the parcel goes over another, and later ones end in time."""
+        enough = trip.number - 1
+        lane.per_connection = min(lane.per_connection or enough, enough)
+        parcel.returned += 1
+        parcel.trail.append((courier.where, f"{trip.results[0][1].reply}; again over a new connection"))
+        lane.site.shape.spared()
+        lane.queue.put_back(parcel)
 
     @staticmethod
     def _tell(watch: TlsWatch, courier: Courier, parcel: Parcel) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from postroad.flow.lanes import Site
     from postroad.flow.outbound import Trip
 
+RECONNECT: Final = "reconnect"
 SLOWED: Final = State.SLOWED.value
 SUSPENDED: Final = State.SUSPENDED.value
 
@@ -58,6 +59,15 @@ def heard(site: Site, trip: Trip, providers: Providers, now: float) -> Lesson | 
     return lesson
 
 
+def is_used_up(site: Site, trip: Trip, providers: Providers) -> bool:
+    """Whether the host takes no more over a connection that has carried something, and said nothing of the parcel."""
+    reply = trip.results[0][1].reply if trip.number > 1 and trip.results else None
+    if reply is None or reply.positive or any(not one.where or one.reply != reply for _, one, _ in trip.results):
+        return False
+    signal = providers.signal(site.provider, reply)
+    return signal is not None and signal.action == RECONNECT
+
+
 def heard_at_the_door(site: Site, outcome: Outcome, providers: Providers, now: float) -> Lesson | None:
     """The same for a host that took no session; that it did not is the business of its health."""
     if outcome.reply is None or not outcome.where:
@@ -83,7 +93,8 @@ def _act(site: Site, signal: Signal, outcome: Outcome, now: float) -> Lesson | N
     shape = site.shape
     if signal.action in SUSPENDING:
         changed = shape.suspend(signal.for_s, signal.means, now)
-    elif signal.action == "slow":
+    elif signal.action in ("slow", RECONNECT):
+        # Who takes not even one message over a connection has another reason.
         changed = shape.slow(signal.for_s, signal.means, now)
     else:
         return None
