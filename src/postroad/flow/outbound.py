@@ -450,20 +450,21 @@ class Courier:
 
     def _sendable(self, parcel: Parcel, trip: Trip) -> list[Delivery]:
         """The deliveries this host's extensions can carry; the others end here."""
+        sendable = parcel.deliveries
+        if not self.extensions.smtputf8 and not all(delivery.recipient.isascii() for delivery in sendable):
+            sendable = []
+            for delivery in parcel.deliveries:
+                if _address(delivery.recipient).needs_utf8:
+                    # RFC 6531 section 3.5: X.6.7 "Non-ASCII addresses not permitted for that sender/recipient". Said
+                    # before anything about the message: another message would not arrive there either.
+                    cause = "the host cannot take this address (no SMTPUTF8)"
+                    trip.results.append((delivery, unsendable("5.6.7", cause, self.where, self.tls), Step.GO_ON))
+                else:
+                    sendable.append(delivery)
         reason = self._hindrance(parcel.letter)
         if reason is not None:
-            trip.results += [(delivery, reason, Step.GO_ON) for delivery in parcel.deliveries]
+            trip.results += [(delivery, reason, Step.GO_ON) for delivery in sendable]
             return []
-        if self.extensions.smtputf8 or all(delivery.recipient.isascii() for delivery in parcel.deliveries):
-            return parcel.deliveries
-        sendable = []
-        for delivery in parcel.deliveries:
-            if _address(delivery.recipient).needs_utf8:
-                # RFC 6531 section 3.5: X.6.7 "Non-ASCII addresses not permitted for that sender/recipient"
-                outcome = unsendable("5.6.7", "the host cannot take this address (no SMTPUTF8)", self.where, self.tls)
-                trip.results.append((delivery, outcome, Step.GO_ON))
-            else:
-                sendable.append(delivery)
         return sendable
 
     def _hindrance(self, letter: Letter) -> Outcome | None:
