@@ -22,6 +22,7 @@ exim_user = Debian-exim
 exim_group = Debian-exim
 never_users =
 rfc1413_query_timeout = 0s
+smtp_accept_queue_per_connection = 0
 host_lookup =
 message_size_limit = {size}
 log_selector = +smtp_connection +incoming_port +received_recipients

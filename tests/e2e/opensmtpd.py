@@ -25,6 +25,7 @@ action "mailbox" maildir "{folder}/mail/%{{dest.user}}" virtual <people>
 action "remote" relay host "smtp://127.0.0.1:{relay_port}"
 match from any for domain "{domain}" action "mailbox"
 match from src 127.0.0.1 for any action "remote"
+match from local for any action "remote"
 """
 PKI = 'pki mx.{domain} cert "/etc/server.pem"\npki mx.{domain} key "/etc/server.key"'
 LISTEN = 'listen on {host} port {port} {tls} hostname mx.{domain} filter "late"\n'

@@ -144,4 +144,3 @@ def _postfix(folder: Path, command: str) -> None:
         subprocess.run(
             ["postfix", "-c", folder / "conf", command], stdout=output, stderr=output, timeout=50, check=False
         )
-

@@ -1,4 +1,4 @@
-"""Servers whose Debian packages conflict: each runs where its files lie over /usr and /etc, and nobody else sees that."""
+"""Servers whose Debian packages conflict: each runs where its files lie over /usr and /etc, unseen by everybody else."""
 
 from __future__ import annotations
 
