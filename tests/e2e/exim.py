@@ -30,6 +30,7 @@ tls_advertise_hosts = {tls}
 tls_certificate = /etc/exim4/server.pem
 tls_privatekey = /etc/exim4/server.key
 acl_smtp_rcpt = rcpt
+domainlist here = {domain} : *.{domain}
 {settings}
 
 begin acl
@@ -37,17 +38,17 @@ rcpt:
   defer  local_parts = late
          condition = ${{if exists{{/var/busy}}}}
          message = 450 4.2.0 {late}
-  deny   domains = {domain}
+  deny   domains = +here
          ! local_parts = {users}
          message = 550 5.1.1 no such user
-  accept domains = {domain}
+  accept domains = +here
   accept hosts = 127.0.0.1
   deny   message = 550 5.7.1 no relaying
 
 begin routers
 here:
   driver = accept
-  domains = {domain}
+  domains = +here
   local_parts = {users}
   transport = mailbox
 elsewhere:

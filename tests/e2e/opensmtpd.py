@@ -23,7 +23,7 @@ filter "late" phase rcpt-to match rcpt-to <late> reject "450 4.2.0 {late}"
 {listen}
 action "mailbox" maildir "{folder}/mail/%{{dest.user}}" virtual <people>
 action "remote" relay host "smtp://127.0.0.1:{relay_port}"
-match from any for domain "{domain}" action "mailbox"
+match from any for domain {{ "{domain}", "*.{domain}" }} action "mailbox"
 match from src 127.0.0.1 for any action "remote"
 match from local for any action "remote"
 """
@@ -52,7 +52,7 @@ def opensmtpd(
         )  # fmt: skip
         (folder / "etc/smtpd.conf").write_text(conf)
         (folder / "etc/late").write_text(f"late@{domain}\n")
-        (folder / "etc/people").write_text("".join(f"{user}@{domain} nobody\n" for user in USERS))
+        (folder / "etc/people").write_text("".join(f"{user} nobody\n" for user in USERS))
         (folder / "etc/mailname").write_text(f"mx.{domain}\n")
         if certificate is not None:
             for file in ("server.pem", "server.key"):

@@ -1,4 +1,4 @@
-"""Servers whose Debian packages conflict: each runs where its files lie over /usr and /etc, unseen by everybody else."""
+"""Servers whose Debian packages conflict: each runs where its files lie over /usr and /etc, unseen by all others."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Link(asyncio.Protocol):
         return bool(self._received) or self.ended
 
     def acknowledge(self) -> None:
-        """Tells the peer now that its octets have come, for whoever knows that more must follow without being asked for.
+        """Tells the peer now that its octets have come; for whoever knows that more follow without being asked for.
 
         Nagle's algorithm (RFC 9293 section 3.7.4) makes the peer wait for that before it sends the next small segment,
         and our kernel, with nothing to send itself, would wait 40 ms.
