@@ -1,7 +1,7 @@
 """Several hosts on this machine, each in a network namespace of its own, on one bridge that nobody else sees.
 
-A host is kept by a process that sleeps. When it ends, or when the tests do, however, the kernel takes its namespace away
-with all devices in it: nothing has to be cleaned up by hand, and the machine's own network is never touched.
+A host is kept by a process that sleeps. When it ends, which it does with the tests whatever happens to them, the kernel
+takes its namespace away with all devices in it. The machine's own network is never touched.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 

@@ -149,7 +149,7 @@ def told(near: LiveServer, ident: str) -> list[tuple[str, str]]:
 
     def look() -> list[tuple[str, str]]:
         kinds = [(one["kind"], one.get("cause", "")) for one in events(near) if one["id"] == ident]
-        return kinds[3:] if kinds and kinds[-1][0] == "delivered" else []
+        return kinds[3:] if "delivered" in (kind for kind, _ in kinds) else []
 
     return until(look)
 

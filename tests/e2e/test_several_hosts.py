@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 
@@ -262,8 +261,10 @@ def test_mail_never_comes_back_to_ourselves(
     publish(dns, "name.far.test", ("mx.local.test", ["198.51.100.1"]))
     for domain in ("loop.far.test", "name.far.test"):
         ident = send(near, sender, [f"bob@{domain}"], "round")
-        ended = until(lambda ident=ident: [one for one in events(near) if (one["id"], one["kind"]) == (ident, "bounced")])
-        assert "5.4.6" in ended[0]["evidence"]
+        ended = until(
+            lambda ident=ident: [one for one in events(near) if (one["id"], one["kind"]) == (ident, "bounced")]
+        )
+        assert ended[0]["cause"] == f"mail for {domain} loops back to this server"
     ourselves = ("mx.second.far.test", [OURS])
     publish(dns, "better.far.test", ("mx.better.far.test", [TWO]), ourselves)
     send(near, sender, ["bob@better.far.test"], "better")
@@ -294,12 +295,9 @@ def test_a_host_that_takes_few_connections_of_one_address(
         with three.inside():
             receiver = stack.enter_context(server(f"{name}.far.test", 25, 26, hosts=[THREE], settings=settings))
         sent = [send(near, sender, [f"bob@{name}.far.test"], f"few {number:02}") for number in range(30)]
-        try:
-            until(lambda: receiver.count("few") >= 30)
-        finally:
-            print(receiver.log)
-            for e in events(near):
-                if e["id"] in sent and e["kind"] not in ("received", "signed", "queued"): print(e)
+        until(lambda: receiver.count("few") >= 30)
         assert [receiver.count(f"few {number:02}") for number in range(30)] == [1] * 30
         assert messages(near, sender) == []
-        assert len(re.findall(refusal, receiver.log)) <= 5
+        assert 1 <= len(re.findall(refusal, receiver.log)) <= 5
+        kinds = {kind for ident in sent for kind, _ in told(near, ident)}
+        assert kinds <= {"attempted", "slowed", "delivered"}

@@ -107,7 +107,7 @@ SAID = [
         "orange",
         Reply(421, "", "mwinf5c04 ME Trop de connexions, veuillez verifier. OFR004_104 [104]"),
         "too-many-connections",
-        "slow",
+        "fewer",
     ),
     (
         "t-online",
@@ -117,7 +117,7 @@ SAID = [
     ),
     ("", Reply(451, "4.7.1", "Greylisted, try again in 5 minutes"), "", ""),
     ("", Reply(421, "4.7.28", "flood"), "everybody: flood", "suspend"),
-    ("", Reply(450, "4.7.1", "Too many connections from your address"), "everybody: too-many-connections", "slow"),
+    ("", Reply(450, "4.7.1", "Too many connections from your address"), "everybody: too-many-connections", "fewer"),
     ("", Reply(421, "4.3.2", "closing"), "everybody: closing", "slow"),
     ("", Reply(450, "4.2.2", "mailbox full"), "", ""),
     ("", Reply(550, "5.1.1", "no such user"), "", ""),

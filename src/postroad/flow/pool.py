@@ -28,7 +28,7 @@ from postroad.flow.parcels import Delivery, Parcel
 from postroad.flow.providers import Providers
 from postroad.flow.route import Hop
 from postroad.flow.shaping import State
-from postroad.flow.signals import Lesson, heard, heard_at_the_door, is_used_up
+from postroad.flow.signals import Lesson, heard, heard_at_the_door, is_used_up, wants_fewer
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock
 from postroad.values.reply import Reply
@@ -328,7 +328,8 @@ class Pool:
                 # A host that did not answer may still do what the others refuse for good.
                 last, decisive = opened.outcome, len(trail)
             trail.append((str(hop), _words(opened.outcome)))
-            lane.failed(hop, opened.outcome.cause, self._now())
+            if lane.connections < 2 or not wants_fewer(lane.site, opened.outcome, self._providers):
+                lane.failed(hop, opened.outcome.cause, self._now())
             lesson = heard_at_the_door(lane.site, opened.outcome, self._providers, self._now())
             if lesson is not None:
                 self._learnt(lane, lane.queue.peek() if lane.queue else None, lesson)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from postroad.flow.outbound import Trip
 
 RECONNECT: Final = "reconnect"
+FEWER: Final = "fewer"
 SLOWED: Final = State.SLOWED.value
 SUSPENDED: Final = State.SUSPENDED.value
 
@@ -76,6 +77,14 @@ def heard_at_the_door(site: Site, outcome: Outcome, providers: Providers, now: f
     return _act(site, signal, outcome, now) if signal is not None else None
 
 
+def wants_fewer(site: Site, outcome: Outcome, providers: Providers) -> bool:
+    """Whether a host took no session only because there are too many: it is well."""
+    if outcome.reply is None or not outcome.where:
+        return False
+    signal = providers.signal(site.provider, outcome.reply)
+    return signal is not None and signal.action == FEWER
+
+
 def _set_right(judged: Judged, signal: Signal) -> Judged:
     delivery, outcome, step = judged
     if signal.action == "bounce":
@@ -96,6 +105,9 @@ def _act(site: Site, signal: Signal, outcome: Outcome, now: float) -> Lesson | N
     elif signal.action in ("slow", RECONNECT):
         # Who takes not even one message over a connection has another reason.
         changed = shape.slow(signal.for_s, signal.means, now)
+    elif signal.action == FEWER:
+        # Of the connections there are, one has just been refused.
+        changed = shape.fewer(site.connections - 1, signal.for_s, signal.means, now)
     else:
         return None
     if not changed:
@@ -103,13 +115,14 @@ def _act(site: Site, signal: Signal, outcome: Outcome, now: float) -> Lesson | N
     suspended = shape.state is State.SUSPENDED
     kind = SUSPENDED if suspended else SLOWED
     action = _words(site, signal, suspended)
-    remark = Remark(kind, signal.rule, f"{signal.means}: {action}", outcome.reply, outcome.where, shape.until)
+    until = now + signal.for_s if signal.action == FEWER and not suspended else shape.until
+    remark = Remark(kind, signal.rule, f"{signal.means}: {action}", outcome.reply, outcome.where, until)
     return Lesson(signal, remark, suspended)
 
 
 def _words(site: Site, signal: Signal, suspended: bool) -> str:
     if not suspended:
-        return f"mail for {site} goes slower"
+        return f"fewer connections to {site}" if signal.action == FEWER else f"mail for {site} goes slower"
     if signal.action == "change-source":
         return f"nothing goes to {site} from this source address, and there is no other"
     return f"nothing goes to {site}"
