@@ -511,6 +511,7 @@ async def test_row_d13_starttls_traps_end_in_the_clear_on_a_clean_connection(mak
         ({"smtputf8": True, "sender": "jörg@ours.test"}, "b@x.test", "5.6.7"),
         ({"smtputf8": True}, "jörg@x.test", "5.6.7"),
         ({"smtputf8": True, "header": "Subject: ü\r\n\r\n".encode()}, "b@x.test", "5.6.9"),
+        ({"smtputf8": True, "header": "Subject: ü\r\n\r\n".encode()}, "jörg@x.test", "5.6.7"),
         ({"size": 5000}, "b@x.test", "5.3.4"),
     ],
 )

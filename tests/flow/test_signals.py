@@ -34,6 +34,8 @@ RULES = Providers(
                 "slower": rule("slow", 300.0, text="slower"),
                 "gone": rule("bounce", text="gone for good"),
                 "elsewhere": rule("change-source", 2000.0, text="not from there"),
+                "enough": rule("reconnect", 300.0, text="enough for one connection"),
+                "full": rule("fewer", 300.0, text="too many for now"),
             }
         )
     }
@@ -59,6 +61,56 @@ async def make_yard(tmp_path: Path) -> AsyncIterator[MakeYard]:
 
 def site_of(yard: Yard) -> Any:
     return only(yard.runner._lanes.sites())
+
+
+@pytest.mark.parametrize("reply", ["452 4.5.3 enough for one connection", "421 enough for one connection"])
+async def test_a_connection_that_is_used_up_is_replaced_and_costs_nothing(make_yard: MakeYard, reply: str) -> None:
+    yard = make_yard(idle_s=30.0)
+    async with FakeSmtp(MAIL=[OK, OK, reply, OK]) as host:
+        yard.host("x.test", host)
+        for number in range(2):
+            yard.send(f"b{number}@x.test")
+            await yard.settled()
+        assert host.connections == 1
+        sent = yard.send("b2@x.test")
+        await yard.settled()
+        told = [(event.kind, event.cause) for event in yard.events(sent.id)][-2:]
+        assert told == [("attempted", f"{reply}; again over a new connection"), ("delivered", "")]
+        assert (site_of(yard).shape.state, host.connections) == (State.OPEN, 2)
+        # Learnt: the next ones end after two messages by themselves.
+        for number in range(3, 6):
+            yard.send(f"b{number}@x.test")
+            await yard.settled()
+        assert host.connections == 3
+        assert sum(line.startswith("MAIL") for line in host.commands) == 7
+
+
+async def test_a_host_that_takes_few_connections_gets_as_many_as_it_takes(make_yard: MakeYard) -> None:
+    """Three sessions of five are refused: the two that are taken carry all the mail, without a pause between."""
+    yard = make_yard()
+    hello, full = "220 x.test ESMTP", "421 too many for now"
+    async with FakeSmtp(CONNECT=[hello, hello, full]) as host:
+        host.hold = asyncio.Event()
+        yard.host("x.test", host)
+        sent = [yard.send(f"b{number}@x.test") for number in range(20)]
+        await until(lambda: host.connections == 5 and host.open == 2)
+        assert site_of(yard).shape.permit(0.0) == (2, 0.0)
+        host.hold.set()
+        await yard.settled()
+        assert (len(host.messages), host.connections) == (20, 5)
+        events = [event for one in sent for event in yard.events(one.id)]
+        told = [(event.kind, event.cause) for event in events if event.by.startswith("everybody")]
+        assert told == [("slowed", f"meant as fewer: fewer connections to 127.0.0.1:{host.port}")]
+
+
+async def test_a_host_whose_connections_are_used_up_at_once_is_slowed(make_yard: MakeYard) -> None:
+    yard = make_yard()
+    async with FakeSmtp(MAIL="452 4.5.3 enough for one connection") as host:
+        yard.host("x.test", host)
+        sent = yard.send("b@x.test")
+        await yard.settled()
+        assert [event.kind for event in yard.events(sent.id)][-2:] == ["deferred", "slowed"]
+        assert host.connections == 1
 
 
 @pytest.mark.parametrize("step", ["CONNECT", "MAIL", "RCPT", "DOT"])

@@ -140,8 +140,8 @@ class Lane:
     """The mail for one set of hosts for which the same must hold of TLS."""
 
     __slots__ = (
-        "_hops", "_hops_of", "connections", "forgotten", "health", "key", "opening", "plain_until", "plan", "proven",
-        "queue", "site",
+        "_hops", "_hops_of", "connections", "forgotten", "health", "key", "opening", "per_connection", "plain_until",
+        "plan", "proven", "queue", "site",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, site: Site) -> None:
@@ -157,6 +157,8 @@ class Lane:
         """Those of them that are not ready for mail yet."""
         self.proven = False
         """A host of it has answered for a message since the last time that all of them failed."""
+        self.per_connection = 0
+        """Messages after which a host took no more over one connection; 0: none has said so."""
         self.health: dict[Hop, Health] = {}
         """Hosts that failed and have not succeeded since."""
         self.plain_until: dict[Hop, float] = {}

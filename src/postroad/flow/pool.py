@@ -30,7 +30,7 @@ from postroad.flow.parcels import Delivery, Parcel
 from postroad.flow.providers import Providers
 from postroad.flow.route import Hop
 from postroad.flow.shaping import State
-from postroad.flow.signals import Lesson, heard, heard_at_the_door
+from postroad.flow.signals import Lesson, heard, heard_at_the_door, is_used_up, wants_fewer
 from postroad.flow.turns import PATIENCE_S
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock
@@ -341,7 +341,8 @@ class Pool:
                 # A host that did not answer may still do what the others refuse for good.
                 last, decisive = opened.outcome, len(trail)
             trail.append((str(hop), _words(opened.outcome)))
-            lane.failed(hop, opened.outcome.cause, self._now())
+            if lane.connections < 2 or not wants_fewer(lane.site, opened.outcome, self._providers):
+                lane.failed(hop, opened.outcome.cause, self._now())
             lesson = heard_at_the_door(lane.site, opened.outcome, self._providers, self._now())
             if lesson is not None:
                 self._learnt(lane, lane.queue.peek() if lane.queue else None, lesson)
@@ -423,6 +424,8 @@ class Pool:
         mails = shape.limits.messages_per_connection
         mails = min(mails, courier.extensions.max_transactions or mails)
         while not self._draining and courier.carried < mails and site.connections <= shape.share:
+            if lane.per_connection and courier.carried >= lane.per_connection:
+                return
             if sink.full:
                 await sink.room()
             if not shape.easy and not (self._may_stay(site, courier) and await self._may_send(site)):
@@ -500,6 +503,9 @@ class Pool:
             self.busy -= 1
         if courier.carried and not trip.lost and (berth.place is Place.KNOCKING or not lane.proven):
             berth.place = self._lanes.answered(lane, berth.place)
+        if parcel.returned < RETURNS_MAX and is_used_up(lane.site, trip, self._providers):
+            self._used_up(lane, courier, parcel, trip)
+            return False
         if trip.stale and not parcel.returned:
             parcel.returned += 1
             lane.site.shape.spared()
@@ -547,6 +553,15 @@ class Pool:
             self._sink.on_result(parcel, ended)
         self._put_off_suspended(lane.site)
         return not trip.lost and failure is None
+
+    def _used_up(self, lane: Lane, courier: Courier, parcel: Parcel, trip: Trip) -> None:
+        """The host takes no more over this connection: the parcel goes over another, and later ones end in time."""
+        enough = trip.number - 1
+        lane.per_connection = min(lane.per_connection or enough, enough)
+        parcel.returned += 1
+        parcel.trail.append((courier.where, f"{trip.results[0][1].reply}; again over a new connection"))
+        lane.site.shape.spared()
+        lane.queue.put_back(parcel)
 
     @staticmethod
     def _tell(watch: TlsWatch, courier: Courier, parcel: Parcel) -> None:

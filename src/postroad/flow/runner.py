@@ -45,7 +45,7 @@ from postroad.flow.routing import Routes
 from postroad.flow.schedule import count_hops
 from postroad.flow.shaping import Limits, State
 from postroad.flow.sign import Signer
-from postroad.flow.signals import SUSPENDED, Lesson
+from postroad.flow.signals import FEWER, SUSPENDED, Lesson
 from postroad.flow.site_book import SiteBook
 from postroad.flow.suspensions import Suspended, Suspensions
 from postroad.flow.tls_policy import TlsPolicies
@@ -690,7 +690,7 @@ class Runner:
         if lesson.suspended:
             site.shape.by_source = site.shape.by_source and self._has_choice
             self._suspensions.learnt(site, f"{lesson.signal.rule}: {lesson.signal.means}", self._domains(site))
-        elif site.shape.state is State.SLOWED:
+        elif site.shape.state is State.SLOWED and lesson.signal.action != FEWER:
             self._suspensions.slowed(site, f"{lesson.signal.rule}: {lesson.signal.means}")
 
     def _domains(self, site: Site) -> list[str]:

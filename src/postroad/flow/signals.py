@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from postroad.flow.lanes import Site
     from postroad.flow.outbound import Trip
 
+RECONNECT: Final = "reconnect"
+FEWER: Final = "fewer"
 SLOWED: Final = State.SLOWED.value
 SUSPENDED: Final = State.SUSPENDED.value
 
@@ -58,12 +60,29 @@ def heard(site: Site, trip: Trip, providers: Providers, now: float) -> Lesson | 
     return lesson
 
 
+def is_used_up(site: Site, trip: Trip, providers: Providers) -> bool:
+    """Whether the host takes no more over a connection that has carried something, and said nothing of the parcel."""
+    reply = trip.results[0][1].reply if trip.number > 1 and trip.results else None
+    if reply is None or reply.positive or any(not one.where or one.reply != reply for _, one, _ in trip.results):
+        return False
+    signal = providers.signal(site.provider, reply)
+    return signal is not None and signal.action == RECONNECT
+
+
 def heard_at_the_door(site: Site, outcome: Outcome, providers: Providers, now: float) -> Lesson | None:
     """The same for a host that took no session; that it did not is the business of its health."""
     if outcome.reply is None or not outcome.where:
         return None
     signal = providers.signal(site.provider, outcome.reply)
     return _act(site, signal, outcome, now) if signal is not None else None
+
+
+def wants_fewer(site: Site, outcome: Outcome, providers: Providers) -> bool:
+    """Whether a host took no session only because there are too many: it is well."""
+    if outcome.reply is None or not outcome.where:
+        return False
+    signal = providers.signal(site.provider, outcome.reply)
+    return signal is not None and signal.action == FEWER
 
 
 def _set_right(judged: Judged, signal: Signal) -> Judged:
@@ -83,21 +102,25 @@ def _act(site: Site, signal: Signal, outcome: Outcome, now: float) -> Lesson | N
     shape = site.shape
     if signal.action in SUSPENDING:
         changed = shape.suspend(signal.for_s, signal.means, now, by_source=signal.action == CHANGE_SOURCE)
-    elif signal.action == "slow":
+    elif signal.action in ("slow", RECONNECT):
+        # Who takes not even one message over a connection has another reason.
         changed = shape.slow(signal.for_s, signal.means, now)
+    elif signal.action == FEWER:
+        # Of the connections there are, one has just been refused.
+        changed = shape.fewer(site.connections - 1, signal.for_s, signal.means, now)
     else:
         return None
     if not changed:
         return None
     suspended = shape.state is State.SUSPENDED
     kind = SUSPENDED if suspended else SLOWED
-    action = _words(site, suspended)
-    cause = f"{signal.means}: {action}"
-    remark = Remark(kind, signal.rule, cause, outcome.reply, outcome.where, shape.until, suspended and shape.by_source)
+    cause = f"{signal.means}: {_words(site, signal, suspended)}"
+    until = now + signal.for_s if signal.action == FEWER and not suspended else shape.until
+    remark = Remark(kind, signal.rule, cause, outcome.reply, outcome.where, until, suspended and shape.by_source)
     return Lesson(signal, remark, suspended)
 
 
-def _words(site: Site, suspended: bool) -> str:
+def _words(site: Site, signal: Signal, suspended: bool) -> str:
     if not suspended:
-        return f"mail for {site} goes slower"
+        return f"fewer connections to {site}" if signal.action == FEWER else f"mail for {site} goes slower"
     return f"nothing goes to {site} from this source address" if site.shape.by_source else f"nothing goes to {site}"
