@@ -11,12 +11,15 @@ import functools
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TypeVar
 
 import pytest
 
 from tests.e2e.mail import until
 from tests.programs import needs_program
+
+Started = TypeVar("Started")
 
 CLONE_NEWNET = 0x40000000
 SLEEPER = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"]
@@ -59,6 +62,14 @@ class Host:
                 yield
             finally:
                 _enter(before.fileno())
+
+    @contextmanager
+    def running(self, server: AbstractContextManager[Started]) -> Iterator[Started]:
+        """A server that starts on this host; who uses it stays where he is."""
+        with ExitStack() as stack:
+            with self.inside():
+                started = stack.enter_context(server)
+            yield started
 
     def run(self, script: str, *words: str) -> None:
         """Commands on this host."""

@@ -293,7 +293,7 @@ def test_a_host_that_hangs_up_first(near: LiveServer, sender: str, program: str)
 
 def test_a_host_that_counts_messages(near: LiveServer, sender: str) -> None:
     """Postfix's anvil puts off whoever sends more than so many messages in a while: slower, then."""
-    settings = "smtpd_client_message_rate_limit = 1\nanvil_rate_time_unit = 1s\nsmtpd_client_event_limit_exceptions ="
+    settings = "smtpd_client_message_rate_limit = 2\nanvil_rate_time_unit = 1s\nsmtpd_client_event_limit_exceptions ="
     domain = "strict.postfix.test"
     with postfix(domain, STRICT_PORTS["postfix"], near.ports["mx"], settings=settings) as receiver:
         sent = [send(near, sender, [f"bob@{domain}"], f"counted {number}") for number in range(3)]

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
@@ -72,7 +71,7 @@ def dns(home: Host) -> Iterator[DnsServer]:
 def one(net: Network, home: Host) -> Iterator[tuple[Host, Receiver]]:
     """Exim, by IPv4 and IPv6."""
     host = net.host("one", ONE, ONE_SIX)
-    with host.inside(), exim("far.test", 25, 26, hosts=[ONE, ONE_SIX]) as started:
+    with host.running(exim("far.test", 25, 26, hosts=[ONE, ONE_SIX])) as started:
         yield host, started
 
 
@@ -80,7 +79,7 @@ def one(net: Network, home: Host) -> Iterator[tuple[Host, Receiver]]:
 def two(net: Network, home: Host) -> Iterator[tuple[Host, Receiver]]:
     """OpenSMTPD, by IPv4."""
     host = net.host("two", TWO)
-    with host.inside(), opensmtpd("far.test", 25, 26, hosts=[TWO]) as started:
+    with host.running(opensmtpd("far.test", 25, 26, hosts=[TWO])) as started:
         yield host, started
 
 
@@ -112,7 +111,7 @@ def near(tmp_path_factory: pytest.TempPathFactory, home: Host, dns: DnsServer) -
         + "[sending]\nfirst_time_recipients_per_day = 0\n"
         + f'[retry]\ndelays_s = [0.3, 0.5]\nlifetime_s = 600\n[dns]\nnameservers = ["{dns.address}"]\n'
     )
-    with home.inside(), live_server(folder, kind=Home, config=config) as started:
+    with home.running(live_server(folder, kind=Home, config=config)) as started:
         for sender in SENDERS[1:]:
             started.add_domain(sender.partition("@")[2])
         add_accounts(started, *SENDERS)
@@ -294,9 +293,7 @@ def test_a_host_that_takes_few_connections_of_one_address(
     """What it takes is learnt by its 421: none of them costs mail, and it has to say so a few times only."""
     server, settings, refusal = FEW[name]
     publish(dns, f"{name}.far.test", (f"mx.{name}.far.test", [THREE]))
-    with ExitStack() as stack:
-        with three.inside():
-            receiver = stack.enter_context(server(f"{name}.far.test", 25, 26, hosts=[THREE], settings=settings))
+    with three.running(server(f"{name}.far.test", 25, 26, hosts=[THREE], settings=settings)) as receiver:
         sent = [send(near, sender, [f"bob@{name}.far.test"], f"few {number:02}") for number in range(30)]
         until(lambda: receiver.count("few") >= 30)
         assert [receiver.count(f"few {number:02}") for number in range(30)] == [1] * 30
