@@ -20,7 +20,7 @@ from tests.e2e.receiver import Receiver
 from tests.e2e.test_receivers import events, send, told
 from tests.e2e.test_relay import Loop
 from tests.e2e.unpacked import needs_private_mounts
-from tests.fakes.dns import DnsServer
+from tests.fakes.dns import DnsServer, Fault
 from tests.live import LiveServer, live_server
 
 pytestmark = [
@@ -292,12 +292,20 @@ def test_a_host_that_takes_few_connections_of_one_address(
 ) -> None:
     """What it takes is learnt by its 421: none of them costs mail, and it has to say so a few times only."""
     server, settings, refusal = FEW[name]
-    publish(dns, f"{name}.far.test", (f"mx.{name}.far.test", [THREE]))
-    with three.running(server(f"{name}.far.test", 25, 26, hosts=[THREE], settings=settings)) as receiver:
-        sent = [send(near, sender, [f"bob@{name}.far.test"], f"few {number:02}") for number in range(30)]
+    domain = f"{name}.far.test"
+    # All of it is held, so that it goes at the same moment.
+    dns.faults[domain] = Fault.SERVFAIL
+    sent = [send(near, sender, [f"bob@{domain}"], f"few {number:02}") for number in range(30)]
+    for ident in sent:
+        happened(near, ident, "deferred")
+    near.run("queue", "hold", domain, "--yes")
+    del dns.faults[domain]
+    publish(dns, domain, (f"mx.{domain}", [THREE]))
+    with three.running(server(domain, 25, 26, hosts=[THREE], settings=settings)) as receiver:
+        near.run("queue", "release", domain, "--yes")
         until(lambda: receiver.count("few") >= 30)
         assert [receiver.count(f"few {number:02}") for number in range(30)] == [1] * 30
         assert messages(near, sender) == []
         assert 1 <= len(re.findall(refusal, receiver.log)) <= 5
         kinds = {kind for ident in sent for kind, _ in told(near, ident)}
-        assert kinds <= {"attempted", "slowed", "delivered"}
+        assert kinds <= {"deferred", "held", "released", "attempted", "slowed", "delivered"}

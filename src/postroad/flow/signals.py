@@ -54,7 +54,7 @@ def heard(site: Site, trip: Trip, providers: Providers, now: float) -> Lesson | 
         signal = providers.signal(site.provider, outcome.reply)
         if signal is not None:
             results[place] = _set_right(judged, signal)
-            lesson = lesson or _act(site, signal, outcome, now)
+            lesson = lesson or _act(site, signal, outcome, now, beside=site.connections - site.opening - 1)
     if failed and lesson is None:
         site.shape.failed(now)
     return lesson
@@ -74,7 +74,8 @@ def heard_at_the_door(site: Site, outcome: Outcome, providers: Providers, now: f
     if outcome.reply is None or not outcome.where:
         return None
     signal = providers.signal(site.provider, outcome.reply)
-    return _act(site, signal, outcome, now) if signal is not None else None
+    beside = site.connections - site.opening
+    return _act(site, signal, outcome, now, beside=beside) if signal is not None else None
 
 
 def wants_fewer(site: Site, outcome: Outcome, providers: Providers) -> bool:
@@ -96,8 +97,9 @@ def _set_right(judged: Judged, signal: Signal) -> Judged:
     return delivery, outcome, Step.GO_ON if signal.action in SUSPENDING else step
 
 
-def _act(site: Site, signal: Signal, outcome: Outcome, now: float) -> Lesson | None:
-    """Carries the action out; None when it changed nothing."""
+def _act(site: Site, signal: Signal, outcome: Outcome, now: float, *, beside: int) -> Lesson | None:
+    """Carries the action out; None when it changed nothing. `beside`: connections that the host has taken, without the
+    one that it refused and those of which it is not known."""
     assert outcome.reply is not None
     shape = site.shape
     if signal.action in SUSPENDING:
@@ -106,8 +108,7 @@ def _act(site: Site, signal: Signal, outcome: Outcome, now: float) -> Lesson | N
         # Who takes not even one message over a connection has another reason.
         changed = shape.slow(signal.for_s, signal.means, now)
     elif signal.action == FEWER:
-        # Of the connections there are, one has just been refused.
-        changed = shape.fewer(site.connections - 1, signal.for_s, signal.means, now)
+        changed = shape.fewer(beside if beside > 0 else site.connections - 1, signal.for_s, signal.means, now)
     else:
         return None
     if not changed:
