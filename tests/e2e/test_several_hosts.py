@@ -306,6 +306,7 @@ def test_a_host_that_takes_few_connections_of_one_address(
         until(lambda: receiver.count("few") >= 30)
         assert [receiver.count(f"few {number:02}") for number in range(30)] == [1] * 30
         assert messages(near, sender) == []
-        assert 1 <= len(re.findall(refusal, receiver.log)) <= 5
+        # As many as were opened before the first answer.
+        assert 1 <= len(re.findall(refusal, receiver.log)) <= 10
         kinds = {kind for ident in sent for kind, _ in told(near, ident)}
         assert kinds <= {"deferred", "held", "released", "attempted", "slowed", "delivered"}
