@@ -190,6 +190,7 @@ class Pool:
 
     def _suspended(self, lane: Lane, parcel: Parcel) -> None:
         now = self._now()
+        parcel.shut_s = lane.site.shape.shut_s(now)
         self._sink.on_untried(parcel, f"not tried: {lane.why(now)}", lane.suspended_until(now))
 
     def _throttled(self, lane: Lane, parcel: Parcel, now: float) -> bool:
@@ -199,6 +200,7 @@ class Pool:
         if ahead_s <= PATIENCE_S:
             return False
         why = f"not tried yet: {lane.site} may get {shape.pace_text}, and others come first"
+        parcel.shut_s = shape.shut_s(now)
         self._sink.on_untried(parcel, why, now + ahead_s, throttled=True)
         return True
 
@@ -419,6 +421,7 @@ class Pool:
                 self._suspended(lane, parcel)
                 continue
             parcel.trail += trail
+            parcel.shut_s = lane.site.shape.shut_s(self._now())
             self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
 
     async def _serve(self, lane: Lane, courier: Courier) -> None:
@@ -566,6 +569,7 @@ class Pool:
         if unfit:
             ended += self._seek_fit(lane, courier, parcel, unfit)
         if ended:
+            parcel.shut_s = lane.site.shape.shut_s(self._now())
             self._sink.on_result(parcel, ended)
         self._put_off_suspended(lane.site)
         return not trip.lost and failure is None

@@ -24,7 +24,7 @@ from postroad.config import Config
 from postroad.config.providers import load as load_providers
 from postroad.flow.bounce import BY, Note, PlanFor, Reporter, reported
 from postroad.flow.dsn import Action, Notice
-from postroad.flow.fates import Tale, remark_event, tell
+from postroad.flow.fates import Tale, remark_event, tell, tell_untried
 from postroad.flow.grants import Grants
 from postroad.flow.intake import Story
 from postroad.flow.lanes import Alone, Lane, Lanes, Site
@@ -593,6 +593,7 @@ class Runner:
             lifetime_s=self._lifetime_s,
             warn_after_s=self._warn_after_s,
             not_before_us=not_before_us,
+            shut_s=parcel.shut_s,
         )
         tale.events += told
         if tale.notices:
@@ -606,22 +607,25 @@ class Runner:
 
     def on_untried(self, parcel: Parcel, why: str, until: float, *, throttled: bool = False) -> None:
         """Puts deliveries off without an attempt, until their lane may be tried again or their turn comes."""
-        now_us = self._clock.wall_us()
+        letter, now_us = parcel.letter, self._clock.wall_us()
         opens_us = now_us + int(max(0.0, until - self._now()) * 1e6 * (1 + 0.1 * self._rng.random()))
-        tale = Tale()
-        for delivery in parcel.deliveries:
-            # Fresh mail keeps the next time it was born with, unless it only waits its turn; what was claimed has
-            # waited long enough already.
-            due_us = max(opens_us, delivery.due_us) if parcel.letter.fresh and not throttled else opens_us
-            reply = delivery.last_reply or why
-            tale.later.append(Later(delivery.id, due_us, reply, throttled=True, untried=True))
-            tale.events.append(
-                Event(
-                    kind="throttled" if throttled else "deferred", at_us=now_us, recipient=delivery.recipient,
-                    cause=why, next_us=due_us, by="outbound relay",
-                )
-            )  # fmt: skip
-        self._record(parcel.letter, tale)
+        # Fresh mail keeps the next time it was born with, unless it only waits its turn; what was claimed has waited
+        # long enough already.
+        born = letter.fresh and not throttled
+        tale = tell_untried(
+            letter,
+            [(one, max(opens_us, one.due_us) if born else opens_us) for one in parcel.deliveries],
+            why,
+            now_us=now_us,
+            lifetime_s=self._lifetime_s,
+            warn_after_s=self._warn_after_s,
+            shut_s=parcel.shut_s,
+            throttled=throttled,
+        )
+        if tale.notices:
+            self._spawn(self._report(letter, tale, parcel.deliveries))
+        else:
+            self._record(letter, tale)
 
     def on_lesson(self, site: Site, lesson: Lesson) -> None:
         """Lets the store, and by it the other workers, know of a suspension."""

@@ -128,7 +128,7 @@ class Shape:
     """One lane's limits and what has been learnt of it; see the module."""
 
     __slots__ = (
-        "_apart_s", "_credit", "_debit", "_next_at", "_probe_at", "_signal_at", "_suspended_s",
+        "_apart_s", "_credit", "_debit", "_next_at", "_probe_at", "_shut_at", "_signal_at", "_suspended_s",
         "allowance", "easy", "limits", "share", "state", "until", "untroubled", "why", "window",
     )  # fmt: skip
 
@@ -156,6 +156,8 @@ class Shape:
         self._signal_at = float("-inf")
         self._suspended_s = 0.0
         self._probe_at: float | None = None
+        self._shut_at: float | None = None
+        """Since when it has been suspended, with whatever probes in between."""
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -193,6 +195,10 @@ class Shape:
     def spared(self) -> None:
         """A message for which `take` was called did not go after all: it is no probe."""
         self._probe_at = None
+
+    def shut_s(self, now: float) -> float:
+        """For how long nothing has been taken, from the first suspension of a row; 0 when it is open."""
+        return now - self._shut_at if self._shut_at is not None else 0.0
 
     @property
     def pace_s(self) -> float:
@@ -298,6 +304,8 @@ class Shape:
 
     def _suspend(self, now: float, for_s: float, why: str) -> None:
         self._suspended_s = min(for_s, SUSPENDED_LONGEST_S)
+        if self._shut_at is None:
+            self._shut_at = now
         self.state = State.SUSPENDED
         self.until = now + self._suspended_s
         self.why = why
@@ -310,4 +318,5 @@ class Shape:
         self.until = 0.0
         self.why = ""
         self._apart_s = 0.0
+        self._shut_at = None
         self.easy = self.allowance is None
