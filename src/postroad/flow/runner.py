@@ -37,7 +37,7 @@ from postroad.flow.parcels import Delivery, Letter, Parcel, parcels
 from postroad.flow.pool import BUG, Pool, Results, TlsWatch
 from postroad.flow.protection import Protection
 from postroad.flow.providers import Providers
-from postroad.flow.recall import Touched, call_back
+from postroad.flow.recall import Touched, call_back, taken_by_hand
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts
 from postroad.flow.routing import Routes
@@ -225,6 +225,8 @@ class Runner:
         self._planning = asyncio.Semaphore(PLANS_AT_ONCE)
         self._change = 0
         """How often gateway domains have changed."""
+        self._recalls = 0
+        """How often somebody has called mail back."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
@@ -471,8 +473,10 @@ class Runner:
         by_way: dict[str, list[Delivery]] = {}
         for delivery in deliveries:
             by_way.setdefault(delivery.way, []).append(delivery)
+        recalls = self._recalls
         try:
             found = await self._plans([members[0] for members in by_way.values()])
+            taken = await taken_by_hand(self._letters, deliveries) if recalls != self._recalls else set()
         except asyncio.CancelledError:
             self._give_back(Parcel(letter, deliveries))
             raise
@@ -480,8 +484,13 @@ class Runner:
             log.exception("the way of message %s could not be planned", id_text(letter.id))
             self.on_result(Parcel(letter, deliveries), [(delivery, BUG) for delivery in deliveries])
             return
+        if taken:
+            self._give_back(Parcel(letter, [delivery for delivery in deliveries if delivery.id in taken]))
         by_lane: dict[Lane, list[Delivery]] = {}
-        for (way, members), planned in zip(by_way.items(), found, strict=True):
+        for (way, everybody), planned in zip(by_way.items(), found, strict=True):
+            members = [delivery for delivery in everybody if delivery.id not in taken]
+            if not members:
+                continue
             if isinstance(planned, Plan):
                 lane = self._lanes.lane(planned)
                 if len(self._ways) >= PLANS_KEPT:
@@ -520,7 +529,9 @@ class Runner:
                 self._dispatch(parcel.letter, parcel.deliveries)
 
     def recall(self) -> None:
-        """Somebody held, dropped or moved deliveries that workers have in hand: those that only wait here go back."""
+        """Somebody held, dropped or moved deliveries that workers have in hand: those that only wait here go back, in
+        their lanes now or once their way is known."""
+        self._recalls += 1
         self._spawn(call_back(self._lanes, self._letters, self._give_back))
 
     # -- what the pool asks and tells (flow.pool.Sink) ---------------------------------------------------------------
