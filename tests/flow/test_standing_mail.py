@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ async def test_a_place_that_the_first_in_line_cannot_use_goes_to_the_next(
         await until(lambda: len(last.messages) == 2)
 
 
-class Unwalked(set[Lane]):
+class Unwalked(OrderedDict[Lane, None]):
     """Lanes that nobody may go through one by one."""
 
     def __iter__(self) -> Iterator[Lane]:
@@ -189,3 +190,20 @@ async def test_thousands_of_lanes_are_not_looked_at_for_every_claim(
         yard.clock.advance(1.0)
         yard.runner._avoided()
         assert looked == 2
+
+
+async def test_lanes_of_a_limited_rate_take_turns(make_yard: MakeYard) -> None:
+    """A large customer of a provider does not keep the small ones from their mail."""
+    async with FakeSmtp() as host:
+        yard = make_yard(host, {"messages_per_minute": 10}, idle_s=0.05)
+        for name in "xxxyyyzzz":
+            yard.send(f"b@{name}.test")
+        await until(lambda: len(yard.runner._lanes.all()) == 3 and len(host.messages) == 1 and host.open == 0)
+        pool, [site] = yard.runner._pool, yard.runner._lanes.sites()
+        for number in range(2, 7):
+            yard.clock.advance(6.1)
+            pool._wakes[site].cancel()
+            pool._wake(site)
+            await until(lambda number=number: len(host.messages) == number and host.open == 0)
+        served = [recipient[2] for recipient in host.recipients]
+        assert sorted(served[:3]) == sorted(served[3:]) == ["x", "y", "z"]

@@ -85,7 +85,8 @@ class Site:
         """Connections that the store has this worker down for, where it has to be asked; never below `connections`."""
         self.elsewhere_until = 0.0
         """Until when another worker is known to be the home of its mail."""
-        self.lanes: set[Lane] = set()
+        self.lanes: OrderedDict[Lane, None] = OrderedDict()
+        """In the order of their last connections: who had none for longest comes first."""
         self.line: OrderedDict[Lane, None] = OrderedDict()
         """Lanes that wait for a connection of the site, in the order of asking."""
         self.told: set[str] = set()
@@ -327,7 +328,8 @@ class Lanes:
         if lane is None:
             self._forget()
             lane = self._lanes[plan.key] = Lane(plan, self._site(plan))
-            lane.site.lanes.add(lane)
+            lane.site.lanes[lane] = None
+            lane.site.lanes.move_to_end(lane, last=False)
         else:
             lane.plan = plan
             self._lanes.move_to_end(plan.key)
@@ -358,7 +360,7 @@ class Lanes:
                 del self._lanes[key]
                 lane.forgotten = True
                 site = lane.site
-                site.lanes.discard(lane)
+                site.lanes.pop(lane, None)
                 if not site.lanes and not site.held and site.shape.state is State.OPEN:
                     del self._sites[site.key]
             else:
@@ -419,6 +421,8 @@ class Lanes:
             self._knocking_line.setdefault(lane, None)
             return Place.NONE
         self._count(place, 1)
+        if lane in site.lanes:
+            site.lanes.move_to_end(lane)
         site.connections += 1
         site.opening += 1
         lane.connections += 1
