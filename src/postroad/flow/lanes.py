@@ -22,7 +22,7 @@ from typing import Final, Protocol
 from postroad.flow.providers import Providers
 from postroad.flow.route import Hop, Plan
 from postroad.flow.shaping import Limits, Shape, State
-from postroad.flow.sharing import Waiting
+from postroad.flow.sharing import Tally, Waiting
 
 SUSPEND_FIRST_S: Final = 1.0
 SUSPEND_MAX_S: Final = 300.0
@@ -67,6 +67,7 @@ class Site:
         "opening",
         "provider",
         "shape",
+        "tally",
         "told",
     )
 
@@ -87,6 +88,8 @@ class Site:
         """Until when another worker is known to be the home of its mail."""
         self.lanes: OrderedDict[Lane, None] = OrderedDict()
         """In the order of their last connections: who had none for longest comes first."""
+        self.tally = Tally()
+        """Counts what waits in all its lanes."""
         self.line: OrderedDict[Lane, None] = OrderedDict()
         """Lanes that wait for a connection of the site, in the order of asking."""
         self.told: set[str] = set()
@@ -98,7 +101,7 @@ class Site:
     @property
     def wanted(self) -> int:
         """Connections that there would be something to do for, within the limit: one being opened has its parcel."""
-        waiting = sum(max(0, len(lane.queue) - lane.opening) for lane in self.lanes)
+        waiting = max(0, self.tally.count - self.opening)
         return min(self.shape.limits.connections, self.connections + waiting)
 
     @property
@@ -131,7 +134,7 @@ class Lane:
         self.plan = plan
         self._hops: list[Hop] = []
         self._hops_of: Plan | None = None
-        self.queue = Waiting()
+        self.queue = Waiting(site.tally)
         self.connections = 0
         """Connections open or being opened."""
         self.opening = 0

@@ -42,6 +42,10 @@ RETURNS_MAX: Final = 3
 PATIENCE_S: Final = 60.0
 """How long mail of a lane whose rate is limited waits in memory for its turn; what would wait longer is put off."""
 
+SITE_WAITING_MAX: Final = 500
+"""Parcels waiting in all lanes of one site above which mail out of the queue goes back there for PATIENCE_S when room
+is short: a slow provider with a lane for each customer must not have all of it."""
+
 HOLD_S: Final = 2.0
 """How long a connection is kept open for the next message that may go; longer waits end it, as a polite client does."""
 
@@ -86,6 +90,11 @@ class Sink(Protocol):
 
     def on_open_again(self, site: Site) -> None:
         """A probe of a suspended site was taken."""
+        ...
+
+    @property
+    def cramped(self) -> bool:
+        """Whether there is little room left for mail out of the queue."""
         ...
 
     @property
@@ -185,6 +194,10 @@ class Pool:
             return
         if not lane.site.shape.easy and self._throttled(lane, parcel, now):
             return
+        if lane.site.tally.count >= SITE_WAITING_MAX and not parcel.letter.fresh and self._sink.cramped:
+            why = f"not tried yet: enough mail waits for {lane.site}, and goes first"
+            self._sink.on_untried(parcel, why, now + PATIENCE_S, throttled=True)
+            return
         lane.queue.append(parcel)
         self._connect(lane)
 
@@ -196,7 +209,7 @@ class Pool:
     def _throttled(self, lane: Lane, parcel: Parcel, now: float) -> bool:
         """Puts a parcel off whose turn is too far away to wait for it in memory."""
         shape = lane.site.shape
-        ahead_s = shape.permit(now).wait_s + len(lane.queue) * shape.pace_s
+        ahead_s = shape.permit(now).wait_s + lane.site.tally.count * shape.pace_s
         if ahead_s <= PATIENCE_S:
             return False
         why = f"not tried yet: {lane.site} may get {shape.pace_text}, and others come first"

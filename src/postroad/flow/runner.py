@@ -95,6 +95,10 @@ CLAIM_S: Final = 1.0
 POLL_S: Final = 5.0
 """How often the queue is looked at without a hint or a known due time: what a lost hint costs."""
 
+OVERFLOW_S: Final = 0.1
+"""Pause after a claim most of which was put off because enough of its kind waits: what stands behind it in the queue is
+reached soon, and the store does other things too."""
+
 PLAN_S: Final = 60.0
 """How long the way to a domain is used before it is planned again."""
 
@@ -230,6 +234,8 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
+        self._overflow = 0
+        """Deliveries put off since the last claim because enough of their kind waits here."""
         self._starving = False
         """There is more in the queue than there was room for."""
         self._avoid: tuple[list[str], float] = ([], POLL_S)
@@ -369,8 +375,9 @@ class Runner:
             claim, Claim(self._store.incarnation, room, list(self._delays_s), domains_not=avoided)
         )
         self._take_claimed(claimed.deliveries)
+        overflow, self._overflow = self._overflow, 0
         if len(claimed.deliveries) == room:
-            return 0.0
+            return OVERFLOW_S if overflow > room // 2 else 0.0
         wait = min(POLL_S, opens_in)
         if claimed.next_due_us:
             wait = min(wait, max(0.01, (claimed.next_due_us - self._clock.wall_us()) / 1e6))
@@ -537,6 +544,11 @@ class Runner:
     # -- what the pool asks and tells (flow.pool.Sink) ---------------------------------------------------------------
 
     @property
+    def cramped(self) -> bool:
+        """Whether there is little room left for mail out of the queue."""
+        return self._claimed.deliveries >= CLAIMED_DELIVERIES - CLAIM_BATCH
+
+    @property
     def full(self) -> bool:
         """Whether so many results wait for the store that nothing more may be sent."""
         return self._recorder.full
@@ -619,6 +631,8 @@ class Runner:
     def on_untried(self, parcel: Parcel, why: str, until: float, *, throttled: bool = False) -> None:
         """Puts deliveries off without an attempt, until their lane may be tried again or their turn comes."""
         letter, now_us = parcel.letter, self._clock.wall_us()
+        if throttled and self.cramped:
+            self._overflow += len(parcel.deliveries)
         opens_us = now_us + int(max(0.0, until - self._now()) * 1e6 * (1 + 0.1 * self._rng.random()))
         # Fresh mail keeps the next time it was born with, unless it only waits its turn; what was claimed has waited
         # long enough already.

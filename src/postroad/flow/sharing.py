@@ -65,12 +65,25 @@ class _Share:
         return not self.small and not self.bulk
 
 
-class Waiting:
-    """The parcels that wait in one lane. `append` puts one in, `take` gives the next, `put_back` returns it."""
+class Tally:
+    """How many parcels wait in several lanes together."""
 
-    __slots__ = ("_back", "_count", "_ring", "_shares")
+    __slots__ = ("count",)
 
     def __init__(self) -> None:
+        self.count = 0
+
+
+class Waiting:
+    """The parcels that wait in one lane, counted in a tally too.
+
+    `append` puts one in, `take` gives the next, `put_back` returns it.
+    """
+
+    __slots__ = ("_back", "_count", "_ring", "_shares", "_tally")
+
+    def __init__(self, tally: Tally | None = None) -> None:
+        self._tally = tally or Tally()
         self._shares: dict[str, _Share] = {}
         self._ring: deque[_Share] = deque()
         self._back: list[Parcel] = []
@@ -96,11 +109,13 @@ class Waiting:
             self._ring.append(share)
         (share.small if is_small(parcel) else share.bulk).append(parcel)
         self._count += 1
+        self._tally.count += 1
 
     def put_back(self, parcel: Parcel) -> None:
         """Returns a parcel to the front."""
         self._back.append(parcel)
         self._count += 1
+        self._tally.count += 1
 
     def peek(self) -> Parcel:
         """A parcel that goes soon, without taking it; the next one unless a turn ends."""
@@ -112,6 +127,7 @@ class Waiting:
     def take(self) -> Parcel:
         """The next parcel; there must be one."""
         self._count -= 1
+        self._tally.count -= 1
         if self._back:
             return self._back.pop()
         ring = self._ring
@@ -142,6 +158,7 @@ class Waiting:
         self._shares.clear()
         self._ring.clear()
         self._back.clear()
+        self._tally.count -= self._count
         self._count = 0
         return every
 
