@@ -72,7 +72,7 @@ async def test_two_lanes_of_a_limited_rate_both_get_their_turn(
     """When the next message may go both are looked at, one connects, and the other is not left for later for ever."""
     monkeypatch.setattr("postroad.flow.pool.LOOK_AGAIN_S", 0.01, raising=False)
     async with FakeSmtp() as host:
-        yard = make_yard(host, {"messages_per_minute": 10}, idle_s=0.05)
+        yard = make_yard(host, {"messages_per_minute": 10, "connections": 2}, idle_s=0.05)
         for name in "xy":
             yard.send(f"b@{name}.test")
             await yard.settled()
