@@ -152,5 +152,16 @@ def unsendable(status: str, cause: str, where: str, tls: str = "") -> Outcome:
 
     The host said nothing, so `where` stands in the words only.
     """
-    cause = f"{cause} ({where})" if where else cause
-    return Outcome(Fate.FAILED, About.BODY, cause, Reply(554, status, cause), "", tls)
+    return Outcome(Fate.FAILED, About.BODY, _ours(status, cause, where), Reply(554, status, cause), "", tls)
+
+
+def unrequired(cause: str, where: str = "", tls: str = "") -> Outcome:
+    """The end of a message with REQUIRETLS at hosts that cannot fulfil it, which said nothing themselves."""
+    # RFC 8689 section 7: X.7.30 "REQUIRETLS support required"
+    status = "5.7.30"
+    return Outcome(Fate.FAILED, About.HOST, _ours(status, cause, where), Reply(550, status, cause), "", tls)
+
+
+def _ours(status: str, cause: str, where: str) -> str:
+    """A verdict of ours in words, with the status that the sender's report bears."""
+    return f"{cause} ({where}; {status})" if where else f"{cause} ({status})"

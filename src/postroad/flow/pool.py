@@ -10,7 +10,9 @@ What a parcel's journey can look like:
 A connection asks `Site.shape` before every message and tells it what came of it (`flow.shaping`, `flow.signals`): what
 may not go yet waits in its lane, or is put off when that takes longer than PATIENCE_S.
 
-Invariant: every delivery that was submitted reaches `on_result` exactly once, or `give_back` when the pool drains.
+Invariant: every delivery that was submitted reaches `on_result` exactly once, or `give_back` when the pool drains. All
+that takes a parcel out of a queue and puts it back stands in these lines together, so that this can be checked by
+reading; that is why there are so many.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final, Protocol
 
+from postroad.flow.judge import unrequired
 from postroad.flow.mta_sts import NOTHING, Found
 from postroad.store.records import TLS_BY_POLICY, TLS_OPTIONAL, TLS_REQUIRED
 from postroad.store.tls import KeptLevel
@@ -343,13 +344,6 @@ def _required(demand: _Demand, host: str, policy: TlsPolicy) -> TlsPolicy:
         cause = f"REQUIRETLS: neither DNSSEC nor MTA-STS confirms that {host} is a host of {demand.domain}"
         return TlsPolicy(Level.VERIFY, "REQUIRETLS", (host,), requiretls=True, hindrance=unrequired(cause))
     return TlsPolicy(Level.VERIFY, "REQUIRETLS", (host,), requiretls=True)
-
-
-def unrequired(cause: str, where: str = "", tls: str = "") -> Outcome:
-    """The end of a message with REQUIRETLS at hosts that cannot fulfil it, which said nothing themselves."""
-    cause = f"{cause} ({where})" if where else cause
-    # RFC 8689 section 7: X.7.30 "REQUIRETLS support required"
-    return Outcome(Fate.FAILED, About.HOST, cause, Reply(550, "5.7.30", cause), "", tls)
 
 
 def policies_key(policies: Mapping[str, TlsPolicy]) -> str:
