@@ -20,7 +20,8 @@ from postroad.flow.outbound import Manner
 from postroad.flow.outside import Outside
 from postroad.flow.protection import Protection
 from postroad.flow.route import read_signposts
-from postroad.flow.runner import WINDOW_DELIVERIES, WINDOW_OCTETS, Runner, _Window
+from postroad.flow.runner import WINDOW_DELIVERIES, WINDOW_OCTETS, Runner
+from postroad.flow.window import Window
 from postroad.net.tls import ClientTls, ServerTls, make_authority
 from postroad.store.queue import accept
 from postroad.values.address import Address
@@ -680,7 +681,7 @@ async def test_nothing_is_attempted_twice_at_once(yard: Yard, host: FakeSmtp) ->
 
 
 def test_the_window_of_fresh_mail_is_bounded() -> None:
-    window = _Window()
+    window = Window()
     assert window.has_room(WINDOW_DELIVERIES, WINDOW_OCTETS, WINDOW_DELIVERIES, WINDOW_OCTETS)
     assert not window.has_room(WINDOW_DELIVERIES + 1, 0, WINDOW_DELIVERIES, WINDOW_OCTETS)
     assert not window.has_room(1, WINDOW_OCTETS + 1, WINDOW_DELIVERIES, WINDOW_OCTETS)

@@ -49,6 +49,7 @@ from postroad.flow.site_book import SiteBook
 from postroad.flow.suspensions import Suspended, Suspensions
 from postroad.flow.tls_policy import TlsPolicies
 from postroad.flow.ways import NextHopOf, no_gateway, plan_way, steer
+from postroad.flow.window import Window
 from postroad.store.client import UnitFailed
 from postroad.store.queue import claim, deliver_local
 from postroad.store.reader import StoredMessage
@@ -223,8 +224,8 @@ class Runner:
         if self._grants is not None:
             self._grants.on_change = self._regranted
         self._flying: dict[int, Delivery] = {}
-        self._fresh = _Window()
-        self._claimed = _Window()
+        self._fresh = Window()
+        self._claimed = Window()
         self._ways: dict[str, tuple[float, Lane]] = {}
         self._planning = asyncio.Semaphore(PLANS_AT_ONCE)
         self._change = 0
@@ -323,7 +324,7 @@ class Runner:
             self._take(self._fresh, letter, deliveries)
             self._dispatch(letter, deliveries)
 
-    def _take(self, window: _Window, letter: Letter, deliveries: list[Delivery]) -> None:
+    def _take(self, window: Window, letter: Letter, deliveries: list[Delivery]) -> None:
         letter.open = len(deliveries)
         window.add(letter)
         flying = self._flying
@@ -865,32 +866,3 @@ class Runner:
     def in_flight(self) -> int:
         """Deliveries this worker holds: waiting, under way, or not yet recorded."""
         return len(self._flying)
-
-
-class _Window:
-    """How much mail is held, and how much of it is each user's."""
-
-    __slots__ = ("deliveries", "octets", "users")
-
-    def __init__(self) -> None:
-        self.deliveries = 0
-        self.octets = 0
-        self.users: dict[str, int] = {}
-
-    def has_room(self, legs: int, size: int, deliveries_max: int, octets_max: int) -> bool:
-        return self.deliveries + legs <= deliveries_max and self.octets + size <= octets_max
-
-    def add(self, letter: Letter) -> None:
-        self.deliveries += letter.open
-        self.octets += letter.weight
-        self.users[letter.user] = self.users.get(letter.user, 0) + letter.open
-
-    def remove(self, letter: Letter, count: int) -> None:
-        self.deliveries -= count
-        left = self.users.get(letter.user, 0) - count
-        if left > 0:
-            self.users[letter.user] = left
-        else:
-            self.users.pop(letter.user, None)
-        if count and letter.open == 0:
-            self.octets -= letter.weight
