@@ -96,8 +96,11 @@ _PLACES: Final = {
 
 
 def _means_too_many(reply: Reply) -> bool:
-    enhanced = reply.enhanced
-    return enhanced.endswith(".5.3") or (not enhanced and reply.code == 552 and "quota" not in reply.text.lower())
+    if reply.enhanced:
+        return reply.enhanced.endswith(".5.3")
+    text = reply.text.lower()
+    # 452 without a status code says "insufficient system storage" as well; 552 of a mailbox says so.
+    return "quota" not in text if reply.code == 552 else "too many" in text
 
 
 def judge_transaction(result: TransactionResult, index: int, where: str, tls: str) -> tuple[Outcome, Step]:
