@@ -48,11 +48,6 @@ async def make_yard(tmp_path: Path) -> AsyncIterator[MakeYard]:
         yard.store.connection.close()
 
 
-def lane_of(yard: Yard, name: str) -> Lane:
-    [lane] = [lane for lane in yard.runner._lanes.all() if lane.plan.places[0][0].startswith(name)]
-    return lane
-
-
 async def ring(yard: Yard) -> None:
     """The time has come at which the only site is looked at again."""
     pool, [site] = yard.runner._pool, yard.runner._lanes.sites()
