@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from postroad.config.providers import Provider, ReplyRule
 from postroad.flow.pool import TURN_MESSAGES
 from postroad.flow.providers import Providers
 from postroad.flow.route import Signposts, read_signposts
 from postroad.flow.shaping import State
+from postroad.store.queue import accept
+from postroad.store.records import Accept
 from postroad.store.suspensions import Suspended
 from tests.fakes.smtp_server import OK, FakeSmtp
 from tests.flow.yard import Yard, only, until
@@ -473,3 +476,62 @@ async def test_no_connection_is_made_for_a_message_that_may_not_go_yet(make_yard
         await until(lambda: len(host.messages) == 2)
         await asyncio.sleep(0.02)
         assert host.connections <= 2
+
+
+HOURS = 3600.0
+
+
+@pytest_asyncio.fixture
+async def blocked(make_yard: MakeYard) -> Yard:
+    """A sending side that tells of delays after four hours, where "wait" means four hours at first."""
+    patience = rule("suspend", 4 * HOURS, text="wait")
+    return make_yard(
+        providers=Providers({"everybody": Provider(replies={"wait": patience})}),
+        warn_after_s=4 * HOURS,
+        delays_s=(300.0, 1800.0, 3600.0),
+    )
+
+
+def send_and_warn(yard: Yard, recipient: str) -> Accept:
+    """A message whose sender wants to know after four hours."""
+    message = yard.compose(recipient)
+    warn_us = message.received_us + int(4 * HOURS * 1e6)
+    message = replace(message, legs=[replace(leg, warn_us=warn_us) for leg in message.legs])
+    yard.store.run(accept, message)
+    yard.runner.enqueue_fresh(message)
+    return message
+
+
+async def test_mail_for_a_site_that_takes_nothing_is_told_of_and_ends_like_other_mail(blocked: Yard) -> None:
+    """Only the probes are attempts, and of twenty messages most are never one; their senders hear all the same."""
+    yard = blocked
+    async with FakeSmtp(DOT="554 5.7.1 wait") as host:
+        yard.host("x.test", host)
+        sent = []
+        for number in range(20):
+            sent.append(send_and_warn(yard, f"b{number}@x.test"))
+            await yard.settled()
+        for _ in range(24):
+            await yard.later(1 * HOURS)
+        delayed = [report for report in yard.reports() if b"\r\nAction: delayed\r\n" in report]
+        assert len(delayed) == 20
+        assert len(yard.open()) == 40
+        for _ in range(6 * 24):  # the end comes with a probe, and those are a day apart by then
+            await yard.later(1 * HOURS)
+        for message in sent:
+            kinds = yard.kinds(message.id)
+            assert (kinds.count("bounced"), kinds.count("reported"), kinds[-1]) == (1, 2, "reported")
+        assert "its time of 5 days was up; at last: " in yard.events(sent[-1].id)[-2].cause
+        assert host.commands.count("DATA") < 20
+
+
+async def test_promise_p12_a_clock_set_ahead_ends_and_warns_nobody_at_a_suspended_site(blocked: Yard) -> None:
+    yard = blocked
+    async with FakeSmtp(DOT="554 5.7.1 wait") as host:
+        yard.host("x.test", host)
+        sent = [send_and_warn(yard, f"b{number}@x.test") for number in range(3)]
+        await yard.settled()
+        yard.clock.jump_wall(6 * 24 * HOURS)
+        await yard.later(1.0)
+        assert yard.reports() == []
+        assert all("bounced" not in yard.kinds(message.id) for message in sent)

@@ -90,7 +90,8 @@ class Site:
         """Until when another worker is known to be the home of its mail."""
         self.turns = Turns()
         """What waits in its lanes, by user."""
-        self.lanes: set[Lane] = set()
+        self.lanes: OrderedDict[Lane, None] = OrderedDict()
+        """In the order of their last connections: who had none for longest comes first."""
         self.line: OrderedDict[Lane, None] = OrderedDict()
         """Lanes that wait for a connection of the site, in the order of asking."""
         self.paced: OrderedDict[Lane, None] = OrderedDict()
@@ -104,7 +105,7 @@ class Site:
     @property
     def wanted(self) -> int:
         """Connections that there would be something to do for, within the limit: one being opened has its parcel."""
-        waiting = sum(max(0, len(lane.queue) - lane.opening) for lane in self.lanes)
+        waiting = max(0, self.turns.count - self.opening)
         return min(self.shape.limits.connections, self.connections + waiting)
 
     @property
@@ -369,7 +370,8 @@ class Lanes:
         if lane is None:
             self._forget()
             lane = self._lanes[plan.key] = Lane(plan, self._site(plan))
-            lane.site.lanes.add(lane)
+            lane.site.lanes[lane] = None
+            lane.site.lanes.move_to_end(lane, last=False)
         else:
             lane.plan = plan
             self._lanes.move_to_end(plan.key)
@@ -394,7 +396,7 @@ class Lanes:
                 del self._lanes[key]
                 lane.forgotten = True
                 site = lane.site
-                site.lanes.discard(lane)
+                site.lanes.pop(lane, None)
                 if not site.lanes and not site.held and site.shape.state is State.OPEN:
                     del self._sites[site.key]
             else:
@@ -458,6 +460,8 @@ class Lanes:
             return Place.NONE
         site.paced.pop(lane, None)
         self._count(place, 1)
+        if lane in site.lanes:
+            site.lanes.move_to_end(lane)
         site.connections += 1
         site.opening += 1
         lane.connections += 1

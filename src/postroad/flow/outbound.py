@@ -15,12 +15,21 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Protocol
 
-from postroad.flow.judge import Step, judge, judge_connect, judge_loss, judge_transaction, unsendable
+from postroad.flow.judge import (
+    NEEDS_ENCRYPTION,
+    Step,
+    judge,
+    judge_connect,
+    judge_loss,
+    judge_transaction,
+    unrequired,
+    unsendable,
+)
 from postroad.flow.parcels import RECIPIENTS_MAX, Delivery, Letter, Parcel
 from postroad.flow.return_path import ReturnPaths
 from postroad.flow.route import Hop
 from postroad.flow.routing import PLAIN_GUISE, Guise
-from postroad.flow.tls_policy import NEEDS_ENCRYPTION, OPPORTUNISTIC, Level, TlsPolicy, unrequired
+from postroad.flow.tls_policy import OPPORTUNISTIC, Level, TlsPolicy
 from postroad.net.dial import Link, TlsFailed, Unreachable, dial
 from postroad.net.tls import ClientTls, peer_chain, peer_end_point, protection
 from postroad.store.records import TLS_REQUIRED

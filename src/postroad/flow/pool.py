@@ -10,7 +10,9 @@ What a parcel's journey can look like:
 A connection asks `Site.shape` before every message and tells it what came of it (`flow.shaping`, `flow.signals`): what
 may not go yet waits in its lane, or is put off until its turn (`flow.turns`).
 
-Invariant: every delivery that was submitted reaches `on_result` exactly once, or `give_back` when the pool drains.
+Invariant: every delivery that was submitted reaches `on_result` exactly once, or `give_back` when the pool drains. All
+that takes a parcel out of a queue and puts it back stands in these lines together, so that this can be checked by
+reading; that is why there are so many.
 """
 
 from __future__ import annotations
@@ -40,6 +42,10 @@ log = logging.getLogger(__name__)
 
 RETURNS_MAX: Final = 3
 """Other hosts one parcel is taken to in one attempt after a host failed in the middle of it."""
+
+SITE_WAITING_MAX: Final = 500
+"""Parcels waiting in all lanes of one site above which mail out of the queue goes back there for PATIENCE_S when room
+is short: a slow provider with a lane for each customer must not have all of it."""
 
 HOLD_S: Final = 2.0
 """How long a connection is kept open for the next message that may go; longer waits end it, as a polite client does."""
@@ -91,6 +97,11 @@ class Sink(Protocol):
 
     def on_open_again(self, site: Site) -> None:
         """A probe of a suspended site was taken."""
+        ...
+
+    @property
+    def cramped(self) -> bool:
+        """Whether there is little room left for mail out of the queue."""
         ...
 
     @property
@@ -181,13 +192,24 @@ class Pool:
             return
         if not lane.site.shape.easy and self._throttled(lane, parcel, now):
             return
+        if self._has_enough(lane.site, parcel):
+            why = f"not tried yet: enough mail waits for {lane.site}, and goes first"
+            self._sink.on_untried(parcel, why, now + PATIENCE_S, throttled=True)
+            return
         lane.queue.append(parcel)
         self._connect(lane)
+
+    def _has_enough(self, site: Site, parcel: Parcel) -> bool:
+        """Whether a parcel out of the queue finds so much of its user's mail waiting for the site that it had better
+        make room for mail to others."""
+        enough = site.turns.count >= SITE_WAITING_MAX and parcel.letter.user in site.turns.users
+        return enough and not parcel.letter.fresh and self._sink.cramped
 
     def _suspended(self, lane: Lane, parcel: Parcel) -> None:
         if lane.site.shape.by_source and not self._sink.on_unwelcome(lane, parcel):
             return
         now = self._now()
+        parcel.shut_s = lane.site.shape.shut_s(now)
         self._sink.on_untried(parcel, f"not tried: {lane.why(now)}", lane.suspended_until(now))
 
     def _throttled(self, lane: Lane, parcel: Parcel, now: float) -> bool:
@@ -203,6 +225,7 @@ class Pool:
         if shape.state is State.SLOWED and not shape.limits.is_paced:
             # Then there is no pace any more.
             until = min(until, max(shape.until, now + PATIENCE_S))
+        parcel.shut_s = shape.shut_s(now)
         self._sink.on_untried(parcel, why, until, throttled=True)
         return True
 
@@ -414,6 +437,7 @@ class Pool:
                 self._suspended(lane, parcel)
                 continue
             parcel.trail += trail
+            parcel.shut_s = lane.site.shape.shut_s(self._now())
             self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
 
     async def _serve(self, lane: Lane, courier: Courier, berth: _Berth) -> None:
@@ -550,6 +574,7 @@ class Pool:
         if unfit:
             ended += self._seek_fit(lane, courier, parcel, unfit)
         if ended:
+            parcel.shut_s = lane.site.shape.shut_s(self._now())
             self._sink.on_result(parcel, ended)
         self._put_off_suspended(lane.site)
         return not trip.lost and failure is None

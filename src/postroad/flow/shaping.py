@@ -134,9 +134,9 @@ class Shape:
     """One lane's limits and what has been learnt of it; see the module."""
 
     __slots__ = (
-        "_apart_s", "_ceiling", "_ceiling_until", "_credit", "_debit", "_next_at", "_probe_at", "_signal_at",
-        "_suspended_s", "allowance", "by_source", "easy", "limits", "share", "state", "until", "untroubled", "why",
-        "window",
+        "_apart_s", "_ceiling", "_ceiling_until", "_credit", "_debit", "_next_at", "_probe_at", "_shut_at",
+        "_signal_at", "_suspended_s", "allowance", "by_source", "easy", "limits", "share", "state", "until",
+        "untroubled", "why", "window",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, *, share: int | None = None, allowance: Allowance | None = None) -> None:
@@ -167,6 +167,8 @@ class Shape:
         self._probe_at: float | None = None
         self._ceiling = 0.0
         self._ceiling_until = 0.0
+        self._shut_at: float | None = None
+        """Since when it has been suspended, with whatever probes in between."""
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -210,6 +212,10 @@ class Shape:
         if self.state is State.SUSPENDED:
             return self.until > now
         return self.state is State.PROBING and self._probe_at is not None and self._probe_wait(now) > 0.0
+
+    def shut_s(self, now: float) -> float:
+        """For how long nothing has been taken, from the first suspension of a row; 0 when it is open."""
+        return now - self._shut_at if self._shut_at is not None else 0.0
 
     @property
     def pace_s(self) -> float:
@@ -342,6 +348,8 @@ class Shape:
 
     def _suspend(self, now: float, for_s: float, why: str) -> None:
         self._suspended_s = min(for_s, SUSPENDED_LONGEST_S)
+        if self._shut_at is None:
+            self._shut_at = now
         self.state = State.SUSPENDED
         self.until = now + self._suspended_s
         self.why = why
@@ -355,4 +363,5 @@ class Shape:
         self.why = ""
         self.by_source = False
         self._apart_s = 0.0
+        self._shut_at = None
         self.easy = self.allowance is None

@@ -5,7 +5,8 @@ off into the store until its turn. The turns of one user follow each other at th
 users, so a long backlog is fetched once, message by message as it can go, and never as a whole; and whoever has a
 single message finds a place in memory however much others have waiting.
 
-Invariant: `users` counts the parcels in the queues of the site's lanes, and nobody stands in it with none.
+Invariant: `users` counts the parcels in the queues of the site's lanes, and nobody stands there with none; `count` is
+the sum.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ COUNT_AGAIN_S: Final = 1.0
 class Turns:
     """The waiting mail of one site, by user."""
 
-    __slots__ = ("_active", "_counted_at", "_next", "users")
+    __slots__ = ("_active", "_counted_at", "_next", "count", "users")
 
     def __init__(self) -> None:
-        self.users: dict[str, int] = {}
+        self.count = 0
         """Parcels in memory."""
+        self.users: dict[str, int] = {}
+        """Of these, those of each user."""
         self._next: dict[str, float] = {}
         """When the next parcel of a user that is put off gets its turn; those in the past mean nothing."""
         self._active = 1
@@ -37,10 +40,12 @@ class Turns:
 
     def entered(self, user: str) -> None:
         """A parcel waits in memory."""
+        self.count += 1
         self.users[user] = self.users.get(user, 0) + 1
 
     def left(self, user: str) -> None:
         """A parcel waits there no more."""
+        self.count -= 1
         number = self.users[user] - 1
         if number:
             self.users[user] = number

@@ -16,6 +16,9 @@ from typing import Final, cast
 WRITE_HIGH: Final = 256 * 1024
 """Octets waiting for a slow peer above which `room` makes us wait."""
 
+LATE_S: Final = 0.001
+"""How much later than asked a wait may end: one that is asked for again differs by an error of rounding."""
+
 READ_HIGH: Final = 1024 * 1024
 """Octets that came while nobody read, above which the peer is cut off: no dialog of ours has that many unasked ones."""
 
@@ -141,7 +144,7 @@ class Link(asyncio.Protocol):
         assert self._waiter is None, "two readers of one link"
         loop = self._loop
         self._deadline = deadline = loop.time() + patience
-        if self._timer is None or self._timer_at > deadline:
+        if self._timer is None or self._timer_at > deadline + LATE_S:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = deadline
