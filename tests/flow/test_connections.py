@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from postroad.net.dial import Link
-from tests.fakes.smtp_server import FakeSmtp
+from tests.fakes.smtp_server import OK, FakeSmtp
 from tests.flow.yard import Yard, only, until
 
 CHUNKING = ("PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING")
@@ -23,6 +23,20 @@ async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
     yield made
     await made.runner.drain(0.0)
     made.store.connection.close()
+
+
+async def test_a_host_that_announces_chunks_and_does_not_know_them_gets_the_mail_by_data(yard: Yard) -> None:
+    """It may take the octets of the message for commands, so the connection ends there and nothing bounces."""
+    async with FakeSmtp(("PIPELINING", "CHUNKING"), DOT=["500 5.5.1 what?", OK]) as host:
+        yard.host("x.test", host)
+        sent = yard.send("b@x.test")
+        await yard.settled()
+        [deferred] = [event for event in yard.events(sent.id) if event.kind == "deferred"]
+        assert deferred.cause == "the host announces CHUNKING and answers BDAT with 500"
+        assert host.commands[-1].startswith("BDAT")
+        await yard.later(400.0)
+        assert host.recipients == ["b@x.test"]
+        assert host.commands.count("DATA") == 1
 
 
 @pytest.mark.parametrize(

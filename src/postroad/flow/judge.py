@@ -52,6 +52,9 @@ SESSION_STAGES: Final = frozenset({"connect", "greeting", "hello", "starttls", "
 ASKS_FOR_MORE: Final = frozenset({530, 534, 535, 538})
 """RFC 4954 section 6, RFC 3207 section 4: the host wants a login or TLS first; the mail itself was not judged."""
 
+UNKNOWN_COMMAND: Final = frozenset({500, 502})
+"""RFC 5321 section 4.2.4: "a command that is not recognized should return code 500", one not implemented 502."""
+
 TOO_MANY: Final = frozenset({452, 552})
 """RFC 5321 section 4.5.3.1.10: "The correct reply code for this condition is 452. Clients SHOULD treat a 552 code in
 this case as a temporary, rather than permanent, failure"."""

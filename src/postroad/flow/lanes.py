@@ -142,7 +142,7 @@ class Lane:
 
     __slots__ = (
         "_hops", "_hops_of", "connections", "forgotten", "health", "key", "opening", "per_connection", "plain_until",
-        "plan", "proven", "queue", "site",
+        "plan", "proven", "queue", "site", "unchunked",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, site: Site) -> None:
@@ -162,6 +162,8 @@ class Lane:
         """Messages after which a host took no more over one connection; 0: none has said so."""
         self.health: dict[Hop, Health] = {}
         """Hosts that failed and have not succeeded since."""
+        self.unchunked: set[Hop] = set()
+        """Hosts that announce CHUNKING and do not know it."""
         self.plain_until: dict[Hop, float] = {}
         self.forgotten = False
         """It counts for nothing any more: no mail may be put in, for its site does not know of it."""

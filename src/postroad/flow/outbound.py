@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from postroad.flow.judge import (
     NEEDS_ENCRYPTION,
+    UNKNOWN_COMMAND,
     Step,
     judge,
     judge_connect,
@@ -110,6 +111,10 @@ class Trip:
     """It was gone before the host had a say about this parcel: the host closed an idle connection."""
     number: int = 1
     """Which one of the connection it was."""
+    chunked: bool = False
+    """It went by BDAT."""
+    unknown_chunks: bool = False
+    """The host did not know BDAT, which it had announced."""
 
 
 @dataclass(slots=True)
@@ -140,6 +145,7 @@ class Courier:
         "_session",
         "_why",
         "carried",
+        "chunks",
         "detour",
         "domains",
         "extensions",
@@ -181,6 +187,8 @@ class Courier:
         """Domains of recipients that were named, where the host takes only so many in a session."""
         self.carried = 0
         """Transactions so far."""
+        self.chunks = True
+        """BDAT may be used where it is announced."""
         self.detour = False
         """It was opened past better hosts, for mail that those cannot carry and for no other."""
         self.extensions = NO_EXTENSIONS
@@ -409,8 +417,9 @@ class Courier:
             envid=letter.envid,
             requiretls=letter.tls == TLS_REQUIRED,
             # Worth its saved round trip only while a refused recipient costs no more than some packets.
-            chunking=letter.body is not None,
+            chunking=self.chunks and letter.body is not None,
         )
+        trip.chunked = self.chunks and letter.body is not None and self.extensions.chunking
         event = await self._next()
         if type(event) is SendContent:
             try:
@@ -555,7 +564,14 @@ class Courier:
                 step = Step.GO_ON if result.unsure else Step.OTHER_HOST
             if delivery.notify and outcome.fate is Fate.DELIVERED:
                 outcome = replace(outcome, dsn=self.extensions.dsn)
+            if trip.chunked and reply is not None and reply is result.final and reply.code in UNKNOWN_COMMAND:
+                # It takes the octets behind BDAT for commands: nothing more may be said over this connection.
+                trip.unknown_chunks = trip.lost = True
+                cause = f"the host announces CHUNKING and answers BDAT with {reply.code}"
+                outcome, step = replace(outcome, fate=Fate.DEFERRED, about=About.HOST, cause=cause), Step.OTHER_HOST
             trip.results.append((delivery, outcome, step))
+        if trip.unknown_chunks:
+            self.abort()
         if lost is not None and trip.number > 1 and result.mail is None:
             trip.stale = True
 

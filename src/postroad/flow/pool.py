@@ -354,6 +354,7 @@ class Pool:
             opened = await self._open_hop(lane, hop)
             self._on_open(opened)
             if isinstance(opened, Courier):
+                opened.chunks = hop not in lane.unchunked
                 if lane.queue:
                     lane.queue.peek().trail += trail
                 opened.detour = detour
@@ -527,6 +528,8 @@ class Pool:
             self.busy -= 1
         if courier.carried and not trip.lost and (berth.place is Place.KNOCKING or not lane.proven):
             berth.place = self._lanes.answered(lane, berth.place)
+        if trip.unknown_chunks:
+            lane.unchunked.add(courier.hop)
         if parcel.returned < RETURNS_MAX and is_used_up(lane.site, trip, self._providers):
             self._used_up(lane, courier, parcel, trip)
             return False
