@@ -228,6 +228,7 @@ def test_lanes_of_a_paced_site_take_turns_in_the_order_of_asking() -> None:
                 served.append(lane)
                 lanes.opened(lane, place)
                 site.shape.take(now)
+                site.beginning -= 1
                 lanes.disconnected(lane, Place.OURS)
                 assert lanes.may_connect(lane, now) is Place.NONE
     assert served == asked * 2

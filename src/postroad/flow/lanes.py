@@ -58,6 +58,7 @@ class Site:
     """What counts together at the other side, for one source address: a provider, or one set of hosts."""
 
     __slots__ = (
+        "beginning",
         "connections",
         "elsewhere_until",
         "held",
@@ -65,7 +66,6 @@ class Site:
         "lanes",
         "line",
         "name",
-        "opening",
         "paced",
         "provider",
         "shape",
@@ -82,8 +82,8 @@ class Site:
         self.shape = shape
         self.connections = 0
         """Connections of this worker, open or being opened."""
-        self.opening = 0
-        """Those of them that are not ready for mail yet."""
+        self.beginning = 0
+        """Those of them that are being opened or have sent nothing yet: a message each is promised to them."""
         self.held = 0
         """Connections that the store has this worker down for, where it has to be asked; never below `connections`."""
         self.elsewhere_until = 0.0
@@ -127,8 +127,8 @@ class Site:
         return None
 
     def is_short(self, now: float) -> bool:
-        """Whether what may go now is needed by lanes that wait for it, and by connections that are being opened."""
-        return self.next_paced() is not None and self.shape.ready(now) - self.opening <= len(self.paced)
+        """Whether what may go now is needed by lanes that wait for it, and by connections that have sent nothing yet."""
+        return self.next_paced() is not None and self.shape.ready(now) - self.beginning <= len(self.paced)
 
     @property
     def over(self) -> bool:
@@ -458,16 +458,16 @@ class Lanes:
         site.paced.pop(lane, None)
         self._count(place, 1)
         site.connections += 1
-        site.opening += 1
+        site.beginning += 1
         lane.connections += 1
         lane.opening += 1
         return place
 
     @staticmethod
     def _is_its_turn(lane: Lane, permit: Permit, now: float) -> bool:
-        """Whether a message of the lane may go now that nobody else waits for, nor a connection being opened."""
+        """Whether a message of the lane may go now that nobody else waits for, and no connection that has sent none."""
         site = lane.site
-        if permit.wait_s > 0.0 or site.opening >= site.shape.ready(now):
+        if permit.wait_s > 0.0 or site.beginning >= site.shape.ready(now):
             return False
         return site.next_paced() in (None, lane) or not site.is_short(now)
 
@@ -479,16 +479,16 @@ class Lanes:
 
     def opened(self, lane: Lane, place: Place) -> Place:
         """A connection is ready for mail; returns what it is counted as from here on."""
-        self.unopened(lane)
+        lane.opening -= 1
         if place is Place.KNOCKING:
             self.knocking -= 1
             self.connections += 1
         return Place.OURS
 
     def unopened(self, lane: Lane) -> None:
-        """A connection is not being opened any more."""
+        """A connection was not opened after all."""
         lane.opening -= 1
-        lane.site.opening -= 1
+        lane.site.beginning -= 1
 
     def disconnected(self, lane: Lane, place: Place) -> None:
         """A connection's place is free again."""

@@ -44,6 +44,10 @@ RETURNS_MAX: Final = 3
 HOLD_S: Final = 2.0
 """How long a connection is kept open for the next message that may go; longer waits end it, as a polite client does."""
 
+HOLD_FIRST_S: Final = 120.0
+"""The same before its first message: what might go when it was begun may have been given up while it was being opened,
+and the next connection would fare no better. RFC 5321 section 4.5.3.2.7: a server waits "at least 5 minutes"."""
+
 TURN_MESSAGES: Final = 3
 """Messages that one connection carries while other lanes of its site wait for the pace: enough to be worth a
 connection, and few enough that the others do not wait long."""
@@ -409,6 +413,13 @@ class Pool:
             self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
 
     async def _serve(self, lane: Lane, courier: Courier) -> None:
+        first = _First(lane.site)
+        try:
+            await self._serve_all(lane, courier, first)
+        finally:
+            first.over()
+
+    async def _serve_all(self, lane: Lane, courier: Courier, first: _First) -> None:
         """Carries parcels until there is none, the host has had enough, or others need the place."""
         queue, site = lane.queue, lane.site
         shape = site.shape
@@ -418,13 +429,14 @@ class Pool:
         while not self._draining and courier.carried < mails and site.connections <= shape.share:
             if sink.full:
                 await sink.room()
-            if not shape.easy and not (self._may_stay(site, courier) and await self._may_send(site)):
+            if not shape.easy and not (self._may_stay(site, courier) and await self._may_send(lane, first)):
                 return
             if queue:
                 parcel = queue.take(paced=not shape.easy)
             elif self._lanes.crowded or site.crowded or courier.detour:
                 return
             else:
+                first.over()
                 handed = await self._idle.wait(lane)
                 if handed is None:
                     return
@@ -439,6 +451,7 @@ class Pool:
                     queue.put_back(parcel)
                     continue
                 shape.take(self._now())
+            first.over()
             if not await self._carry(lane, courier, parcel):
                 return
 
@@ -446,21 +459,23 @@ class Pool:
         """Whether a connection to a paced site has not had its turn, or nobody else waits for one."""
         return courier.carried < TURN_MESSAGES or not (site.crowded or site.is_short(self._now()))
 
-    async def _may_send(self, site: Site) -> bool:
+    async def _may_send(self, lane: Lane, first: _First) -> bool:
         """Waits until the next message may go; False when this connection should not wait for it."""
+        site = lane.site
         shape = site.shape
         while True:
             now = self._now()
             permit = shape.permit(now)
             wait_s = permit.wait_s
-            if wait_s <= 0.0 and site.opening and shape.ready(now) <= site.opening:
-                # Promised to connections that are being opened.
+            if wait_s <= 0.0 and not first and site.beginning and shape.ready(now) <= site.beginning:
+                # Promised to connections that have sent nothing yet.
                 wait_s = max(shape.pace_s, 0.01)
-            if permit.connections < site.connections or wait_s > HOLD_S:
+            hold_s = HOLD_FIRST_S if first and lane.queue else HOLD_S
+            if permit.connections < site.connections or wait_s > hold_s:
                 return False
             if wait_s <= 0.0:
                 return True
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(min(wait_s, HOLD_S))
             if self._draining:
                 return False
 
@@ -638,6 +653,25 @@ class Pool:
         for lane in self._lanes.all():
             for parcel in lane.queue.take_all():
                 give_back(parcel)
+
+
+class _First:
+    """That a connection has sent nothing yet: a message of its site is promised to it until then."""
+
+    __slots__ = ("_site", "_stands")
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._stands = True
+
+    def __bool__(self) -> bool:
+        return self._stands
+
+    def over(self) -> None:
+        """It sends one, or gives the promise back."""
+        if self._stands:
+            self._stands = False
+            self._site.beginning -= 1
 
 
 def _domains(lane: Lane) -> set[str]:
