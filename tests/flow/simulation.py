@@ -88,10 +88,14 @@ def simulate(work: Callable[[VirtualLoop], Coroutine[Any, Any, None]]) -> None:
     try:
         loop.run_until_complete(work(loop))
     finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(_cut_off(asyncio.all_tasks(loop)))
         loop.close()
+
+
+async def _cut_off(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 Answers = Callable[[str, float], "Reply | None"]
@@ -117,7 +121,7 @@ class Hosts:
         class Played:
             def __init__(self, hop: Hop) -> None:
                 self.hop, self.where = hop, str(hop)
-                self.extensions = SimpleNamespace(max_transactions=0)
+                self.extensions = SimpleNamespace(max_transactions=0, max_domains=0)
                 self.carried, self.limit, self.usable, self.detour = 0, 100, True, False
                 self.domains: set[str] = set()
                 self.fault = ""
@@ -231,6 +235,13 @@ class World:
         """A delivery has arrived; raises KeyError for one that has arrived before."""
         self.waited[delivery.id] = self.open.pop(delivery.id)
         self.arrived[delivery.id] = self.loop.time()
+
+    async def end(self) -> None:
+        """All workers drain; what only waits goes back to the store."""
+        for worker in self.workers:
+            if worker.grants is not None:
+                worker.grants.stop()
+            await worker.pool.drain(60.0, lambda parcel: self.put_off(parcel.deliveries, self.loop.time()))
 
     @property
     def lanes(self) -> list[Lane]:
