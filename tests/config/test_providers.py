@@ -18,7 +18,7 @@ def write(folder: Path, text: str) -> str:
 
 def test_the_shipped_file_has_the_large_providers() -> None:
     names = set(load())
-    assert {"google", "microsoft", "microsoft-365", "yahoo", "apple", "comcast", "orange", "gmx", "mail-ru"} <= names
+    assert {"google", "microsoft", "microsoft-365", "yahoo", "apple", "comcast", "orange", "gmx", "mimecast"} <= names
 
 
 def test_every_shipped_rule_says_what_it_means_and_how_long() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from postroad.store.opening import OpenStore
-from postroad.store.suspensions import Suspension, note_suspension
+from postroad.store.suspensions import Slowdown, Suspension, note_slowdown, note_suspension
 from postroad.store.units import UNITS
 from postroad.store.writer import OK, Call
 from tests.console.conftest import CommandLine
@@ -46,7 +46,7 @@ def test_what_is_suspended_is_listed_with_its_end_and_its_mail(put_off: CommandL
     until_us = row.pop("until_us")
     assert abs(until_us - time.time_ns() // 1000 - HOUR_US) < 60_000_000
     assert row == {
-        "site": "google", "source": ["192.0.2.10"], "cause": BLOCKED, "domains": 2, "waiting": 1,
+        "site": "google", "source": ["192.0.2.10"], "state": "suspended", "cause": BLOCKED, "domains": 2, "waiting": 1,
         "from_another_address": False,
     }  # fmt: skip
     assert BLOCKED in put_off("shaping").stdout
@@ -55,6 +55,18 @@ def test_what_is_suspended_is_listed_with_its_end_and_its_mail(put_off: CommandL
 def test_that_another_source_address_helps_out_is_said(dev_test: CommandLine) -> None:
     suspend(dev_test, "192.0.2.10>google", "far.test", own=True)
     assert "another address" in dev_test("shaping").stdout
+
+
+def test_what_is_slowed_is_listed_and_ends_by_itself(put_off: CommandLine) -> None:
+    store = OpenStore(put_off.data)
+    args = Slowdown("google", time.time_ns() // 1000 + HOUR_US, "google: busy")
+    [result] = store.writer.run([Call(UNITS[note_slowdown.__name__], args)])
+    assert result.status == OK
+    store.close()
+    row = put_off.json("shaping", "list")["rows"][-1]
+    assert (row["site"], row["source"], row["state"], row["waiting"]) == ("google", [], "slowed", 1)
+    put_off("shaping", "lift", "google")
+    assert "only slower" in put_off("shaping", "lift", "google", status=1).stderr
 
 
 def test_nothing_is_suspended(dev_test: CommandLine) -> None:

@@ -202,6 +202,12 @@ def test_there_is_always_advice(status: str) -> None:
     assert advice(failure(reply=Reply(550, status, ""))).endswith(".")
 
 
+def test_advice_for_mail_that_requires_tls() -> None:
+    """RFC 8689 section 4.2.1: 5.7.10 stands for a host without STARTTLS or without a certificate that counts."""
+    for status in ("5.7.10", "5.7.30"):
+        assert "without requiring TLS" in advice(failure(reply=Reply(550, status, "")))
+
+
 def notice(action: Action, recipient: str = "b@x.test", **changes: Any) -> Notice:
     fate = {Action.FAILED: Fate.FAILED, Action.DELAYED: Fate.DEFERRED}.get(action, Fate.DELIVERED)
     reply = {Fate.FAILED: UNKNOWN, Fate.DEFERRED: Reply(450, "4.2.0", "greylisted")}.get(
@@ -388,6 +394,7 @@ async def test_a_report_is_signed_by_the_domain_of_the_host() -> None:
     signer = Signer(
         keys_of, SimpleNamespace(read=read), FakeClock(1_790_000_000_000_000)
     )  # dkimpy wants no signature from the future
+    assert await signer.signs_for("Mail.ours.test")
     made = await accepted(Plan(remotes=[Address.parse("a@far.test")]), signer)
     assert isinstance(made, Accept)
     assert made.body is not None

@@ -20,8 +20,8 @@ from tests.fakes.smtp_server import OK, FakeSmtp
 from tests.flow.yard import Yard, only, until
 
 
-def chosen_in_order(pool: tuple[str, ...]) -> list[str]:
-    course = Routes(source=pool).course("b@x.test", "x.test", "a@ours.test", "")
+def chosen_in_order(pool: tuple[str, ...], sender_domain: str = "ours.test") -> list[str]:
+    course = Routes(source=pool).course("b@x.test", "x.test", f"a@{sender_domain}", "")
     return [sources[0] for sources in (course.guise.sources, *course.others)]
 
 

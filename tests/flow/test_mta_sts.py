@@ -11,6 +11,7 @@ from postroad.flow.mta_sts import NOTHING, StsPolicies
 from postroad.net.https import Fetched, Unfetched
 from postroad.store.tls import TlsMemory
 from postroad.values.errors import StoreBroken
+from postroad.values.ports import Answer
 from tests.fakes.clock import FakeClock
 from tests.fakes.lookup import FAILED, NXDOMAIN, FakeLookup
 from tests.flow.yard import DirectStore, Reads
@@ -157,11 +158,24 @@ async def test_a_policy_that_cannot_be_kept_holds_all_the_same(tmp_path: Path) -
     assert await bench.mode() == "enforce"
 
 
-async def test_policies_that_end_soon_are_renewed(tmp_path: Path) -> None:
+async def test_kept_policies_are_renewed_every_day(tmp_path: Path) -> None:
+    """RFC 8461 section 3.3: "a suggested refresh frequency is once per day", however long a policy holds."""
     bench = Bench(tmp_path)
+    bench.https.answer = Fetched(200, "text/plain", BODY.replace(b"86400", b"31557600"))
     await bench.mode()
     await bench.sts.renew()
     assert len(bench.https.asked) == 1
+    bench.clock.advance(86_401)
+    await bench.sts.renew()
+    await bench.sts.renew()
+    assert len(bench.https.asked) == 2
+    bench.clock.advance(31_557_600 - 60)
+    assert await bench.mode() == "enforce"
+
+
+async def test_policies_that_hold_for_a_day_are_renewed_before_they_end(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    await bench.mode()
     bench.clock.advance(86_400 - 3600)
     await bench.sts.renew()
     assert len(bench.https.asked) == 2
@@ -170,13 +184,49 @@ async def test_policies_that_end_soon_are_renewed(tmp_path: Path) -> None:
     assert len(bench.https.asked) == 2
 
 
-async def test_a_renewal_that_fails_leaves_the_policy_its_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", [NXDOMAIN, FAILED])
+async def test_a_policy_is_renewed_whatever_became_of_its_record(tmp_path: Path, record: Answer) -> None:
+    """RFC 8461 section 10.2: "regardless of the state of the "_mta-sts" TXT record", which can be held back."""
+    bench = Bench(tmp_path)
+    await bench.mode()
+    bench.dns.txt_records[NAME] = record
+    bench.clock.advance(86_400 - 3600)
+    await bench.sts.renew()
+    bench.clock.advance(7200)
+    assert await bench.mode() == "enforce"
+
+
+async def test_a_renewal_that_fails_leaves_the_policy_its_time_and_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 8461 section 3.3: "MTAs SHOULD alert administrators (through the use of logs or similar) when such attempts
+    fail"."""
     bench = Bench(tmp_path)
     await bench.mode()
     bench.clock.advance(86_400 - 3600)
     bench.https.answer = Unfetched("no")
     await bench.sts.renew()
     assert await bench.mode() == "enforce"
+    assert "the MTA-STS policy of a.test could not be renewed" in caplog.text
+
+
+async def test_a_policy_that_asks_for_nothing_ends_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """RFC 8461 section 3.3: "unless the cached policy mode is "none""."""
+    bench = Bench(tmp_path)
+    bench.https.answer = Fetched(200, "text/plain", BODY.replace(b"enforce", b"none"))
+    await bench.mode()
+    bench.clock.advance(86_400 - 3600)
+    bench.https.answer = Unfetched("no")
+    await bench.sts.renew()
+    assert caplog.text == ""
+
+
+async def test_a_record_that_cannot_be_looked_up_is_a_doubt(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.dns.txt_records[NAME] = FAILED
+    found = await bench.sts.of("a.test")
+    assert (found.policy, found.fault) == (None, "")
+    assert found.why == "the MTA-STS record of a.test could not be looked up: SERVFAIL from 127.0.0.1"
 
 
 async def test_what_is_kept_is_never_more_than_its_own_text(tmp_path: Path) -> None:

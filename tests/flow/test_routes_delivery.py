@@ -228,6 +228,24 @@ async def test_limits_of_the_host_are_obeyed(place: Place) -> None:
         await asyncio.sleep(0)
 
 
+async def test_a_host_gets_no_more_domains_in_a_session_than_it_says(place: Place) -> None:
+    """RFC 9422 section 4.3: RCPTDOMAINMAX is "the maximum number of different domains that can appear in a recipient
+    (RCPT TO) address within a single session"."""
+    async with FakeSmtp(("PIPELINING", "LIMITS RCPTDOMAINMAX=2")) as host:
+        yard = place.build(routes({"all": Table(via=f"127.0.0.1:{host.port}")}))
+        sent = [f"b{number}@{domain}.test" for domain in "vwxyz" for number in range(3)]
+        yard.send(*sent)
+        for address in sent:
+            yard.send(address)
+        await yard.settled()
+        assert sorted(host.recipients) == sorted(sent * 2)
+        met: dict[int, set[str]] = {}
+        for got in host.messages:
+            met.setdefault(got.connection, set()).update(one.partition("@")[2] for one in got.recipients)
+        assert max(map(len, met.values())) == 2
+        await asyncio.sleep(0)
+
+
 async def test_a_host_that_may_not_be_used_now_gets_no_login_and_meets_no_bug(place: Place) -> None:
     """Row D8: a look-up of TLSA records that fails makes the smarthost unusable for now."""
     async with FakeSmtp(("AUTH PLAIN",)) as host:

@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import pytest
 
+from postroad.flow.mta_sts import Found
 from postroad.flow.outbound import Courier, NoCourier
 from postroad.flow.route import Hop
 from postroad.flow.tls_log import COUNTS_MAX, DAY_US, DETAIL_MAX, FORGOTTEN_US, GIVE_UP_S, SPREAD_S, TlsLog
 from postroad.flow.tls_policy import OPPORTUNISTIC, UNPROTECTED, Noted, TlsPolicies, TlsPolicy
 from postroad.store.tls import KeptLevel
+from postroad.trust.mta_sts import Policy
 from postroad.values.errors import StoreBroken
 from postroad.values.outcome import Fate, Outcome
 from tests.fakes.clock import FakeClock
@@ -31,11 +33,13 @@ class Desk:
         self.dns = FakeLookup(txt=WANTS)
         self.policies = TlsPolicies(self.dns)
         self.log = TlsLog(policies=self.policies, lookup=self.dns, store=self.store, clock=self.clock, rng=Random(1))
+        self.carried: set[str] = set()
 
     def opened(self, domain: str = "a.test", *, level: int = 2, policy: TlsPolicy = OPPORTUNISTIC) -> str:
+        self.carried.add(domain)
         courier = SimpleNamespace(
             hop=HOP, policy=policy, fault="" if level else "starttls-not-supported", tls="TLS" if level else "",
-            verified=level == 2, unproved="" if level == 2 else "certificate-not-trusted",
+            verified=level == 2, unproved="" if level == 2 else "certificate-not-trusted", domains=self.carried,
         )  # fmt: skip
         return self.log.opened(domain, cast(Courier, courier))
 
@@ -62,6 +66,62 @@ async def test_only_domains_that_want_reports_are_written(tmp_path: Path) -> Non
         ("a.test", "starttls-not-supported", "mx.a.test", "192.0.2.1", 0, 1),
         ("a.test", "validation-failure", "mx.a.test", "192.0.2.1", DETAIL_MAX, 1),
     ]
+
+
+ENFORCE = Policy("enforce", 86_400, ("mx.a.test",), "version: STSv1")
+ELSEWHERE = Policy("testing", 86_400, ("other.test",), "version: STSv1")
+NO_MODE = Policy("none", 86_400, (), "version: STSv1")
+
+
+@pytest.mark.parametrize(
+    "found, level, counted",
+    [
+        (Found(ENFORCE), 2, ("", "")),
+        (Found(ENFORCE), 1, ("certificate-not-trusted", "")),
+        (Found(ELSEWHERE), 2, ("validation-failure", "mx.a.test is none of the hosts that the MTA-STS policy names")),
+        # RFC 8461 section 6: "Policy fetch failures of any kind when a valid policy exists in the policy cache".
+        (Found(ENFORCE, "sts-policy-fetch-error", "no answer"), 2, ("sts-policy-fetch-error", "no answer")),
+        (Found(ENFORCE, "sts-policy-fetch-error", "no answer"), 1, ("certificate-not-trusted", "")),
+        (Found(None, "sts-webpki-invalid", "expired"), 2, ("sts-webpki-invalid", "expired")),
+        (Found(NO_MODE, "sts-policy-fetch-error", "no answer"), 2, ("", "")),
+    ],
+)
+async def test_what_a_session_shows_of_the_domains_policy(
+    tmp_path: Path, found: Found, level: int, counted: tuple[str, str]
+) -> None:
+    """RFC 8460 section 4.3.3: beside "validation-failure" stands a reason."""
+    desk = Desk(tmp_path)
+    desk.policies._noted["a.test"] = Noted(found)
+    desk.opened(level=level)
+    await desk.log.flush()
+    assert desk.rows("result, detail FROM tls_sessions") == [counted]
+
+
+async def test_a_session_with_a_smart_host_is_reported_to_the_smart_host(tmp_path: Path) -> None:
+    """RFC 8460 section 1.1: "when mail is routed to a "smarthost" gateway by local policy, the "smarthost" domain name
+    is used instead"."""
+    desk = Desk(tmp_path)
+    desk.dns.txt_records = {f"_smtp._tls.{name}": WANTS["_smtp._tls.a.test"] for name in ("a.test", "mx.a.test")}
+    for domain in ("a.test", "b.test"):
+        desk.policies._noted[domain] = Noted(hosts={"mx.a.test": Noted(Found(ENFORCE))})
+        desk.opened(domain)
+    desk.log.failed(["a.test", "b.test"], HOP, refusal("certificate-expired"))
+    await desk.log.flush()
+    assert desk.rows("domain, result, sessions FROM tls_sessions ORDER BY result") == [
+        ("mx.a.test", "", 1),
+        ("mx.a.test", "certificate-expired", 1),
+    ]
+    assert '"kind":"sts"' in desk.rows("policy FROM tls_sessions")[0][0]
+
+
+async def test_a_smart_host_without_a_name_is_reported_to_nobody(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    for name in ("192.0.2.1", "[192.0.2.1]"):
+        desk.dns.txt_records[f"_smtp._tls.{name}"] = WANTS["_smtp._tls.a.test"]
+        desk.policies._noted["a.test"] = Noted(hosts={})
+        desk.log.failed(["a.test"], Hop(name, "192.0.2.1", 25), refusal("certificate-expired"))
+    await desk.log.flush()
+    assert desk.rows("count(*) FROM tls_sessions") == [(0,)]
 
 
 async def test_a_host_that_failed_for_another_reason_counts_not(tmp_path: Path) -> None:

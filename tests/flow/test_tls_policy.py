@@ -13,6 +13,7 @@ from postroad.flow.tls_policy import (
     UNIX_SOCKET,
     UNPROTECTED,
     Level,
+    Noted,
     TlsPolicies,
     describe,
     explain,
@@ -23,7 +24,7 @@ from postroad.store.records import TLS_OPTIONAL, TLS_REQUIRED
 from postroad.trust.mta_sts import Policy
 from postroad.trust.tlsrpt import Published
 from postroad.values.outcome import Fate
-from postroad.values.ports import Answer, LookupStatus, Target
+from postroad.values.ports import Answer, LookupStatus, MxRecord, Target
 from tests.fakes.lookup import FAILED, NODATA, FakeLookup
 
 EE = bytes([3, 1, 1]) + bytes(32)
@@ -103,6 +104,27 @@ async def test_records_themselves_insecure_are_none() -> None:
 
 async def test_securely_absent_records_are_none() -> None:
     assert await world().for_host("a.test", "mx.host.test") == OPPORTUNISTIC
+
+
+async def test_the_name_that_an_alias_of_the_next_hop_leads_to_is_a_name_too() -> None:
+    """RFC 7672 section 3.2.2: "The CNAME-expanded original next-hop domain MUST be included as a third reference
+    identifier"."""
+    policies = world({AT: [TA]})
+    answer = Answer(LookupStatus.FOUND, mx=(MxRecord(10, "mx.host.test"),), authentic=True, alias="end.host.test")
+    policies._lookup.mx_records["a.test"] = answer  # type: ignore[attr-defined]
+    assert (await policies.for_host("a.test", "mx.host.test")).names == ("mx.host.test", "a.test", "end.host.test")
+
+
+async def test_a_failed_look_up_of_mx_records_never_means_that_they_are_not_signed() -> None:
+    """RFC 7672 section 2.1.2: a "bogus" answer during MX resolution delays mail; it must not let DANE go."""
+    policies = world({AT: [EE]})
+    policies._lookup.mx_records["a.test"] = FAILED  # type: ignore[attr-defined]
+    policy = await policies.for_host("a.test", "mx.host.test")
+    assert policy.hindrance is not None
+    assert policy.hindrance.fate is Fate.DEFERRED
+    assert "MX" in policy.hindrance.cause
+    policies._dane = False
+    assert await policies.for_host("a.test", "mx.host.test") == OPPORTUNISTIC
 
 
 async def test_row_d8_a_failed_look_up_of_records_defers_and_never_means_none() -> None:
@@ -233,6 +255,32 @@ async def test_a_configured_way_knows_no_mta_sts() -> None:
     assert await policies.for_host("a.test", "smarthost.test", fixed=True) == OPPORTUNISTIC
 
 
+async def test_the_policy_of_a_smart_host_is_that_of_its_own_name() -> None:
+    """RFC 8461 section 3.4: "compliant senders MUST treat the smart host domain as the Policy Domain"."""
+    policies = world(sts=ENFORCE, secure=())
+    policies._sts = FakeSts({"smarthost.test": Found(Policy("enforce", 1, ("smarthost.test",), "its own"))})
+    policy = await policies.for_host("a.test", "smarthost.test", port=587, fixed=True)
+    assert (policy.level, policy.why, policy.names) == (Level.VERIFY, "MTA-STS", ("smarthost.test",))
+    policies._sts = FakeSts({"smarthost.test": Found(Policy("enforce", 1, ("other.test",), "its own"))})
+    policy = await policies.for_host("a.test", "smarthost.test", fixed=True)
+    assert policy.hindrance is not None
+    assert "the MTA-STS policy of smarthost.test" in policy.hindrance.cause
+    for host in ("[192.0.2.1]", "192.0.2.1", "localhost"):
+        assert (await policies.for_host("a.test", host, fixed=True)).hindrance is None
+    assert policies._sts.asked == ["smarthost.test"]
+
+
+@pytest.mark.parametrize("word, kind", [("verify", "sts"), ("may", "no-policy-found")])
+async def test_a_session_with_a_smart_host_counts_under_its_own_policy(word: str, kind: str) -> None:
+    policies = world(sts=ENFORCE, configured={"a.test": word})
+    policies._sts = FakeSts({"smarthost.test": Found(Policy("enforce", 1, ("smarthost.test",), "its own"))})
+    places = (Target("smarthost.test", (), 587), Target("/run/lmtp", (), 0))
+    await policies.for_plan("a.test", Plan("smarthost.test", (places,), fixed=True))
+    domain, noted = policies.noted("a.test").counted_as("a.test", "smarthost.test")
+    assert (domain, noted.published("smarthost.test").kind) == ("smarthost.test", kind)
+    assert set(policies._sts.asked) <= {"smarthost.test"}
+
+
 # -- configuration -----------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +366,32 @@ async def test_requiretls_fails_where_nothing_confirms_the_host(sts: Policy | No
     assert (policy.hindrance.fate, policy.hindrance.status) == (Fate.FAILED, "5.7.30")
 
 
+@pytest.mark.parametrize("word", ["encrypt", "verify"])
+async def test_requiretls_wants_the_host_confirmed_whatever_the_administrator_asks(word: str) -> None:
+    """RFC 8689 section 4.2.1: without a signed MX answer "the client MUST also validate the SMTP server name using
+    MTA-STS": a certificate proves a name, and not that mail for the domain belongs there."""
+    policies = world(secure=(), configured={"a.test": word})
+    policy = await policies.for_host("a.test", "mx.host.test", wish=TLS_REQUIRED)
+    assert policy.hindrance is not None
+    assert (policy.hindrance.fate, policy.hindrance.status) == (Fate.FAILED, "5.7.30")
+    assert (await policies.for_host("a.test", "mx.host.test")).hindrance is None
+
+
+async def test_requiretls_waits_while_nobody_can_say_whether_the_host_is_confirmed() -> None:
+    """A doubt is no answer: neither a failed look-up of MX or of the MTA-STS record, nor a policy not fetched."""
+    policies = world(secure=())
+    policies._sts = FakeSts({"a.test": Found(why="the MTA-STS record of a.test could not be looked up: SERVFAIL")})
+    policy = await policies.for_host("a.test", "mx.host.test", wish=TLS_REQUIRED)
+    assert policy.hindrance is not None
+    assert policy.hindrance.fate is Fate.DEFERRED
+    assert "could not be looked up" in policy.hindrance.cause
+    policies = world()
+    policies._lookup.mx_records["a.test"] = FAILED  # type: ignore[attr-defined]
+    policy = await policies.for_host("a.test", "mx.host.test", wish=TLS_REQUIRED)
+    assert policy.hindrance is not None
+    assert policy.hindrance.fate is Fate.DEFERRED
+
+
 async def test_requiretls_waits_while_records_cannot_be_looked_up() -> None:
     policy = await world({AT: FAILED}).for_host("a.test", "mx.host.test", wish=TLS_REQUIRED)
     assert policy.hindrance is not None
@@ -343,9 +417,38 @@ async def test_a_plan_holds_what_is_special_and_notes_what_was_found() -> None:
         "mx.host.test": Level.DANE, "x.b.test": Level.VERIFY,
     }  # fmt: skip
     noted = policies.noted("a.test")
-    assert noted.published("mx.host.test").kind == "tlsa"
+    assert noted.published("mx.host.test") == Published("tlsa", (f"3 1 1 {'00' * 32}",), domain="mx.host.test")
     assert noted.published("x.b.test") == Published("sts", ENFORCE.lines, ENFORCE.mx)
     assert policies.noted("unknown.test").published("x").kind == "no-policy-found"
+
+
+async def test_a_report_names_the_base_of_the_records_that_count() -> None:
+    """RFC 8460 section 1.1: the Policy Domain of DANE is the TLSA base domain, here what a signed alias leads to."""
+    policies = world({"_25._tcp.real.host.test": [EE]}, aliases=ALIAS)
+    policies._lookup.address_records = {"real.host.test": ["192.0.2.1"]}  # type: ignore[attr-defined]
+    await policies.for_plan("a.test", plan_of("mx.host.test"))
+    assert policies.noted("a.test").published("mx.host.test").domain == "real.host.test"
+
+
+async def test_a_report_repeats_tlsa_records_whole() -> None:
+    """RFC 8460 section 4.5: "each representing the RDATA of a single TLSA resource record"."""
+    policies = world({AT: [bytes([3, 0, 0]) + bytes(900)]})
+    await policies.for_plan("a.test", plan_of("mx.host.test"))
+    assert policies.noted("a.test").published("mx.host.test").strings == (f"3 0 0 {'00' * 900}",)
+
+
+@pytest.mark.parametrize(
+    "found, kind",
+    [
+        (Found(None, "sts-policy-fetch-error"), "sts"),
+        (Found(ENFORCE, "sts-policy-fetch-error"), "sts"),
+        (Found(OFF, "sts-policy-fetch-error"), "no-policy-found"),
+        (Found(OFF), "no-policy-found"),
+    ],
+)
+def test_what_a_session_is_counted_under(found: Found, kind: str) -> None:
+    """RFC 8461 section 6: a failed fetch counts, "except if that policy's mode is "none""."""
+    assert Noted(found).published("mx.host.test").kind == kind
 
 
 UNNAMED = "mx.evil.test is none of the hosts that the MTA-STS policy of a.test names"

@@ -50,6 +50,10 @@ class FakeIntake:
     def __init__(self) -> None:
         self.taken: list[tuple[bytes, Envelope, Destinations, Arrival]] = []
         self.refusal: Reply | None = None
+        self.keys = {"ours.test"}
+
+    async def signs_for(self, domain: str) -> bool:
+        return domain in self.keys
 
     async def accept(
         self, draft: Any, envelope: Envelope, destinations: Destinations, arrival: Arrival
@@ -221,3 +225,18 @@ async def test_reports_are_sent_some_at_a_time(tmp_path: Path) -> None:
     assert await office.reports.send_due() == AT_ONCE
     assert await office.reports.send_due() == 6
     assert await office.reports.send_due() == 0
+
+
+async def test_no_report_is_mailed_that_nobody_signs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """RFC 8460 section 3: "Reports sent via SMTP MUST contain a valid DomainKeys Identified Mail (DKIM) [RFC6376]
+    signature by the reporting domain." """
+    office = Office(tmp_path)
+    office.dns.txt_records[RECORD] = ["v=TLSRPTv1; rua=mailto:tls@a.test,mailto:tls@b.test"]
+    office.intake.keys.clear()
+    await office.reports.send_due()
+    assert (office.left(), office.intake.taken) == (1, [])
+    assert caplog.text.count("ours.test has no DKIM key") == 1
+    office.intake.keys.add("ours.test")
+    office.clock.advance(86_400)
+    await office.reports.send_due()
+    assert (office.left(), len(office.intake.taken)) == (0, 2)

@@ -42,6 +42,7 @@ def tryout(
     tls: ClientTls | None = None,
     bind: tuple[str, ...] = (),
     shut: tuple[Suspended, ...] = (),
+    slowed: tuple[Suspended, ...] = (),
 ) -> Tryout:
     config = Config(hostname="mail.ours.test", relay=Relay(bind=bind))
     lookup = FakeLookup(DNS, HOSTS)
@@ -51,9 +52,11 @@ def tryout(
         lookup,  # type: ignore[arg-type]
         Routes.of(Loaded(tables or {}, {}), bind),
     )
-    by_key = {one.site: one for one in shut}
+    by_key, slow = ({one.site: one for one in known} for known in (shut, slowed))
     policies = TlsPolicies(lookup, enabled=tls is not None)
-    return Tryout(config, outside, policies, no_gateway, shut=lambda site: by_key.get(site))
+    return Tryout(
+        config, outside, policies, no_gateway, shut=lambda site: by_key.get(site), slowed=lambda site: slow.get(site)
+    )
 
 
 async def test_the_whole_plan_in_words() -> None:
@@ -78,6 +81,13 @@ async def test_a_site_that_takes_nothing_now_is_told_with_its_end() -> None:
     assert f"{plan.site} takes nothing until then (far: blocked)" in trial.when
     assert trial.when.startswith("at ")
     assert trial.detours == []
+
+
+async def test_a_slowed_site_is_told_with_the_limits() -> None:
+    site = only(await tryout().look(BOB, NEWS)).site
+    trial = only(await tryout(slowed=(Suspended(site, NOON_US, "far: busy", slowed=True),)).look(BOB, NEWS))
+    assert trial.when.startswith("at once")
+    assert "(far: busy)" in trial.limits[-1]
 
 
 async def test_a_source_address_that_is_refused_is_avoided() -> None:

@@ -123,6 +123,8 @@ async def test_case_a_slow_server_is_given_up(site: Site, monkeypatch: pytest.Mo
         server("other.test", issuer=ROOT),
         server("mta-sts.a.test", issuer=ROOT, days=(-9, -2)),
         server("mta-sts.a.test"),
+        # RFC 8461 section 3.3: "Matching is performed only against the DNS-ID identifiers", not the common name.
+        server(common_name="mta-sts.a.test", issuer=ROOT),
         server("mta-sts.a.test", issuer=authority("Stranger")),
     ],
 )

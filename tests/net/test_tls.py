@@ -68,7 +68,7 @@ def test_a_self_signed_certificate_names_the_host_and_is_private(tmp_path: Path)
     ],
 )
 def test_why_a_certificate_proves_nothing(tmp_path: Path, cert: tuple[str, ...], host: str, word: str) -> None:
-    """In the words of RFC 8460 section 4.3.2.1."""
+    """In the words of RFC 8460 section 4.3.1."""
     authority, stranger = make_authority("Playground", NOW_US), make_authority("Stranger", NOW_US)
     ca_file = tmp_path / "ca.pem"
     ca_file.write_bytes(authority.pem)
@@ -198,8 +198,8 @@ def signed(key: Any, algorithm: hashes.HashAlgorithm | None) -> x509.Certificate
     [(hashes.SHA256(), "sha256"), (hashes.SHA384(), "sha384"), (hashes.SHA512(), "sha512")],
 )
 def test_the_end_point_is_hashed_as_the_certificate_is_signed(algorithm: hashes.HashAlgorithm, expected: str) -> None:
-    # RFC 5929 section 4.1: "if the certificate's signatureAlgorithm uses a single hash function, and that hash
-    # function is either MD5 or SHA-1, then use SHA-256"
+    # RFC 5929 section 4.1: with a hash function "neither MD5 nor SHA-1, then use the hash function associated with the
+    # certificate's signatureAlgorithm"
     certificate = signed(ec.generate_private_key(ec.SECP256R1()), algorithm)
     assert end_point_of(certificate) == hashlib.new(expected, certificate.public_bytes(Encoding.DER)).digest()
 

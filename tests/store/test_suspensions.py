@@ -12,10 +12,12 @@ from postroad.store.suspensions import (
     LIFTED_TOLD_US,
     Lift,
     Resumption,
+    Slowdown,
     Suspended,
     Suspension,
     forget_suspension,
     lift_suspension,
+    note_slowdown,
     note_suspension,
     suspended_sites,
 )
@@ -80,6 +82,18 @@ async def test_what_is_suspended_again_after_a_lift_counts(desk: Desk) -> None:
     desk.run(lift_suspension, Lift("google"))
     desk.run(note_suspension, Suspension("google", ["a.test"], START_US + 2 * HOUR_US, "again"))
     assert await sites(desk) == [Suspended("google", START_US + 2 * HOUR_US, "again")]
+
+
+async def test_a_slowdown_is_told_until_its_end_and_ends_no_mail(desk: Desk) -> None:
+    for minutes in (10, 20):
+        until_us = START_US + minutes * 60_000_000
+        desk.run(note_slowdown, Slowdown("google", until_us, "busy"))
+        assert ("suspensions", 0) in desk.writer.hints
+        assert await sites(desk) == [Suspended("google", until_us, "busy", slowed=True)]
+    desk.run(note_suspension, Suspension("google", ["a.test"], START_US + HOUR_US, "x"))
+    assert [one.slowed for one in await sites(desk)] == [True, False]
+    desk.clock.advance(1201.0)
+    assert [one.slowed for one in await sites(desk)] == [False]
 
 
 async def test_it_ends_with_its_time_or_before(desk: Desk) -> None:

@@ -76,8 +76,10 @@ async def test_expired_policies_go_with_the_next_one(desk: Desk, memory: TlsMemo
     desk.run(sts_keep, StsPolicy("a.test", "one", "text", desk.clock.wall_us() + HOUR_US))
     assert await memory.sts("old.test") is None
     now_us = desk.clock.wall_us()
-    assert await memory.expiring(now_us + 2 * HOUR_US, now_us, 10) == ["a.test"]
-    assert await memory.expiring(now_us + 1, now_us, 10) == []
+    assert await memory.stale(now_us, now_us + 2 * HOUR_US, now_us, 10) == ["a.test"]
+    assert await memory.stale(now_us, now_us + 1, now_us, 10) == []
+    assert await memory.stale(now_us + 1, now_us + 1, now_us, 10) == ["a.test"]
+    assert await memory.stale(now_us + 1, now_us + 1, now_us + 2 * HOUR_US, 10) == []
 
 
 async def test_levels_are_remembered(desk: Desk, memory: TlsMemory) -> None:

@@ -46,7 +46,9 @@ def test_mx_match(number: int, case: dict[str, Any]) -> None:
         (["something else", "v=STSv1; id=a", "v=spf1 -all"], "a"),
         # Case "two TXT records starting v=STSv1 -> no policy".
         (["v=STSv1; id=a", "v=STSv1; id=a"], ""),
-        (["v=STSv1; id=a; id=b"], ""),
+        # RFC 8461 section 3.2: of a field that stands twice "all entries except for the first SHALL be ignored".
+        (["v=STSv1; id=a; id=b"], "a"),
+        (["v=STSv1; x=1; x=2; id=a;"], "a"),
         ([" v=STSv1; id=a"], ""),
         ([], ""),
     ],
@@ -74,6 +76,14 @@ def test_the_first_of_two_fields_counts_but_every_mx() -> None:
     policy = read_policy(b"version: STSv1\nmode: none\nmode: enforce\nmax_age: 1\nmax_age: 2\nmx: a.test\nmx: b.test\n")
     assert isinstance(policy, Policy)
     assert (policy.mode, policy.max_age_s, policy.mx) == ("none", 1, ("a.test", "b.test"))
+
+
+@pytest.mark.parametrize("pattern", ["mail", "*.test", "mx.test", "*.mx.a.test"])
+def test_a_pattern_is_a_domain_of_any_number_of_labels(pattern: str) -> None:
+    """RFC 8461 section 3.2: sts-policy-mx-value is ["*."] Domain, and a Domain may be one label."""
+    policy = read_policy(f"version: STSv1\nmode: enforce\nmax_age: 1\nmx: {pattern}\n".encode())
+    assert isinstance(policy, Policy)
+    assert policy.mx == (pattern,)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_report_says_what_was_counted() -> None:
                         "failed-session-count": 2,
                         "receiving-mx-hostname": "mx.a.test",
                         "receiving-ip": "192.0.2.1",
-                        "additional-information": "old",
+                        "failure-reason-code": "old",
                     },
                     {
                         "result-type": "starttls-not-supported",
@@ -105,6 +105,13 @@ def test_a_report_says_what_was_counted() -> None:
             },
         ],
     }
+
+
+def test_a_dane_policy_is_that_of_the_host() -> None:
+    """RFC 8460 section 1.1: "For DANE, the Policy Domain is the "TLSA base domain" of the receiving SMTP server"."""
+    packed = pack_published(Published("tlsa", ("3 1 1 00",), domain="mx.host.test"))
+    [found] = make_report("a.test", DAY, [(packed, "", "", "", "", 1)], organisation="o", contact="c").policies
+    assert found.policy.policy_domain == "mx.host.test"
 
 
 def test_a_report_comes_back_as_it_was() -> None:

@@ -114,6 +114,9 @@ def _listen(config: Config) -> Iterator[Complaint]:
             yield from _socket(("listen", "lmtp"), text, "lmtp.sock")
             continue
         yield from _one_listener(("listen", "lmtp"), text, taken)
+        if text.endswith(":25"):
+            # RFC 2033 section 5: "it MUST NOT be used on the TCP service port 25"
+            yield Complaint(("listen", "lmtp"), "port 25 is that of SMTP, never of LMTP", 'Write "127.0.0.1:24"')
         if not _loopback(_host(text)):
             what = f"{text} delivers to every mailbox without a login, to whomever reaches it"
             fix = 'Write a path, or "127.0.0.1:24", unless a firewall stands before it'

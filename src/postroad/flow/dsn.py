@@ -23,8 +23,8 @@ HEADER_KEPT: Final = 30_000
 """Octets of the message's header that a report carries: whole in nearly all mail, and no bomb in any."""
 
 FULL_MAX: Final = 40_000
-"""Octets up to which RET=FULL returns the whole message; larger mail comes back as its header (RFC 3461 section 4.3
-lets a server choose)."""
+"""Octets up to which RET=FULL returns the whole message; larger mail comes back as its header (RFC 3461 section 6.2
+lets a server have such a length)."""
 
 DIAGNOSTIC_MAX: Final = 500
 """Characters of a host's answer that a report repeats."""
@@ -90,7 +90,7 @@ def original_recipient(address: str) -> str:
 def without_success(notify: str) -> str:
     """What an address behind an alias of many inherits of a NOTIFY (RFC 3461 section 5.2.7.3 (c)).
 
-    "except that any SUCCESS keyword is removed"; what is left of SUCCESS alone is the wish to hear nothing more.
+    "any SUCCESS keyword is removed"; what is left of SUCCESS alone is the wish to hear nothing more.
     """
     return ",".join(word for word in notify.split(",") if word != "SUCCESS") or ("NEVER" if notify else "")
 
@@ -235,6 +235,7 @@ _ADVICE: Final = {
     "4.6": "Tell the administrator: the mail would have run in a circle.",
     "4.7": "Check the address; if it is right, send again later. The host could not be reached for a long time.",
     "5.3": "Write to fewer recipients at once.",
+    "7.10": "Send it without requiring TLS all the way, or not by mail; a server on the way has no TLS to be trusted.",
     "7.30": "Send it without requiring TLS all the way, or not by mail; the recipient's server cannot promise that.",
     "6.0": "Send it again from another mail program; the content is not well-formed.",
     "6.3": "Send it as plain text without special characters; the host takes nothing else.",
@@ -324,7 +325,7 @@ def _returns_whole(letter: Letter, notices: Sequence[Notice]) -> bool:
 
 
 def _original(letter: Letter, whole: bool) -> bytes:
-    """The message or its header; header fields in UTF-8 have types of their own (RFC 6533 sections 5 and 6)."""
+    """The message or its header; header fields in UTF-8 have types of their own (RFC 6533 sections 4.2 and 4.3)."""
     header = letter.header or b""
     utf8 = letter.smtputf8 and not header.isascii()
     if whole:
@@ -333,8 +334,8 @@ def _original(letter: Letter, whole: bool) -> bytes:
         header = header[: header.rfind(b"\r\n", 0, HEADER_KEPT) + 2] + b"\r\n"
     if utf8:
         return raw_part(header, "message/global-headers")
-    # RFC 6522 section 4: headers that are broken "may be encoded in quoted-printable", so that a host without 8BITMIME
-    # takes the report.
+    # RFC 6522 section 4: broken headers "MAY be encoded with quoted-printable", so that a host without 8BITMIME takes
+    # the report.
     return raw_part(header, HEADERS_TYPE) if header.isascii() else quoted_part(header, HEADERS_TYPE)
 
 

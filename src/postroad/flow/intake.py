@@ -175,6 +175,10 @@ class Intake:
         """Whether mail that leaves may be signed: whoever receives a draft may then hash its body meanwhile."""
         return self._signer is not None
 
+    async def signs_for(self, domain: str) -> bool:
+        """Whether mail of ours whose author's domain this is leaves with a signature."""
+        return self._signer is not None and await self._signer.signs_for(domain)
+
     def make_id(self) -> int:
         """A fresh id for a message that is asked about before it is accepted."""
         return self._ids.make(self._clock.wall_us())
@@ -306,7 +310,7 @@ class Intake:
             events=self._story.note(ident, events) if sending is None else self._story.pack(events),
             smtputf8=envelope.smtputf8,
             eightbit=eightbit,
-            # RFC 8689 section 5: "the RET=FULL parameter MUST be disregarded"
+            # RFC 8689 section 5: "the RET=FULL MUST be disregarded"
             ret="HDRS" if envelope.requiretls and envelope.ret else envelope.ret,
             envid=envelope.envid,
             login=arrival.login,

@@ -48,7 +48,8 @@ ASKS_FOR_MORE: Final = frozenset({530, 534, 535, 538})
 """RFC 4954 section 6, RFC 3207 section 4: the host wants a login or TLS first; the mail itself was not judged."""
 
 TOO_MANY: Final = frozenset({452, 552})
-"""RFC 5321 section 4.5.3.1.10: "the proper reply code is 452 [...] a client SHOULD treat a 552 as a 452"."""
+"""RFC 5321 section 4.5.3.1.10: "The correct reply code for this condition is 452. Clients SHOULD treat a 552 code in
+this case as a temporary, rather than permanent, failure"."""
 
 _FULL: Final = ".2.2"
 """RFC 3463 X.2.2, mailbox full: says 552 too, and means this recipient only."""
@@ -66,7 +67,7 @@ def judge(stage: str, reply: Reply) -> Meaning:
     """The meaning of a refusal at a stage of the dialog ("greeting", "mail", "rcpt", "data", "final", ...)."""
     code = reply.code
     cause = f"{_PLACES.get(stage, stage)} was answered {code}"
-    # RFC 5321 section 3.8: 421 "may be a reply to any command" - the host is closing, the command was not judged.
+    # RFC 5321 section 4.2.2: 421 "may be a reply to any command" - the host is closing, the command was not judged.
     if stage in SESSION_STAGES or code == 421 or code in ASKS_FOR_MORE:
         return Meaning(Fate.DEFERRED, About.HOST, Step.OTHER_HOST, cause)
     about = _ABOUT.get(stage, About.HOST)

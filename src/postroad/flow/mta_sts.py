@@ -5,7 +5,7 @@
     no TXT record, or no answer               -> what is kept, until it expires
 
 Invariant: nothing but the end of its own `max_age`, or a newer policy of the same domain, ends a kept policy
-(RFC 8461 section 5: an attacker who blocks DNS or HTTPS must not be able to take it away).
+(RFC 8461 sections 3.3 and 10.2: an attacker who blocks DNS or HTTPS must not be able to take it away).
 """
 
 from __future__ import annotations
@@ -27,16 +27,22 @@ from postroad.values.ports import Clock, Lookup, LookupStatus
 log = logging.getLogger(__name__)
 
 REFETCH_S: Final = 300.0
-"""RFC 8461 section 3.3: after a failed fetch "Senders SHOULD wait" five minutes and more before the next."""
+"""RFC 8461 section 3.3: "limit further attempts to a period of five minutes or longer per version ID"."""
 FAILURES_MAX: Final = 10_000
 """Domains whose failed fetch is remembered; the oldest goes first."""
 FETCHES_MAX: Final = 50
 """Policies fetched at the same time by one worker; more wait: slow web servers must not cost all memory."""
 RENEW_EVERY_S: Final = 3600.0
+RENEW_AFTER_S: Final = 86_400.0
+"""RFC 8461 section 3.3: "a suggested refresh frequency is once per day"."""
 RENEW_BEFORE_S: Final = 12 * 3600.0
-"""A policy is fetched anew when it has less than this to live: half a day is half the life of the short ones."""
+"""A policy with less than this to live is fetched anew too: half a day is half the life of the short ones."""
+RENEW_AGAIN_S: Final = 6 * 3600.0
+"""A renewal that failed is tried again after this, so that policies of dead hosts do not keep others from theirs."""
 RENEWALS_MAX: Final = 200
 """Policies renewed in one round."""
+STALE_MAX: Final = 2_000
+"""Policies looked at in one round, those among them whose renewal failed not long ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Found:
     fault: str = ""
     """A word of RFC 8460 section 4.3.2.2 when the newest policy could not be had."""
     why: str = ""
+    """What was in doubt, in words; without a fault nobody knows whether there is a policy."""
 
 
 NOTHING: Final = Found()
@@ -59,8 +66,8 @@ class Memory(Protocol):
         """The policy kept for a domain, expired or not."""
         ...
 
-    async def expiring(self, before_us: int, now_us: int, limit: int) -> list[str]:
-        """Domains whose policies end before a time."""
+    async def stale(self, fetched_us: int, before_us: int, now_us: int, limit: int) -> list[str]:
+        """Domains whose policies were fetched before one time or end before the other."""
         ...
 
 
@@ -92,24 +99,29 @@ class StsPolicies:
         self._clock = clock
         self._failed: dict[str, tuple[float, str, Found]] = {}
         """Until when no new fetch is made, of which record, and what its failure was."""
+        self._unrenewed: dict[str, float] = {}
+        """Until when no renewal is tried, by domain."""
         self._fetching: dict[tuple[str, str], asyncio.Task[Found]] = {}
         self._places = asyncio.Semaphore(FETCHES_MAX)
         self._renewing: asyncio.Task[None] | None = None
 
     async def of(self, domain: str) -> Found:
         """The policy that holds for a domain now."""
-        record = await self._record(domain)
+        record, doubt = await self._record(domain)
         kept = await self._kept(domain)
         if not record or (kept is not None and kept[0] == record):
-            return Found(kept[1]) if kept else NOTHING
+            return Found(kept[1] if kept else None, "", doubt)
         fetched = await self._fetch(domain, record)
         if fetched.policy is None and kept is not None:
             return Found(kept[1], fetched.fault, fetched.why)
         return fetched
 
-    async def _record(self, domain: str) -> str:
+    async def _record(self, domain: str) -> tuple[str, str]:
+        """The id that the domain's record announces, or empty; and why nobody knows it."""
         answer = await self._lookup.txt(mta_sts.name_of_record(domain))
-        return mta_sts.read_id(answer.records) if answer.status is LookupStatus.FOUND else ""
+        if answer.status is LookupStatus.FAILED:
+            return "", f"the MTA-STS record of {domain} could not be looked up: {answer.why or 'no answer'}"
+        return mta_sts.read_id(answer.records) if answer.status is LookupStatus.FOUND else "", ""
 
     async def _kept(self, domain: str) -> tuple[str, Policy] | None:
         """The id and the policy that is kept, while it lasts."""
@@ -179,12 +191,27 @@ class StsPolicies:
                 log.exception("MTA-STS policies could not be renewed")
 
     async def renew(self) -> None:
-        """Fetches policies anew that end soon and are still announced, one after the other."""
-        now_us = self._clock.wall_us()
-        for domain in await self._memory.expiring(now_us + int(RENEW_BEFORE_S * 1e6), now_us, RENEWALS_MAX):
-            record = await self._record(domain)
-            if record:
-                await self._fetch(domain, record)
+        """Fetches policies anew that were not for a day, or that end soon, one after the other."""
+        now_us, now = self._clock.wall_us(), self._clock.monotonic()
+        self._unrenewed = {domain: until for domain, until in self._unrenewed.items() if until > now}
+        fetched_us, before_us = now_us - int(RENEW_AFTER_S * 1e6), now_us + int(RENEW_BEFORE_S * 1e6)
+        stale = await self._memory.stale(fetched_us, before_us, now_us, STALE_MAX)
+        for domain in [domain for domain in stale if domain not in self._unrenewed][:RENEWALS_MAX]:
+            await self._renew(domain)
+
+    async def _renew(self, domain: str) -> None:
+        kept = await self._kept(domain)
+        if kept is None:
+            return
+        # RFC 8461 section 10.2: "regardless of the state of the "_mta-sts" TXT record", which an attacker can suppress.
+        record = (await self._record(domain))[0] or kept[0]
+        found = await self._fetch(domain, record)
+        if found.policy is not None:
+            return
+        self._unrenewed[domain] = self._clock.monotonic() + RENEW_AGAIN_S
+        # Section 3.3: administrators are alerted "unless the cached policy mode is "none"", a domain's way out.
+        if kept[1].mode != mta_sts.NONE:
+            log.warning("the MTA-STS policy of %s could not be renewed, and holds until it ends: %s", domain, found.why)
 
 
 async def fetch_policy(https: Getting, domain: str) -> Policy:
@@ -193,8 +220,8 @@ async def fetch_policy(https: Getting, domain: str) -> Policy:
     # "HTTP 3xx redirects MUST NOT be followed"; only 200 is an answer.
     if answer.status != 200:
         raise Unfetched(f"the answer was {answer.status}", answered=True)
-    # RFC 8461 section 3.2: "the media type [...] SHOULD be text/plain to guard against cases where web servers
-    # allow untrusted users to host non-text content"
+    # RFC 8461 section 3.2: "senders SHOULD validate that the media type is "text/plain" to guard against cases where
+    # web servers allow untrusted users to host non-text content".
     if answer.media_type != "text/plain":
         raise Unfetched(f"it is {answer.media_type[:60]}, not text/plain", "sts-policy-invalid")
     policy = mta_sts.read_policy(answer.body)

@@ -20,7 +20,7 @@ from postroad.flow.parcels import RECIPIENTS_MAX, Delivery, Letter, Parcel
 from postroad.flow.return_path import ReturnPaths
 from postroad.flow.route import Hop
 from postroad.flow.routing import PLAIN_GUISE, Guise
-from postroad.flow.tls_policy import OPPORTUNISTIC, Level, TlsPolicy, unrequired
+from postroad.flow.tls_policy import NEEDS_ENCRYPTION, OPPORTUNISTIC, Level, TlsPolicy, unrequired
 from postroad.net.dial import Link, TlsFailed, Unreachable, dial
 from postroad.net.tls import ClientTls, peer_chain, peer_end_point, protection
 from postroad.store.records import TLS_REQUIRED
@@ -136,6 +136,7 @@ class Courier:
         "hop",
         "limit",
         "policy",
+        "reached",
         "tls",
         "unproved",
         "verified",
@@ -165,6 +166,8 @@ class Courier:
         """Why the connection is in the clear, in such a word."""
         self.domains: set[str] = set()
         """Domains whose mail was carried."""
+        self.reached: set[str] = set()
+        """Domains of recipients that were named, where the host takes only so many in a session."""
         self.carried = 0
         """Transactions so far."""
         self.detour = False
@@ -268,13 +271,14 @@ class Courier:
         """Makes the handshake and sees that the policy holds, before anything is said under TLS."""
         tls = self._manner.tls
         assert tls is not None
-        # RFC 3207 section 6: what was sent in the clear behind the 220 must not be taken for the server's words.
+        # RFC 3207 section 4.2: what came in the clear counts for nothing, and behind the 220 it would pass for the
+        # server's words under TLS.
         if self._link.unread:
             return self._no_tls("octets behind the 220 to STARTTLS")
         patience = min(TLS_HANDSHAKE_S, self._manner.patience_s)
         name = self.hop.address if self.hop.host.startswith("[") else self.hop.host
         try:
-            # RFC 7672 section 8.1: "the server_name extension [...] MUST contain the TLSA base domain".
+            # RFC 7672 section 8.1: "the SMTP client MUST send the TLS SNI extension containing the TLSA base domain".
             asked_for = self.policy.names[0] if self.policy.level is Level.DANE else name
             with tls.sessions.resuming(tls.context, asked_for, self._session_key) as asked_name:
                 session: ssl.SSLObject | None = await self._link.start_tls(tls.context, asked_name, patience)
@@ -345,7 +349,7 @@ class Courier:
     def _insecure(self, status: str, cause: str, tls: str = "") -> Outcome:
         """The outcome at a host where the policy does not hold: for now, but for REQUIRETLS for good."""
         if self.policy.requiretls:
-            return unrequired(f"REQUIRETLS: {cause}", self.where, tls)
+            return unrequired(f"REQUIRETLS: {cause}", self.where, tls, NEEDS_ENCRYPTION)
         where = f"{cause} ({self.where})" if self.where else cause
         return Outcome(Fate.DEFERRED, About.HOST, where, Reply(451, status, cause), "", tls)
 
@@ -471,7 +475,7 @@ class Courier:
         """Why no recipient of the letter can be served by this host."""
         known = self.extensions
         if known.size and letter.size > known.size:
-            # RFC 1870 section 6: the client may skip the transaction when the size exceeds the announced one.
+            # RFC 1870 section 4: what is larger than the announced size "will be rejected with a permanent failure".
             text = f"the message has {letter.size} octets, the host takes {known.size}"
             return unsendable("5.3.4", text, self.where, self.tls)
         if letter.smtputf8 and not known.smtputf8:
@@ -480,7 +484,7 @@ class Courier:
                     "5.6.7", "the host cannot take the sender's address (no SMTPUTF8)", self.where, self.tls
                 )
             if letter.header is not None and not letter.header.isascii():
-                # RFC 6531 section 3.5: X.6.9 "UTF-8 header message cannot be transferred to one or more recipients"
+                # RFC 6531 section 4.2: X.6.9 "UTF-8 header message cannot be transferred to one or more recipients"
                 return unsendable(
                     "5.6.9", "the host cannot take UTF-8 header fields (no SMTPUTF8)", self.where, self.tls
                 )
@@ -608,7 +612,7 @@ _FAULTS: Final = {
 def _switched_off(policy: TlsPolicy, where: str) -> Outcome:
     """The outcome where TLS must be and relay.tls says that it must not."""
     if policy.requiretls:
-        return unrequired("REQUIRETLS, and relay.tls switches TLS off", where)
+        return unrequired("REQUIRETLS, and relay.tls switches TLS off", where, status=NEEDS_ENCRYPTION)
     cause = f"{policy.why if policy.must else 'smtps'} requires TLS, and relay.tls switches it off"
     return Outcome(Fate.DEFERRED, About.HOST, cause, Reply(451, "4.7.5", cause), where)
 

@@ -445,6 +445,9 @@ class Pool:
                 # The host closed while nothing was going on, or another one has to carry this parcel.
                 queue.put_back(parcel)
                 return
+            if courier.extensions.max_domains and not self._fits(lane, courier, parcel):
+                queue.put_back(parcel)
+                return
             if not shape.easy:
                 if shape.permit(self._now()).wait_s > 0.0:
                     # Another connection was faster, or the lane was shaped while this one waited for mail.
@@ -612,6 +615,25 @@ class Pool:
         part.trail = [*parcel.trail, (courier.where, unfit[0][1].cause)]
         lane.queue.put_back(part)
         return []
+
+    def _fits(self, lane: Lane, courier: Courier, parcel: Parcel) -> bool:
+        """Leaves in the parcel what may still go over this connection; False when nothing may.
+
+        RFC 9422 section 4.3: a host may take recipients of only so many domains in one session.
+        """
+        taken: list[Delivery] = []
+        left: list[Delivery] = []
+        for delivery in parcel.deliveries:
+            if delivery.domain in courier.reached or len(courier.reached) < courier.extensions.max_domains:
+                courier.reached.add(delivery.domain)
+                taken.append(delivery)
+            else:
+                left.append(delivery)
+        if taken and left:
+            parcel.deliveries = taken
+            lane.queue.put_back(self._part(parcel, left))
+            self._connect(lane)
+        return bool(taken)
 
     def _split(self, lane: Lane, parcel: Parcel, limit: int) -> None:
         """Leaves `limit` deliveries in the parcel and queues the rest right behind it."""

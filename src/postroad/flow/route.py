@@ -236,7 +236,7 @@ def _plan_literal(domain: str, signposts: Signposts) -> Plan | Outcome:
 async def _plan_mx(
     domain: str, records: Sequence[MxRecord], signposts: Signposts, lookup: Lookup, *, implicit: bool = False
 ) -> Plan | Outcome:
-    # RFC 7505 section 3: "a single MX RR [...] with a zero-length label as the exchange" takes no mail at all.
+    # RFC 7505 section 3: a domain that takes no mail "advertises a single MX RR" with the root as its host.
     if len(records) == 1 and records[0].host in (".", ""):
         return _failed("5.1.10", f"the domain {domain} takes no mail (null MX)", About.RECIPIENT)
     found = _Findings()
@@ -253,8 +253,8 @@ async def _plan_mx(
             target = found.judge(host, await lookup.addresses(host), signposts)
             if target is not None:
                 group.append(target)
-        # RFC 5321 section 5.1: of a list with ourselves in it, "all MX records at that preference and greater MUST be
-        # discarded" - whoever is not better than us would only send it back.
+        # RFC 5321 section 5.1: of a list with ourselves in it, "all records at that preference level and
+        # higher-numbered ones MUST be discarded": whoever is not better than us would only send it back.
         if found.ourselves:
             break
         if group:

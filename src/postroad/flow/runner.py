@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Container, Coroutine, Iterable, Sequence
+from collections.abc import Container, Coroutine, Iterable, Iterator, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -59,9 +59,12 @@ from postroad.store.records import (
     MOVED,
     Accept,
     Claim,
+    ClaimOthers,
+    Crowd,
     Due,
     Later,
 )
+from postroad.store.shares import CROWDS_MAX, claim_others
 from postroad.store.suspensions import Rows, suspended_sites
 from postroad.store.suspensions import Suspended as SuspendedSite
 from postroad.values.errors import StoreBroken, StoreFull
@@ -98,6 +101,12 @@ PLAN_S: Final = 60.0
 
 PLANS_AT_ONCE: Final = 100
 """Ways planned at the same time: a resolver that gets hundreds of questions at once drops some, and each costs 5 s."""
+
+OTHERS_EVERY_S: Final = 1.0
+"""How often mail of other users is sought for lanes that have enough of a few: it costs the store some milliseconds."""
+
+CROWD_USERS_MAX: Final = 50
+"""Users that are named then: where there are more, nobody has the lane for himself."""
 
 PLANS_KEPT: Final = 20_000
 AVOIDED_MAX: Final = 200
@@ -236,6 +245,7 @@ class Runner:
         """When lanes are looked at again for that; until then the last answer is good enough."""
         self._crowded: list[Lane] = []
         """Lanes that had enough at the last claim: their mail was left in the queue."""
+        self._others_again = 0.0
         self._draining = False
 
     @classmethod
@@ -341,6 +351,7 @@ class Runner:
             self._woken.clear()
             try:
                 wait = await self._claim_once()
+                wait = min(wait, await self._claim_others())
             except (StoreBroken, StoreFull) as error:
                 if self._store.closed.done():
                     return
@@ -374,6 +385,31 @@ class Runner:
         if claimed.next_due_us:
             wait = min(wait, max(0.01, (claimed.next_due_us - self._clock.wall_us()) / 1e6))
         return wait
+
+    async def _claim_others(self) -> float:
+        """Claims what other users have due for lanes that have enough mail of a few; returns when to look again."""
+        now = self._now()
+        if now < self._others_again:
+            return self._others_again - now if self._crowded else POLL_S
+        crowds = list(self._crowds())[:CROWDS_MAX]
+        if not crowds or self._claimed.deliveries > CLAIMED_DELIVERIES + CLAIM_BATCH:
+            return POLL_S
+        self._others_again = now + OTHERS_EVERY_S
+        claimed = await self._store.call(
+            claim_others, ClaimOthers(self._store.incarnation, list(self._delays_s), crowds)
+        )
+        self._take_claimed(claimed.deliveries)
+        return OTHERS_EVERY_S
+
+    def _crowds(self) -> Iterator[Crowd]:
+        """Domains whose lanes have enough mail, and whose that is."""
+        lanes = {lane: lane.queue.logins for lane in self._crowded if lane.is_crowded}
+        if not lanes:
+            return
+        domains = {way.partition(" ")[0]: lane for way, (_, lane) in self._ways.items() if lane in lanes}
+        for domain, lane in domains.items():
+            if not domain.startswith(MOVED):
+                yield Crowd(domain, sorted(lanes[lane])[:CROWD_USERS_MAX])
 
     def _avoided(self) -> tuple[list[str], float]:
         """Domains whose lanes can do nothing with more mail now, and in how many seconds the first of them can."""
@@ -648,6 +684,8 @@ class Runner:
         if lesson.suspended:
             site.shape.by_source = site.shape.by_source and self._has_choice
             self._suspensions.learnt(site, f"{lesson.signal.rule}: {lesson.signal.means}", self._domains(site))
+        elif site.shape.state is State.SLOWED:
+            self._suspensions.slowed(site, f"{lesson.signal.rule}: {lesson.signal.means}")
 
     def _domains(self, site: Site) -> list[str]:
         ways = {way.partition(" ")[0] for way, (_, lane) in self._ways.items() if lane.site is site}

@@ -164,6 +164,11 @@ class Waiting:
         """How many users have mail waiting, not counting what was put back."""
         return len(self._ring)
 
+    @property
+    def logins(self) -> set[str]:
+        """The logins of those users; empty text for mail without one."""
+        return {share.queue()[0].letter.login for share in self._ring}
+
 
 def is_small(parcel: Parcel) -> bool:
     """Whether somebody waits for it: a report, or a short message to one recipient."""

@@ -101,6 +101,10 @@ class Signer:
         except Unsignable:
             return UNSIGNED
 
+    async def signs_for(self, domain: str) -> bool:
+        """Whether mail whose author's domain this is gets a signature."""
+        return bool((await self._identity(domain.lower())).keys)
+
     async def _digest(self, beginning: bytes, body: bytes | None, body_file: str) -> bytes:
         if body is not None:
             return body_hash(beginning + body)

@@ -1,4 +1,4 @@
-"""Suspended sites, known to all workers and after a restart: noted in the store by one, read by the others."""
+"""Suspended and slowed sites, known to all workers and after a restart: noted by one, read by the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from postroad.flow.lanes import Lanes, Site
 from postroad.flow.recorder import Store
 from postroad.flow.shaping import State
 from postroad.store.client import UnitFailed
-from postroad.store.suspensions import Resumption, Suspension, forget_suspension, note_suspension
+from postroad.store.suspensions import (
+    Resumption,
+    Slowdown,
+    Suspension,
+    forget_suspension,
+    note_slowdown,
+    note_suspension,
+)
 from postroad.store.suspensions import Suspended as SuspendedSite
 from postroad.values.errors import StoreBroken, StoreFull
 from postroad.values.ports import Clock
@@ -40,6 +47,7 @@ class Suspensions:
         self._known: dict[str, SuspendedSite] = {}
         self._lifts: dict[str, int] = {}
         """Lifts that were obeyed: what was suspended again since is not opened by them."""
+        self._slowed: dict[str, SuspendedSite] = {}
         self.on_change: Callable[[Site], None] = lambda site: None
         lanes.on_site = self._joined
 
@@ -51,6 +59,12 @@ class Suspensions:
         self._known[site.key] = SuspendedSite(site.key, until_us, cause, site.shape.by_source)
         site.told = set(domains)
         self._spawn(self._note(Suspension(site.key, domains, until_us, cause, site.shape.by_source)))
+
+    def slowed(self, site: Site, cause: str) -> None:
+        """A reply to this worker has slowed the site."""
+        until_us = self._clock.wall_us() + int((site.shape.until - self._clock.monotonic()) * 1e6)
+        self._slowed[site.key] = SuspendedSite(site.key, until_us, cause, slowed=True)
+        self._spawn(self._note_slowdown(Slowdown(site.key, until_us, cause)))
 
     def mail_for(self, site: Site, domain: str) -> None:
         """Mail of this domain waits for the end of the suspension."""
@@ -71,6 +85,12 @@ class Suspensions:
         except (StoreBroken, StoreFull, UnitFailed) as error:
             log.warning("the suspension of %s could not be noted: %s", suspension.site, error)
 
+    async def _note_slowdown(self, slowdown: Slowdown) -> None:
+        try:
+            await self._store.call(note_slowdown, slowdown)
+        except (StoreBroken, StoreFull, UnitFailed) as error:
+            log.warning("that mail for %s goes slower could not be noted: %s", slowdown.site, error)
+
     async def _forget(self, key: str) -> None:
         try:
             await self._store.call(forget_suspension, Resumption(key))
@@ -89,6 +109,8 @@ class Suspensions:
         except StoreBroken as error:
             log.warning("suspensions could not be read: %s", error)
             return
+        self._hear_slowed([row for row in rows if row.slowed])
+        rows = [row for row in rows if not row.slowed]
         gone = self._known.keys() - {row.site for row in rows}
         self._lifts = {row.site: self._obey(row) for row in rows if row.lifted}
         for row in rows:
@@ -100,6 +122,21 @@ class Suspensions:
                     self.on_change(site)
         for key in gone:
             self._gone(key)
+
+    def _hear_slowed(self, rows: list[SuspendedSite]) -> None:
+        """What is slowed here already, or worse, stays as it is: each worker learns from its own replies."""
+        news = [row for row in rows if self._slowed.get(row.site) != row]
+        self._slowed = {row.site: row for row in rows}
+        for row in news:
+            site = self._lanes.site(row.site)
+            if site is not None:
+                self._slow(site)
+
+    def _slow(self, site: Site) -> None:
+        known = self._slowed.get(site.key)
+        left_s = (known.until_us - self._clock.wall_us()) / 1e6 if known is not None else 0.0
+        if known is not None and left_s > 0 and site.shape.state is State.OPEN:
+            site.shape.slow(left_s, known.cause, self._clock.monotonic())
 
     def _obey(self, row: SuspendedSite) -> int:
         """Opens a site that somebody has lifted; returns which lift that was."""
@@ -123,7 +160,8 @@ class Suspensions:
             del self._known[key]
 
     def _joined(self, site: Site) -> None:
-        """A site that the store may know to be suspended."""
+        """A site that the store may know to be suspended or slowed."""
+        self._slow(site)
         known = self._known.get(site.key)
         if known is None:
             return

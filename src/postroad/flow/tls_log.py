@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from postroad.flow.outbound import Courier, NoCourier
 from postroad.flow.route import Hop
-from postroad.flow.tls_policy import Level, Noted, TlsPolicies
+from postroad.flow.tls_policy import Level, Noted, TlsPolicies, is_address
 from postroad.store.client import UnitFailed
 from postroad.store.tls import Counted, KeptLevel, SeenLevels, TlsCounts, tls_count, tls_levels
 from postroad.store.units import ROWS_PER_UNIT
@@ -47,7 +47,7 @@ FORGOTTEN_US: Final = 60 * DAY_US
 SPREAD_S: Final = 4 * 3600.0
 """Reports leave within the first four hours of the next day, each at a time of its own (RFC 8460 section 4.1)."""
 GIVE_UP_S: Final = 24 * 3600.0
-"""RFC 8460 section 5.3: tries go on for 24 hours."""
+"""RFC 8460 section 5.5: tries go on for 24 hours."""
 
 LEVELS: Final = ("in the clear", "encrypted without proof", "verified")
 """What was seen, by its number in the store."""
@@ -82,15 +82,19 @@ class TlsLog:
         if courier.policy.level is Level.NONE:
             return ""
         noted = self._policies.noted(domain)
-        self._count(domain, noted, courier.hop, _result(noted, courier))
+        # For a host that the configuration names a session counts once, whatever it carries.
+        counted, found = noted.counted_as(domain, courier.hop.host)
+        if noted.hosts is None or len(courier.domains) == 1:
+            self._count(counted, found, courier.hop, *_result(found, courier))
         level = 2 if courier.verified else 1 if courier.tls else 0
         return self._remember(domain, level, noted.level)
 
     def failed(self, domains: Iterable[str], hop: Hop, refusal: NoCourier) -> None:
         """A host that took no session, for the mail of these domains; counted when TLS was the reason."""
         if refusal.fault:
-            for domain in domains:
-                self._count(domain, self._policies.noted(domain), hop, refusal.fault, refusal.detail)
+            counted = dict(self._policies.noted(domain).counted_as(domain, hop.host) for domain in domains)
+            for domain, found in counted.items():
+                self._count(domain, found, hop, refusal.fault, refusal.detail)
 
     def _count(self, domain: str, noted: Noted, hop: Hop, result: str, detail: str = "") -> None:
         day = self._clock.wall_us() // DAY_US
@@ -188,22 +192,26 @@ class TlsLog:
         return wanting
 
     async def _wants_reports(self, domain: str) -> bool:
-        if domain.startswith("["):
+        if domain.startswith("[") or is_address(domain):
             return False
         answer = await self._lookup.txt(tlsrpt.name_of_record(domain))
         return answer.status is LookupStatus.FOUND and bool(tlsrpt.read_rua(answer.records))
 
 
-def _result(noted: Noted, courier: Courier) -> str:
-    """How a session that came to be counts: empty when it was as the domain's policy wants it.
+def _result(noted: Noted, courier: Courier) -> tuple[str, str]:
+    """How a session that came to be counts, and why: both empty when it was as the domain's policy wants it.
 
-    A policy in mode testing hinders nothing, and what would have failed under it is counted (RFC 8461 section 5).
+    A policy in mode testing hinders nothing, and what would have failed under it is counted (RFC 8461 section 5). So is
+    a policy that could not be fetched, also where an older one still holds (section 6).
     """
+    host = courier.hop.host
     if courier.fault:
-        return courier.fault
-    if noted.published(courier.hop.host).kind != tlsrpt.STS:
-        return ""
+        return courier.fault, ""
+    if noted.published(host).kind != tlsrpt.STS:
+        return "", ""
     policy = noted.sts.policy
-    if policy is None:
-        return noted.sts.fault
-    return courier.unproved if policy.allows(courier.hop.host) else "validation-failure"
+    if policy is not None and not policy.allows(host):
+        return "validation-failure", f"{host} is none of the hosts that the MTA-STS policy names"
+    if policy is not None and courier.unproved:
+        return courier.unproved, ""
+    return noted.sts.fault, noted.sts.why

@@ -37,6 +37,11 @@ from postroad.values.reply import Reply
 NOTED_MAX: Final = 20_000
 """Domains whose policies are remembered for the reports; the oldest goes first."""
 
+NO_SUPPORT: Final = "5.7.30"
+"""RFC 8689 section 4.2.1: "REQUIRETLS not supported by server"."""
+NEEDS_ENCRYPTION: Final = "5.7.10"
+"""The same section: "Unable to establish TLS-protected SMTP session"."""
+
 
 class Level(IntEnum):
     """What must hold before mail is sent, the stronger the higher."""
@@ -96,18 +101,28 @@ class Noted:
     """What was found of a domain when its way was planned last, for the journal and the reports."""
 
     sts: Found = NOTHING
-    tlsa: Mapping[str, tuple[str, ...]] | None = None
-    """By host whose TLSA records count: the usable ones as text; none where there is none or they are in doubt."""
+    tlsa: Mapping[str, Published] | None = None
+    """By host whose TLSA records count: the usable ones as text; no text where there is none or they are in doubt."""
     level: KeptLevel | None = None
     """The best protection that was ever seen there."""
+    hosts: Mapping[str, Noted] | None = None
+    """Of hosts that the configuration names, each a domain of its own; None where the domain names them."""
+
+    def counted_as(self, domain: str, host: str) -> tuple[str, Noted]:
+        """The domain that a session with this host is counted for, and what was found of it.
+
+        RFC 8460 section 1.1: "when mail is routed to a "smarthost" gateway by local policy, the "smarthost" domain name
+        is used instead".
+        """
+        return (domain, self) if self.hosts is None else (host, self.hosts.get(host, NOT_NOTED))
 
     def published(self, host: str) -> Published:
         """The policy that a session with this host is counted under."""
         if self.tlsa is not None and host in self.tlsa:
-            return Published(TLSA, self.tlsa[host])
+            return self.tlsa[host]
         if self.sts.policy is not None and self.sts.policy.mode != mta_sts.NONE:
             return Published(STS, self.sts.policy.lines, self.sts.policy.mx)
-        return Published(STS) if self.sts.fault else Published(NO_POLICY)
+        return Published(STS) if self.sts.fault and self.sts.policy is None else Published(NO_POLICY)
 
 
 NOT_NOTED: Final = Noted()
@@ -154,6 +169,10 @@ class _Demand:
     secure: bool
     """The names of its hosts can be believed: a signed MX answer, or the configuration."""
     sts: Found
+    alias: str = ""
+    """The name that the domain leads to when it is an alias."""
+    doubt: str = ""
+    """Why it is not known whether its MX answer is signed."""
 
 
 class TlsPolicies:
@@ -207,15 +226,19 @@ class TlsPolicies:
 
     async def _note(self, domain: str, demand: _Demand, policies: Mapping[str, TlsPolicy]) -> None:
         tlsa = {
-            host: tuple(map(str, policy.tlsa)) for host, policy in policies.items() if policy.why.startswith("DANE")
+            host: Published(TLSA, tuple(record.whole for record in policy.tlsa), domain=(policy.names or (host,))[0])
+            for host, policy in policies.items()
+            if policy.why.startswith("DANE")
         }
+        named = [host for host, policy in policies.items() if policy is not UNIX_SOCKET]
+        hosts = {host: Noted(await self._sts_for(demand, host), tlsa) for host in named} if demand.fixed else None
         try:
             level = await self._levels.level(domain) if self._levels is not None else None
         except StoreBroken:
             level = None
         if domain not in self._noted and len(self._noted) >= NOTED_MAX:
             self._noted.popitem(last=False)
-        self._noted[domain] = Noted(demand.sts, tlsa or None, level)
+        self._noted[domain] = Noted(demand.sts, tlsa or None, level, hosts)
 
     # -- the domain --------------------------------------------------------------------------------------------------
 
@@ -245,7 +268,9 @@ class TlsPolicies:
         # signed proof that there is none leads to the domain itself (section 2.2.2).
         answer = await self._lookup.mx(domain)
         secure = answer.authentic and answer.status in (LookupStatus.FOUND, LookupStatus.NODATA)
-        return _Demand(domain, configured, wish, fixed, secure, sts)
+        failed = answer.status is LookupStatus.FAILED
+        doubt = f"the MX records of {domain} could not be looked up: {answer.why or 'no answer'}" if failed else ""
+        return _Demand(domain, configured, wish, fixed, secure, sts, answer.alias, doubt)
 
     # -- the host ----------------------------------------------------------------------------------------------------
 
@@ -263,7 +288,13 @@ class TlsPolicies:
         if demand.wish == TLS_OPTIONAL:
             published = TlsPolicy(Level.MAY, "TLS-Required: No")
         else:
+            if self._dane and demand.doubt:
+                # RFC 7672 section 2.1.2: a look-up that failed is no answer "not signed", which would let DANE go.
+                hindrance = _deferred("4.4.3", demand.doubt)
+                return TlsPolicy(Level.ENCRYPT, "DANE", hindrance=hindrance, fault="dnssec-invalid")
             by_dane = await self._by_dane(demand, host, port) if demand.secure else None
+            if demand.fixed:
+                demand = replace(demand, domain=host, sts=await self._sts_for(demand, host))
             if by_dane is not None and (by_dane.level is Level.DANE or by_dane.hindrance is not None):
                 return by_dane
             published = _by_sts(demand, host) or by_dane or OPPORTUNISTIC
@@ -271,9 +302,19 @@ class TlsPolicies:
             return TlsPolicy(configured, "relay.tls_policy", (host,))
         return published
 
+    async def _sts_for(self, demand: _Demand, host: str) -> Found:
+        """What holds for a host that the configuration names.
+
+        RFC 8461 section 3.4: "compliant senders MUST treat the smart host domain as the Policy Domain".
+        """
+        exact = demand.configured in (Level.NONE, Level.MAY) and demand.wish != TLS_REQUIRED
+        if self._sts is None or exact or host == "localhost" or is_address(host):
+            return NOTHING
+        return await self._sts.of(host)
+
     async def _by_dane(self, demand: _Demand, host: str, port: int) -> TlsPolicy | None:
         """What the host's TLSA records ask for; None where there are none that count."""
-        if not self._dane or host == "localhost" or _is_address(host):
+        if not self._dane or host == "localhost" or is_address(host):
             return None
         bases = await self._bases(host)
         if isinstance(bases, Outcome):
@@ -282,28 +323,30 @@ class TlsPolicies:
             name = f"_{port}._tcp.{base}"
             answer = await self._lookup.tlsa(name)
             if answer.status is LookupStatus.FAILED:
-                # RFC 7672 section 2.1.2: the server is "considered unreachable", and never spoken to without TLS.
+                # RFC 7672 section 2.1.2: "the SMTP client MUST treat that server as unreachable and MUST NOT deliver
+                # the message via that server".
                 cause = f"the TLSA records of {name} could not be looked up: {answer.why or 'no answer'}"
                 return TlsPolicy(Level.ENCRYPT, "DANE", hindrance=_deferred("4.7.5", cause), fault="dnssec-invalid")
             if answer.status is not LookupStatus.FOUND or not answer.authentic:
                 continue
             records = dane.usable(answer.tlsa)
             if not records:
-                # RFC 7672 section 2.2: "If at least one TLSA record is published and none are usable, TLS MUST be used,
-                # but authentication is not required"
+                # RFC 7672 section 2.2, where all records are unusable: "Any connection to the MTA MUST be made via TLS,
+                # but authentication is not required."
                 return TlsPolicy(Level.ENCRYPT, "DANE, no usable TLSA record", (base,))
             names = [base, host]
             if any(record.usage == dane.DANE_TA for record in records) and not demand.fixed:
-                # RFC 7672 section 3.2.2: the next-hop domain is a reference identifier too, for DANE-TA(2) alone.
-                names.append(demand.domain)
-            return TlsPolicy(Level.DANE, "DANE", tuple(dict.fromkeys(names)), records)
+                # RFC 7672 section 3.2.2: the next-hop domain is a reference identifier too, for DANE-TA(2) alone, and
+                # so is the name that it leads to as an alias.
+                names += [demand.domain, demand.alias]
+            return TlsPolicy(Level.DANE, "DANE", tuple(dict.fromkeys(filter(None, names))), records)
         return None
 
     async def _bases(self, host: str) -> list[str] | Outcome:
         """The names below which TLSA records of a host count, the first to be asked first.
 
-        RFC 7672 section 2.2.3: where the host name is an alias, the name it leads to comes first if every step there
-        is signed; the host name itself counts if at least its own alias is.
+        RFC 7672 sections 2.2.2 and 2.2.3: where the host name is an alias, the name it leads to comes first if every
+        step there is signed; the host name itself counts if at least its own alias is.
         """
         answer = await self._lookup.addresses(host)
         if answer.status is LookupStatus.FAILED:
@@ -335,21 +378,22 @@ def _required(demand: _Demand, host: str, policy: TlsPolicy) -> TlsPolicy:
     """What REQUIRETLS adds (RFC 8689 section 4.2.1)."""
     if policy.hindrance is not None:
         return policy
+    sts = demand.sts.policy
+    # Step 2: a certificate proves the name of a host, and not that the domain's mail belongs there.
+    if not demand.secure and not (sts is not None and sts.mode != mta_sts.NONE and sts.allows(host)):
+        cause = f"REQUIRETLS: neither DNSSEC nor MTA-STS confirms that {host} is a host of {demand.domain}"
+        doubt = demand.doubt or demand.sts.why
+        hindrance = _deferred("4.7.5", f"{cause}: {doubt}") if doubt else unrequired(cause)
+        return TlsPolicy(Level.VERIFY, "REQUIRETLS", (host,), requiretls=True, hindrance=hindrance)
     if policy.level >= Level.VERIFY:
         return replace(policy, requiretls=True)
-    sts = demand.sts.policy
-    confirmed = sts is not None and sts.mode != mta_sts.NONE and sts.allows(host)
-    if not demand.secure and not confirmed:
-        cause = f"REQUIRETLS: neither DNSSEC nor MTA-STS confirms that {host} is a host of {demand.domain}"
-        return TlsPolicy(Level.VERIFY, "REQUIRETLS", (host,), requiretls=True, hindrance=unrequired(cause))
     return TlsPolicy(Level.VERIFY, "REQUIRETLS", (host,), requiretls=True)
 
 
-def unrequired(cause: str, where: str = "", tls: str = "") -> Outcome:
+def unrequired(cause: str, where: str = "", tls: str = "", status: str = NO_SUPPORT) -> Outcome:
     """The end of a message with REQUIRETLS at hosts that cannot fulfil it, which said nothing themselves."""
     cause = f"{cause} ({where})" if where else cause
-    # RFC 8689 section 7: X.7.30 "REQUIRETLS support required"
-    return Outcome(Fate.FAILED, About.HOST, cause, Reply(550, "5.7.30", cause), "", tls)
+    return Outcome(Fate.FAILED, About.HOST, cause, Reply(550, status, cause), "", tls)
 
 
 def policies_key(policies: Mapping[str, TlsPolicy]) -> str:
@@ -394,7 +438,8 @@ def read_configured(table: Mapping[str, str]) -> dict[str, Level]:
     return levels
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether a host goes by its address, as it is or as a literal."""
     try:
         ipaddress.ip_address(host.strip("[]").removeprefix("IPv6:"))
     except ValueError:

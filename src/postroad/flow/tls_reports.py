@@ -76,6 +76,10 @@ class Accepting(Protocol):
         """Makes the message ours, or says why not."""
         ...
 
+    async def signs_for(self, domain: str) -> bool:
+        """Whether mail whose author's domain this is leaves with a DKIM signature."""
+        ...
+
 
 class Drafts(Protocol):
     """Where a message is written before it is accepted (`store.spool.Spool`)."""
@@ -115,6 +119,7 @@ class TlsReports:
         self._ids = ids
         self._clock = clock
         self._working: asyncio.Task[None] | None = None
+        self._unsigned = False
 
     def start(self) -> None:
         """Begins to send what is due."""
@@ -174,7 +179,7 @@ class TlsReports:
         except Unfetched as error:
             log.info("the TLS report to %s could not be posted: %s", day.domain, error)
             return False
-        # RFC 8460 section 5.4: "any HTTP [...] 2xx response" is success.
+        # RFC 8460 section 5.4: "a "successful" response from its HTTPS server, typically a 200 or 201 HTTP code".
         return 200 <= status < 300
 
     async def _mail(self, day: ReportDay, report: Report, octets: bytes, address: str) -> bool:
@@ -183,7 +188,7 @@ class TlsReports:
         except AddressError:
             return False
         plan: Plan = await self._plan_for(recipient)
-        if plan.refusal is not None:
+        if plan.refusal is not None or not await self._signs():
             return False
         ident = self._ids.make(self._clock.wall_us())
         try:
@@ -204,6 +209,18 @@ class TlsReports:
         if not isinstance(taken, Taken):
             draft.discard()
         return isinstance(taken, Taken)
+
+    async def _signs(self) -> bool:
+        """RFC 8460 section 3: "Reports lacking such a signature MUST be ignored by the recipient." None is sent then,
+        and the operator is told once."""
+        signs = await self._intake.signs_for(self._sender.domain_ascii)
+        if not signs and not self._unsigned:
+            log.warning(
+                "no TLS report is mailed: %s has no DKIM key, and whoever gets a report without a signature ignores it",
+                self._sender.domain_ascii,
+            )
+        self._unsigned = not signs
+        return signs
 
 
 def compose(

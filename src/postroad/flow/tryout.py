@@ -100,10 +100,10 @@ class _NoBodies:
 
 
 class Shut(Protocol):
-    """Which sites take no mail now (`store.suspensions`)."""
+    """Which sites take no mail now, or less (`store.suspensions`)."""
 
     def __call__(self, site: str) -> Suspended | None:
-        """The suspension of a site by its key; None when it takes mail."""
+        """What is known of a site by its key; None when it takes mail as ever."""
         ...
 
 
@@ -132,6 +132,7 @@ class Tryout:
         planner: Planner | None = None,
         waiting: Waiting = nothing_waits,
         shut: Shut = nothing_is_shut,
+        slowed: Shut = nothing_is_shut,
     ) -> None:
         self._config = config
         self._outside = outside
@@ -140,6 +141,7 @@ class Tryout:
         self._planner = planner
         self._waiting = waiting
         self._shut = shut
+        self._slowed = slowed
         self._providers = Providers(load_providers(config.relay.providers_file))
 
     async def look(
@@ -223,6 +225,9 @@ class Tryout:
         trial.ehlo = " or ".join(names)
         trial.tls = explain(way, way.tls, self._policies.noted(domain))
         trial.provider, trial.limits = self._limits(way)
+        slowed = self._slowed(site_of(way, self._providers, self._outside.routes.usual_source).key)
+        if slowed is not None:
+            trial.limits.append(f"slower until {_clock(slowed.until_us)} ({slowed.cause})")
         trial.when = self._when(way, domain)
         fallback = course.route.fallback if course.route is not None else None
         if fallback is not None and course.route is not None and not course.falls_back:

@@ -265,7 +265,7 @@ class AcmeClient:
             self._nonce = answer.headers.get("replay-nonce", "")
             if answer.status in (200, 201):
                 return answer
-            # RFC 8555 section 6.5: "the client SHOULD retry the request" with the nonce of the refusal.
+            # RFC 8555 section 6.5: "a client SHOULD retry the request using the new nonce", that of the refusal.
             if _problem(answer).kind != "badNonce":
                 break
         raise self._refused(answer)
@@ -332,7 +332,7 @@ async def connected(directory: str, ca_file: str = "") -> AsyncIterator[Send]:
     scheme = urlsplit(directory).scheme
     headers = {
         "Accept-Language": "en",
-        # RFC 8555 section 6.2: "MUST have the Content-Type header field set to application/jose+json"
+        # RFC 8555 section 6.2: "they must have the Content-Type header field set to "application/jose+json"".
         "Content-Type": "application/jose+json",
         "User-Agent": f"postroad/{__version__}",
     }

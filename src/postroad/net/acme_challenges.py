@@ -187,7 +187,7 @@ async def _bounded(connection: socket.socket, serve: Callable[[socket.socket], A
 
 def _alpn_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # RFC 8737 section 4: "MUST NOT negotiate a version of TLS prior to TLS 1.2"
+    # RFC 8737 section 4: who asks "MUST only negotiate TLS 1.2 [RFC5246] or higher".
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])
     return context

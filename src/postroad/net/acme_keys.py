@@ -94,7 +94,7 @@ def challenge_certificate(name: str, proof: str, now_us: int) -> bytes:
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ACME challenge")])
     now = datetime.datetime.fromtimestamp(now_us // 1_000_000, datetime.UTC)
     around = datetime.timedelta(days=CHALLENGE_DAYS)
-    # An OCTET STRING (tag 4) of the 32 octets of the hash; "The extension MUST be critical".
+    # An OCTET STRING (tag 4) of the 32 octets of the hash; "The acmeIdentifier extension MUST be critical".
     digest = b"\x04\x20" + hashlib.sha256(proof.encode()).digest()
     certificate = (
         x509.CertificateBuilder()
@@ -104,7 +104,7 @@ def challenge_certificate(name: str, proof: str, now_us: int) -> bytes:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - around)
         .not_valid_after(now + around)
-        # "MUST contain a subjectAlternativeName extension containing the dNSName being validated and no other entries"
+        # "The subjectAlternativeName extension MUST contain a single dNSName entry".
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .add_extension(x509.UnrecognizedExtension(ACME_IDENTIFIER, digest), critical=True)
         .sign(key, hashes.SHA256())

@@ -37,7 +37,7 @@ from postroad.values.clock import SystemClock
 from postroad.values.ports import Answer, Clock, LookupStatus, MxRecord
 
 EDNS_PAYLOAD: Final = 1232
-"""Octets of a UDP answer we ask for: fits every path without fragments (RFC 9715 section 3)."""
+"""Octets of a UDP answer we ask for: fits IPv6's least MTU without fragments (RFC 9715 section 3.2: at most 1400)."""
 MAX_CNAMES: Final = 8
 """Aliases followed for one question (row D5): a longer chain or a loop is "could not tell"."""
 ROUNDS: Final = 2

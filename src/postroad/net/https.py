@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
 
 POLICY_MAX: Final = 64 * 1024
-"""RFC 8461 section 3.3: "a maximum policy size, recommended to be 64 kilobytes"."""
+"""RFC 8461 section 3.3: "a suggested maximum policy size is 64 kilobytes"."""
 POLICY_MAX_S: Final = 60.0
-"""RFC 8461 section 3.3: "a timeout of one minute" for the whole fetch."""
+"""RFC 8461 section 3.3: "a suggested timeout is one minute"; it is for the whole fetch."""
 CONNECT_MAX_S: Final = 10.0
 """Name, connection and handshake take no longer."""
 REPORT_MAX_S: Final = 60.0
@@ -130,6 +130,8 @@ class Https:
         if self._context is None:
             context = ssl.create_default_context()
             context.minimum_version = ssl.TLSVersion.TLSv1_2
+            # RFC 8461 section 3.3: "Matching is performed only against the DNS-ID identifiers".
+            context.hostname_checks_common_name = False
             if self._ca_file:
                 context.load_verify_locations(self._ca_file)
             self._context = context

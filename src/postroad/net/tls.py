@@ -164,7 +164,7 @@ class ClientTls:
         return not self.fault(chain, host, now)
 
     def fault(self, chain: Sequence[bytes], host: str, now: datetime.datetime | None = None) -> str:
-        """Why a chain does not prove `host`, in a word of RFC 8460 section 4.3.2.1; empty when it does.
+        """Why a chain does not prove `host`, in a word of RFC 8460 section 4.3.1; empty when it does.
 
         Remembered without `now`.
         """

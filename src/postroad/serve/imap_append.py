@@ -100,7 +100,7 @@ async def append_start(session: ImapSession, command: on.AppendStart) -> None:
     if account is None or not account.has_room(command.size):
         machine.no(*REFUSALS[OVER_QUOTA])
     elif command.size > service.message_size:
-        # RFC 7889 section 3: TOOBIG
+        # RFC 7889 section 4: TOOBIG
         machine.no(f"the largest message is {service.message_size} octets", "TOOBIG")
     elif not service.bodies.free_enough(command.size):
         machine.no(*NO_SPACE)

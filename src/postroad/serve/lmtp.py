@@ -61,5 +61,5 @@ class LmtpSession(SmtpSession):
         )
 
     def _lmtp_word(self, utf8: bool) -> str:
-        """The "with" word of the Received line (RFC 3848 section 2, RFC 6531 section 4.3)."""
+        """The "with" word of the Received line (RFC 3848 section 1, RFC 6531 section 4.3)."""
         return ("UTF8LMTP" if utf8 else "LMTP") + ("S" if self._wire.tls else "")

@@ -34,7 +34,7 @@ HASHER: Final = PasswordHasher(
     time_cost=2, memory_cost=19 * 1024, parallelism=1, hash_len=32, salt_len=16, type=Type.ID
 )
 
-# RFC 7677 section 4: "a hash iteration-count of at least 4096"
+# RFC 7677 section 3: "the hash iteration-count announced by a server SHOULD be at least 4096"
 SCRAM_ITERATIONS: Final = 4096
 """Argon2 guards the stored password; a higher count here would only cost every client that uses SCRAM."""
 SCRAM_SALT: Final = 16

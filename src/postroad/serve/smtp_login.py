@@ -22,7 +22,7 @@ REFUSED: Final = {
     "busy": Reply(454, "4.7.0", "Too many logins at once. Please retry in a minute."),
     "braked": Reply(421, "4.7.0", "Too many failed logins from your network. Please retry in a quarter of an hour."),
 }
-"""By the kind of trouble. 535 says the same for every reason: RFC 4954 section 6, "invalid credentials"."""
+"""By the kind of trouble. 535 says the same for every reason (RFC 4954 section 6, "credentials invalid")."""
 
 Refuse = Callable[[Reply, str, str], Reply]
 """Writes a refusal down (reply, stable word, command) and returns the reply with its reference."""

@@ -188,21 +188,25 @@ def claim(tx: Tx, args: Claim) -> Claimed:
     """
     tx.flush()
     rows = _due(tx, args)
-    last = len(args.delays_s) - 1
-    claimed = []
-    for row in rows:
-        claimed.append(as_due(row, tx.now_us + int(args.delays_s[min(row[_ATTEMPTS], last)] * 1_000_000)))
+    claimed = hand_over(tx, rows, args.owner, args.delays_s)
+    if len(rows) == args.limit:
+        return Claimed(claimed, tx.now_us)
+    following = tx.execute("SELECT min(due_us) FROM deliveries WHERE due_us > ? AND due_us < ?", (tx.now_us, NEVER_US))
+    return Claimed(claimed, following[0][0] or 0)
+
+
+def hand_over(tx: Tx, rows: list[Row], owner: int, delays_s: list[float]) -> list[Due]:
+    """Makes rows of `DUE` a worker's, each with its next time already written."""
+    last = len(delays_s) - 1
+    claimed = [as_due(row, tx.now_us + int(delays_s[min(row[_ATTEMPTS], last)] * 1_000_000)) for row in rows]
     if claimed:
         tx.executemany(
             # What its sender had held until a time is held no longer.
             f"UPDATE deliveries SET owner = ?, due_us = ?, attempts = attempts + 1,"
             f" state = CASE WHEN state = {HELD} THEN {QUEUED} ELSE state END WHERE id = ?",
-            [(args.owner, due.due_us, due.id) for due in claimed],
+            [(owner, due.due_us, due.id) for due in claimed],
         )
-    if len(rows) == args.limit:
-        return Claimed(claimed, tx.now_us)
-    following = tx.execute("SELECT min(due_us) FROM deliveries WHERE due_us > ? AND due_us < ?", (tx.now_us, NEVER_US))
-    return Claimed(claimed, following[0][0] or 0)
+    return claimed
 
 
 def _due(tx: Tx, args: Claim) -> list[Row]:

@@ -244,6 +244,22 @@ class Claim(Record, frozen=True):
     """Lanes that are full right now: leave the mail of these domains, and what was moved to a host (behind MOVED)."""
 
 
+class Crowd(Record, frozen=True):
+    """A domain of which a worker has enough mail, and whose mail that is."""
+
+    domain: str
+    users: list[str]
+    """Logins; empty text for mail without one."""
+
+
+class ClaimOthers(Record, frozen=True):
+    """Ask for due deliveries to these domains of users who have none in the worker's hands; see `Claim`."""
+
+    owner: int
+    delays_s: list[float]
+    crowds: list[Crowd]
+
+
 class Claimed(Record, frozen=True):
     """What was claimed, and when to ask again (0: nothing is waiting)."""
 

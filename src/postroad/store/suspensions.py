@@ -1,4 +1,4 @@
-"""Sites that nothing goes to for a while: noted by the worker that learnt it, read by the others and by `why`.
+"""Sites that nothing or less goes to for a while: noted by the worker that learnt it, read by the others and by `why`.
 
 A suspension ends with its time, by a probe that was taken, or because somebody lifts it. The workers that learnt it
 believe only the last of these when the row is gone: their own note may not be written yet.
@@ -81,8 +81,28 @@ def lift_suspension(tx: Tx, args: Lift) -> int:
     return len(rows)
 
 
+class Slowdown(Record, frozen=True):
+    """Mail goes to this site slower until then."""
+
+    site: str
+    until_us: int
+    cause: str
+
+
+@unit
+def note_slowdown(tx: Tx, args: Slowdown) -> None:
+    """Writes down that a site is slowed; tells the other workers."""
+    tx.execute("DELETE FROM slowdowns WHERE until_us <= ?", (tx.now_us,))
+    tx.execute(
+        "INSERT INTO slowdowns (site, until_us, cause) VALUES (?, ?, ?)"
+        " ON CONFLICT (site) DO UPDATE SET until_us = excluded.until_us, cause = excluded.cause",
+        (args.site, args.until_us, args.cause),
+    )
+    tx.hint("suspensions")
+
+
 class Suspended(NamedTuple):
-    """A site that is suspended now."""
+    """A site that is suspended now, or slowed."""
 
     site: str
     until_us: int
@@ -90,6 +110,8 @@ class Suspended(NamedTuple):
     by_source: bool = False
     lifted: bool = False
     """It is not any more: somebody has lifted it. `until_us` says until when that is told."""
+    slowed: bool = False
+    """Mail goes there, but slower."""
 
 
 class Rows(Protocol):
@@ -101,7 +123,7 @@ class Rows(Protocol):
 
 
 async def suspended_sites(reader: Rows, now_us: int) -> list[Suspended]:
-    """Every site that is suspended or was just lifted, once; raises StoreBroken."""
+    """Every site that is suspended or was just lifted, once, and every one that is slowed; raises StoreBroken."""
     rows = await reader.rows(
         "SELECT site, max(until_us), max(cause), min(by_source), lifted FROM suspensions WHERE until_us > ?"
         " GROUP BY site, lifted ORDER BY lifted DESC",
@@ -109,11 +131,12 @@ async def suspended_sites(reader: Rows, now_us: int) -> list[Suspended]:
     )
     # What was suspended again since counts: it comes behind.
     found = {site: Suspended(site, until_us, why, bool(own), bool(over)) for site, until_us, why, own, over in rows}
-    return list(found.values())
+    slowed = await reader.rows("SELECT site, until_us, cause FROM slowdowns WHERE until_us > ?", (now_us,))
+    return [*found.values(), *(Suspended(site, end, why, slowed=True) for site, end, why in slowed)]
 
 
-class Closed(NamedTuple):
-    """A suspension as people see it."""
+class Shaped(NamedTuple):
+    """A suspended or slowed site as people see it."""
 
     site: str
     """Source address and site, as `flow.lanes` names them: what `Lift` takes."""
@@ -123,10 +146,12 @@ class Closed(NamedTuple):
     domains: int
     waiting: int
     """Deliveries to these domains that are not held."""
+    slowed: bool = False
+    """Mail goes there, but slower; of how many domains is not written down then."""
 
 
-def closed_sites(reader: Reader, now_us: int) -> list[Closed]:
-    """Every suspension, the one that ends first first; raises StoreBroken."""
+def shaped_sites(reader: Reader, now_us: int) -> list[Shaped]:
+    """Every suspension, the one that ends first first, and then what is slowed; raises StoreBroken."""
     rows = reader.rows_now(
         "SELECT site, max(until_us), max(cause), min(by_source), count(*), (SELECT count(*) FROM deliveries WHERE"
         " owner = 0 AND due_us < ? AND next_hop = '' AND domain IN (SELECT domain FROM suspensions own"
@@ -134,4 +159,17 @@ def closed_sites(reader: Reader, now_us: int) -> list[Closed]:
         " FROM suspensions WHERE until_us > ? AND lifted = 0 GROUP BY site ORDER BY 2, 1",
         (NEVER_US, now_us, now_us),
     )
-    return [Closed(*row)._replace(by_source=bool(row[3])) for row in rows]
+    slowed = reader.rows_now("SELECT site, until_us, cause FROM slowdowns WHERE until_us > ? ORDER BY 2, 1", (now_us,))
+    return [
+        *(Shaped(*row)._replace(by_source=bool(row[3])) for row in rows),
+        *(Shaped(site, end, why, False, 0, _waiting(reader, site), slowed=True) for site, end, why in slowed),
+    ]
+
+
+def _waiting(reader: Reader, site: str) -> int:
+    """Deliveries to the domains whose mail went to a site last, those that are not held."""
+    sql = (
+        "SELECT count(*) FROM deliveries WHERE owner = 0 AND due_us < ? AND next_hop = ''"
+        " AND domain IN (SELECT domain FROM sites WHERE site = ?)"
+    )
+    return int(reader.rows_now(sql, (NEVER_US, site.rpartition(">")[2]))[0][0])

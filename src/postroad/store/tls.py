@@ -213,10 +213,16 @@ class TlsMemory:
         rows = await self._rows("SELECT level, since_us, seen_us FROM tls_levels WHERE domain = ?", (domain,))
         return KeptLevel(*rows[0]) if rows else None
 
-    async def expiring(self, before_us: int, now_us: int, limit: int) -> list[str]:
-        """Domains whose policies end before a time and have not ended yet."""
-        sql = "SELECT domain FROM sts_policies WHERE expires_us < ? AND expires_us >= ? ORDER BY expires_us LIMIT ?"
-        return [domain for (domain,) in await self._rows(sql, (before_us, now_us, limit))]
+    async def stale(self, fetched_us: int, before_us: int, now_us: int, limit: int) -> list[str]:
+        """Domains whose policies were fetched before one time or end before the other, and have not ended yet.
+
+        Those that end first come first.
+        """
+        sql = (
+            "SELECT domain FROM sts_policies WHERE expires_us >= ? AND (fetched_us < ? OR expires_us < ?)"
+            " ORDER BY expires_us LIMIT ?"
+        )
+        return [domain for (domain,) in await self._rows(sql, (now_us, fetched_us, before_us, limit))]
 
     async def sessions(self, report: ReportDay) -> list[Counted]:
         """What a report tells, at most ROWS_OF_REPORT results."""

@@ -34,7 +34,7 @@ ROWS_PER_UNIT: Final = 500
 
 MODULES: Final = [
     "queue", "actions", "amendments", "sites", "journal", "register", "accounts", "credentials", "dkim", "gateways",
-    "mailbox", "pop", "pop_lock", "tls", "suspensions", "grants",
+    "mailbox", "pop", "pop_lock", "tls", "suspensions", "grants", "shares",
 ]  # fmt: skip
 """Modules of this package that declare units; `load_units` imports them."""
 

@@ -39,14 +39,19 @@ class Tlsa:
     association: bytes
 
     def __str__(self) -> str:
-        """As a zone file writes it, the association shortened: for reports and people."""
-        return f"{self.usage} {self.selector} {self.matching} {self.association.hex()[:128]}"
+        """As a zone file writes it, the association shortened: for people."""
+        return self.whole[: len("3 1 1 ") + 128]
+
+    @property
+    def whole(self) -> str:
+        """As a zone file writes it, on one line: what a report repeats (RFC 8460 section 4.5)."""
+        return f"{self.usage} {self.selector} {self.matching} {self.association.hex()}"
 
     @property
     def is_usable(self) -> bool:
         """Whether a mail server can be held to this record.
 
-        RFC 7672 section 3.1.3: "SMTP clients cannot be expected to be configured with a suitably complete set of
+        RFC 7672 section 3.1.3: "SMTP client MTAs cannot be expected to be configured with a suitably complete set of
         trusted public CAs", so PKIX-TA(0) and PKIX-EE(1) are unusable, and so is what nobody knows.
         """
         if self.usage not in (DANE_TA, DANE_EE) or self.selector not in (CERTIFICATE, KEY):
@@ -88,7 +93,7 @@ def authenticate(chain: Sequence[bytes], records: Sequence[Tlsa], hosts: Sequenc
     """Whether a chain of DER certificates, the server's own first, fits the records; empty when it does, else why not.
 
     `hosts` are the names that the server may go by; they count for DANE-TA(2) only. RFC 7672 section 3.1.1: with
-    DANE-EE(3) "the server's certificate's expiration date and names are ignored".
+    DANE-EE(3) "the expiration date of the server certificate MUST be ignored", and so must its names.
     """
     if not chain:
         return "the host sent no certificate"

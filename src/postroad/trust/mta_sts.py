@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 POLICY_AGE_LONGEST_S: Final = 31_557_600
-"""RFC 8461 section 3.2: "Maximum value: 31557600", a year; a longer one is taken for this."""
+"""RFC 8461 section 3.2: "maximum value of 31557600", a year; a longer one is taken for this."""
 
 NONE, TESTING, ENFORCE = "none", "testing", "enforce"
 MODES: Final = (ENFORCE, TESTING, NONE)
@@ -21,7 +21,7 @@ _id: Final = re.compile(r"[A-Za-z0-9]{1,32}").fullmatch
 _name: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}").fullmatch
 _age: Final = re.compile(r"[0-9]{1,10}").fullmatch
 _pattern: Final = re.compile(
-    r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?\.)+[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+    r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 )
 
 
@@ -74,9 +74,11 @@ def _read_record(text: str) -> str:
     fields: dict[str, str] = {}
     for part in rest:
         found = _field(part)
-        if found is None or found[1] in fields:
+        if found is None:
             return ""
-        fields[found[1]] = found[2]
+        # RFC 8461 section 3.2, of records and policies alike: "If any non-repeated field [...] is duplicated, all
+        # entries except for the first SHALL be ignored."
+        fields.setdefault(found[1], found[2])
     ident = fields.get("id", "")
     return ident if first == "v=STSv1" and _id(ident) else ""
 
@@ -103,8 +105,7 @@ def read_policy(octets: bytes) -> Policy | str:
                 return f'"{_shown(value)}" is no pattern of MX hosts'
             mx.append(pattern)
         else:
-            # RFC 8461 section 3.2: "If any other field is specified more than once, all entries except for the first
-            # SHOULD be ignored."
+            # RFC 8461 section 3.2: of all fields but "mx" only the first counts.
             fields.setdefault(name, value)
     return _complete(fields, mx, text)
 

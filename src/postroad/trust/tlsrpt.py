@@ -38,6 +38,11 @@ class Published(msgspec.Struct, frozen=True, omit_defaults=True, order=True):
     """The policy's lines, or the TLSA records."""
     mx: tuple[str, ...] = ()
     """The MX patterns of an MTA-STS policy."""
+    domain: str = ""
+    """Whose policy it is, where that is not the domain that mail is sent to.
+
+    RFC 8460 section 1.1: "For DANE, the Policy Domain is the "TLSA base domain" of the receiving SMTP server".
+    """
 
 
 class Policy(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
@@ -181,13 +186,14 @@ def _result(domain: str, published: Published, sessions: Sequence[Session]) -> P
     failures = tuple(
         Failure(
             result_type=result, failed_session_count=count, receiving_mx_hostname=host, receiving_ip=address,
-            additional_information=detail,
+            # RFC 8460 section 4.4: "additional-information" is a URI, and words have a field of their own.
+            failure_reason_code=detail,
         )
         for _, result, host, address, detail, count in sessions
         if result
     )  # fmt: skip
     return PolicyResult(
-        policy=Policy(published.kind, published.strings, domain, published.mx),
+        policy=Policy(published.kind, published.strings, published.domain or domain, published.mx),
         summary=Summary(good, sum(failure.failed_session_count for failure in failures)),
         failure_details=failures,
     )

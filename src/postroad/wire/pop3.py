@@ -392,7 +392,7 @@ class Pop3Machine:
         if self._user is None:
             self._bad_command("USER first")
             return None
-        # RFC 1939 section 7: "a server may treat spaces in the argument as part of the password".
+        # RFC 1939 section 7: a server "may treat spaces in the argument as part of the password".
         user, self._user = self._user, None
         return Login(user, argument)
 

@@ -91,7 +91,7 @@ class ScramClient:
 
 
 def _escaped(name: str) -> str:
-    # RFC 5802 section 5.1: "," and "=" in a name are sent as "=2C" and "=3D"
+    # RFC 5802 section 5.1: ',' and '=' in a name are sent as '=2C' and '=3D'
     return name.replace("=", "=3D").replace(",", "=2C")
 
 

@@ -151,6 +151,15 @@ def test_of_several_the_last_is_signed_first() -> None:
     assert octets.index(b"cc:two") < octets.index(b"cc:one")
 
 
+def test_the_fields_of_a_tls_report_are_covered_where_they_are() -> None:
+    """RFC 8460 section 5.3: "These additional headers SHOULD be included in the DKIM [RFC6376] signature"."""
+    names, _ = covered(HeaderIndex(FROM + b"TLS-Report-Domain: a.test\r\nTLS-Report-Submitter: b.test\r\n"))
+    assert [name for name in names if name.startswith("TLS-Report-")] == [
+        "TLS-Report-Domain", "TLS-Report-Domain", "TLS-Report-Submitter", "TLS-Report-Submitter",
+    ]  # fmt: skip
+    assert "TLS-Report-Domain" not in covered(HeaderIndex(FROM))[0]
+
+
 def test_what_changes_on_the_way_is_not_signed() -> None:
     names = {rule.name.lower() for rule in SIGNED}
     assert names.isdisjoint({"received", "return-path", "delivered-to", "dkim-signature", "authentication-results"})

@@ -113,6 +113,7 @@ def test_what_a_door_switches_on_is_announced() -> None:
         (("SIZE 99999999999999999999999",), Extensions(declares_size=True)),
         (("Auth=PLAIN login", "AUTH plain"), Extensions(auth=("PLAIN", "LOGIN"))),
         (("LIMITS MAILMAX=5 RCPTMAX=100 X",), Extensions(max_recipients=100, max_transactions=5)),
+        (("LIMITS RCPTDOMAINMAX=1",), Extensions(max_domains=1)),
     ],
 )
 def test_odd_announcements(lines: tuple[str, ...], expected: Extensions) -> None:

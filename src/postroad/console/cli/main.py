@@ -19,7 +19,7 @@ COMMANDS: Final = {
     "send": ("send:send", "Send a message."),
     "try": ("tryout:tryout", "Tell what would become of mail for an address."),
     "queue": ("queue:queue", "See mail that has not left yet, and decide over it."),
-    "shaping": ("shaping:shaping", "See which hosts take no mail for a while, and lift that."),
+    "shaping": ("shaping:shaping", "See which hosts take no mail for a while, or less, and lift that."),
     "domain": ("domain:domain", "Say for which domains mail is taken."),
     "user": ("user:user", "Make and change accounts."),
     "alias": ("alias:alias", "Lead addresses to other addresses."),

@@ -1,4 +1,4 @@
-"""`postroad shaping`: hosts that take no mail for a while, and how to lift that."""
+"""`postroad shaping`: hosts that take no mail for a while, or less, and how to lift that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from postroad.console.cli.place import Place, place_options
 from postroad.console.cli.show import json_option, print_json, print_rows, wall
 
 if TYPE_CHECKING:
-    from postroad.store.suspensions import Closed
+    from postroad.store.suspensions import Shaped
 
 CAUSE_WIDTH: Final = 90
 
@@ -20,7 +20,7 @@ CAUSE_WIDTH: Final = 90
 @click.group(invoke_without_command=True)
 @click.pass_context
 def shaping(ctx: click.Context) -> None:
-    """See which hosts take no mail for a while, and lift that.
+    """See which hosts take no mail for a while, or less, and lift that.
 
     \b
     Examples:
@@ -36,26 +36,26 @@ def shaping(ctx: click.Context) -> None:
 @json_option
 @place_options
 def list_(as_json: bool, place: Place) -> None:
-    """List the sites that nothing goes to, until when, and why.
+    """List the sites that nothing or less goes to, until when, and why.
 
     "instead" says whether mail leaves from another source address meanwhile.
-    What is only slowed is told by the journal of the messages: postroad why.
 
     \b
     Examples:
       postroad shaping list
       postroad shaping list --json
     """
-    found = _closed(place)
+    found = _shaped(place)
     if as_json:
         print_json("shaping/1", rows=[_row(one) for one in found])
         return
     print_rows(
-        ("site", "from", "until", "waiting", "instead", "why"),
+        ("site", "from", "state", "until", "waiting", "instead", "why"),
         [
             (
                 _name(one),
                 _source(one) or "-",
+                _state(one),
                 wall(one.until_us),
                 f"{one.waiting:,}",
                 "another address" if one.by_source else "-",
@@ -89,7 +89,10 @@ def lift(site: str, source: str, place: Place) -> None:
     from postroad.store.selection import Selection
     from postroad.store.suspensions import Lift, lift_suspension
 
-    meant = [one for one in _closed(place) if _name(one) == site and (not source or source in _source(one).split(" "))]
+    fits = [one for one in _shaped(place) if _name(one) == site and (not source or source in _source(one).split(" "))]
+    meant = [one for one in fits if not one.slowed]
+    if fits and not meant:
+        raise Trouble(f"Mail goes to {site}, only slower; that ends by itself at {wall(fits[0].until_us)}.")
     if not meant:
         raise Trouble(f"Nothing keeps mail from {site}{f' from {source}' if source else ''}.", "Look: postroad shaping")
     by = who()
@@ -104,27 +107,32 @@ def lift(site: str, source: str, place: Place) -> None:
         retry_now(place, Which(Selection(site=site), f"to site {site}"))
 
 
-def _closed(place: Place) -> list[Closed]:
+def _shaped(place: Place) -> list[Shaped]:
     from postroad.console.cli.stores import looking
-    from postroad.store.suspensions import closed_sites
+    from postroad.store.suspensions import shaped_sites
 
     with looking(place.data_dir()) as reader:
-        return closed_sites(reader, time.time_ns() // 1000)
+        return shaped_sites(reader, time.time_ns() // 1000)
 
 
-def _row(one: Closed) -> dict[str, object]:
+def _row(one: Shaped) -> dict[str, object]:
     return {
-        "site": _name(one), "source": _source(one).split(), "until_us": one.until_us, "cause": one.cause,
+        "site": _name(one), "source": _source(one).split(), "state": _state(one), "until_us": one.until_us,
+        "cause": one.cause,
         "domains": one.domains, "waiting": one.waiting, "from_another_address": one.by_source,
     }  # fmt: skip
 
 
-def _name(one: Closed) -> str:
+def _name(one: Shaped) -> str:
     return one.site.rpartition(">")[2]
 
 
-def _source(one: Closed) -> str:
+def _source(one: Shaped) -> str:
     return one.site.rpartition(">")[0]
+
+
+def _state(one: Shaped) -> str:
+    return "slowed" if one.slowed else "suspended"
 
 
 def _plain(text: str) -> str:

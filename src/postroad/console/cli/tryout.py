@@ -106,7 +106,9 @@ async def _run(
             return trials
         with looking(data_dir) as reader:
             directory = Directory(reader)
-            shut = {one.site: one for one in await suspended_sites(reader, clock.wall_us()) if not one.lifted}
+            known = [one for one in await suspended_sites(reader, clock.wall_us()) if not one.lifted]
+            shut = {one.site: one for one in known if not one.slowed}
+            slowed = {one.site: one for one in known if one.slowed}
             tryout = Tryout(
                 config,
                 outside,
@@ -115,6 +117,7 @@ async def _run(
                 Planner(directory, hostname=config.hostname, delimiter=config.recipient_delimiter),
                 lambda domain: outlook(reader, domain),
                 lambda site: shut.get(site),
+                lambda site: slowed.get(site),
             )
             for address in addresses:
                 trials += await tryout.look(address, sender, login, connect=connect)

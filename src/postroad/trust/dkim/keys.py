@@ -114,7 +114,7 @@ class SigningKey:
         """The signature of canonical octets: 0.3 ms with RSA-2048, 0.03 ms with Ed25519."""
         if isinstance(self._key, RSAPrivateKey):
             return self._key.sign(signed, padding.PKCS1v15(), SHA256())
-        # RFC 8463 section 3: "The signing algorithm is PureEdDSA [...] the input to the signing algorithm is the hash".
+        # RFC 8463 section 3: it "signs the hash with the PureEdDSA variant Ed25519".
         return self._key.sign(hashlib.sha256(signed).digest())
 
     def __repr__(self) -> str:
@@ -141,7 +141,7 @@ def public_octets(algorithm: str, private: bytes) -> bytes:
     """What p= holds: SubjectPublicKeyInfo of an RSA key, 32 octets of an Ed25519 key. Raises `KeyUnusable`."""
     public = load_key(algorithm, private, checked=True).public_key()
     if algorithm == ED25519:
-        # RFC 8463 section 4: "the public key MUST be encoded as [...] base64 of the 256-bit public key".
+        # RFC 8463 section 4.2: "The p= value in the key record is the Ed25519 public key encoded in base64."
         return public.public_bytes(Encoding.Raw, PublicFormat.Raw)
     return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 

@@ -51,6 +51,8 @@ SIGNED: Final = (
     *_present("List-Owner", "List-Archive"),
     # Names the mailing in the complaint reports of large receivers.
     *_present("Feedback-ID"),
+    # RFC 8460 section 5.3: the fields of a TLS report "SHOULD be included in the DKIM [RFC6376] signature".
+    *_present("TLS-Report-Domain", "TLS-Report-Submitter"),
 )
 """What a signature covers, in the order of its h=.
 

@@ -155,7 +155,7 @@ def _read_kind(cursor: Cursor, path: tuple[int, ...]) -> Kind:
         kind = Kind(cursor.word())
     except ValueError:
         raise BadSyntax("bad section") from None
-    # RFC 3501 section 6.4.5: "MIME ... MUST be prefixed by one or more numbers"
+    # RFC 3501 section 6.4.5: "The MIME part specifier MUST be prefixed by one or more numeric part specifiers."
     if kind is Kind.MIME and not path:
         raise BadSyntax("MIME needs a part number")
     return kind

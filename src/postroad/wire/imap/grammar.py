@@ -291,7 +291,7 @@ def _fetch(uid: bool) -> Reader:
         if cursor.skip(b" "):
             changed_since, vanished = _fetch_modifiers(cursor)
         if uid and Attribute.UID not in items:
-            # RFC 3501 section 6.4.8: UID FETCH "implicitly returns the UID".
+            # RFC 3501 section 6.4.8: "server implementations MUST implicitly include the UID message data item".
             items = (Attribute.UID, *items)
         return Fetch(numbers, _with_modseq(items, changed_since), uid, changed_since, vanished and uid)
 

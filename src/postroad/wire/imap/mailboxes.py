@@ -62,8 +62,8 @@ def _shifted(text: str) -> bytes:
 def decode_utf7(octets: bytes) -> str:
     """Modified UTF-7 as text; raises `BadName` unless `octets` is the one canonical spelling of that text.
 
-    RFC 3501 section 5.1.3: "All characters ... SHOULD NOT be represented in more than one way"; two spellings of one
-    name would be two mailboxes for a client and one for us.
+    RFC 3501 section 5.1.3: "Modified BASE64 MUST NOT be used to represent any printing US-ASCII character which can
+    represent itself"; two spellings of one name would be two mailboxes for a client and one for us.
     """
     if len(octets) > MAX_NAME_OCTETS:
         raise BadName("name too long")

@@ -55,7 +55,8 @@ def _whole(section: Section, header: bytes, tree: Tree, body: bytes) -> list[Pie
         return [Slice(part.body_start, part.body_end)]
     if section.kind is Kind.MIME:
         return _mime_header(part, section.path, tree, header)
-    # RFC 3501 section 6.4.5: HEADER and TEXT of a part "refer to the [RFC-2822] header of the message/rfc822 part".
+    # RFC 3501 section 6.4.5: HEADER and TEXT may follow a part number "provided that the numeric part specifier refers
+    # to a part of type MESSAGE/RFC822".
     if not part.is_message or not part.children:
         return None
     inner = part.children[0]

@@ -521,7 +521,7 @@ class ClientMachine:
             else:
                 self._send_next()
         elif len(self._plan) == 1 and not self._has_takers():
-            # RFC 5321 section 4.1.1.4: there is nothing to send when no recipient was accepted
+            # RFC 5321 section 3.3: there is nothing to send when no recipient was accepted
             self._plan.clear()
             self._end_transaction()
         else:

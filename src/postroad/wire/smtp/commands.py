@@ -89,7 +89,7 @@ def refuse_argument(line: bytes) -> None:
 
 def initial_response(word: bytes) -> bytes:
     """The initial response of AUTH; raises `SaslError`."""
-    # RFC 4954 section 4: a zero-length initial response is "transmitted as a single equals sign"
+    # RFC 4954 section 4: a client with a zero-length initial response transmits it "as a single equals sign"
     return b"" if word == b"=" else decode_base64(word)
 
 

@@ -75,7 +75,7 @@ def ehlo_lines(door: Door, *, size: int, tls: bool, recipients: int = 0, now_s: 
         lines.append("AUTH " + " ".join(door.auth))
     if door.dsn:
         lines.append("DSN")
-    # RFC 8689 section 2: it is announced "only if TLS is negotiated", and there is nothing behind the keyword.
+    # RFC 8689 section 2: it is announced "Following the negotiation of STARTTLS"; nothing stands behind the keyword.
     if door.requiretls and tls:
         lines.append("REQUIRETLS")
     if door.binarymime:
@@ -125,6 +125,8 @@ class Extensions:
     """RCPTMAX of LIMITS (RFC 9422); 0 when it named none."""
     max_transactions: int = 0
     """MAILMAX of LIMITS (RFC 9422); 0 when it named none."""
+    max_domains: int = 0
+    """RCPTDOMAINMAX of LIMITS (RFC 9422), of a whole session; 0 when it named none."""
 
 
 NO_EXTENSIONS: Final = Extensions()
@@ -152,6 +154,7 @@ def read_extensions(lines: tuple[str, ...]) -> Extensions:
         auth=tuple(dict.fromkeys(words.get("AUTH", ()))),
         max_recipients=_number([limits.get("RCPTMAX", "")]),
         max_transactions=_number([limits.get("MAILMAX", "")]),
+        max_domains=_number([limits.get("RCPTDOMAINMAX", "")]),
     )
 
 

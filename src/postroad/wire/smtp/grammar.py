@@ -23,11 +23,11 @@ in UTF-8 or xtext.
 MAX_ENVID: Final = 100
 """Characters of ENVID (RFC 3461 section 4.4)."""
 MAX_ORCPT: Final = 500
-"""Characters of ORCPT (RFC 3461 section 5)."""
+"""Characters of ORCPT (RFC 3461 section 4.2)."""
 MAX_AUTH_PARAMETER: Final = 500
 """Characters of the AUTH parameter of MAIL (RFC 4954 section 3)."""
 MAX_DIGITS: Final = 20
-"""Digits of a number: RFC 1870 section 6 allows as many to SIZE, RFC 3030 sets no limit to BDAT."""
+"""Digits of a number: RFC 1870 section 4 allows as many to SIZE, RFC 3030 sets no limit to BDAT."""
 
 
 class CommandError(Exception):
@@ -45,8 +45,8 @@ _source_route = re.compile(r"@[A-Za-z0-9.-]++(?:,@[A-Za-z0-9.-]++)*+:").match
 _parameter = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([^\x00-\x20=\x7f]++))?").fullmatch
 _xtext = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})++").fullmatch
 # RFC 3461 sections 4.2 and 4.4: before its encoding the value of ORCPT and of ENVID "MUST consist entirely of
-# printable (graphic and white space) characters from the US-ASCII repertoire"; of white space only SP is let in, for
-# these values end up in the header of a notification.
+# printable (graphic and white space) characters from the US-ASCII [4] repertoire"; of white space only SP is let in,
+# for these values end up in the header of a notification.
 _printable_xtext = re.compile(r"(?:[!-*,-<>-~]|\+(?:[2-6][0-9A-F]|7[0-9A-E]))++").fullmatch
 # RFC 6533 section 3: utf-8-addr-xtext, and utf-8-addr-unitext where characters may stand as they are
 _utf8_xtext = re.compile(r"(?:[!-*,-<>-\[\]-~]|\\x\{[0-9A-F]{2,6}\})++").fullmatch
