@@ -161,6 +161,18 @@ async def test_a_message_refused_by_two_addresses_says_both(make_yard: MakeYard)
         )
 
 
+async def test_who_is_turned_away_at_the_door_comes_from_the_next_address(make_yard: MakeYard) -> None:
+    """One message has found out; the others that wait in memory need not."""
+    yard = make_yard(connections_per_lane=1)
+    async with FakeSmtp() as host:
+        host.turned_away[FIRST] = "554 5.7.1 not from there"
+        yard.host("x.test", host)
+        sent = [yard.send(f"{name}@x.test") for name in "bcde"]
+        await yard.settled()
+        assert peers(host) == [SECOND] * 3
+        assert yard.kinds(sent[0].id) == ["deferred", "suspended"]
+
+
 async def test_mail_that_no_address_may_send_waits_for_the_first_that_may_again(make_yard: MakeYard) -> None:
     yard = make_yard()
     async with FakeSmtp() as host:

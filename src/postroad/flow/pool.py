@@ -321,6 +321,7 @@ class Pool:
         trail: list[tuple[str, str]] = []
         last: Outcome | None = None
         decisive = 0
+        unwelcome = False
         now = self._now()
         passed_over = lane.left_alone(now)
         hops, detour = self._fit(lane, self._families.order(lane.hops(now, self._rng), now))
@@ -343,12 +344,16 @@ class Pool:
             if lesson is not None:
                 self._learnt(lane, lane.queue.peek() if lane.queue else None, lesson)
                 if lane.site.shape.state is State.SUSPENDED:
+                    unwelcome = True
                     break
         if last is not None and last.fate is Fate.FAILED and passed_over:
             # What a host that is left alone for now would have said is not known.
             last, decisive = judge_connect(f"not tried: {passed_over}", ""), len(trail)
         trail = [*trail[:decisive], *trail[decisive + 1 :]]
-        if detour and last is not None:
+        if unwelcome and last is not None:
+            # One message has found out; the others were not tried, and may leave from another source address.
+            self._defer_next(lane, trail, last)
+        elif detour and last is not None:
             self._defer_unfit(lane, trail, last)
         else:
             self._defer_all(lane, trail, last)
@@ -371,6 +376,10 @@ class Pool:
     def _defer_unfit(self, lane: Lane, trail: list[tuple[str, str]], outcome: Outcome) -> None:
         """No host that may carry the parcel of a detour took a session; other mail is not concerned."""
         if lane.queue and lane.queue.peek().unfit:
+            self._defer_next(lane, trail, outcome)
+
+    def _defer_next(self, lane: Lane, trail: list[tuple[str, str]], outcome: Outcome) -> None:
+        if lane.queue:
             parcel = lane.queue.take()
             parcel.trail += trail
             self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
