@@ -178,6 +178,8 @@ class World:
         self.waited: dict[int, int] = {}
         """How often each of those that have arrived was put off."""
         self.arrived: dict[int, float] = {}
+        self.told: set[str] = set()
+        """Why mail was put off."""
         self._numbers = count(1)
         self._authority = Authority(loop, self._hinted)
         self.workers = [
@@ -309,6 +311,7 @@ class Worker:
                 self.world.put_off([delivery], self.world.loop.time() + RETRY_S)
 
     def on_untried(self, parcel: Parcel, why: str, until: float, *, throttled: bool = False) -> None:
+        self.world.told.add(why)
         self.world.put_off(parcel.deliveries, until)
 
     def on_unwelcome(self, lane: Lane, parcel: Parcel) -> bool:

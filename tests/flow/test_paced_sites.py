@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from random import Random
 
 import pytest
 
 from postroad.config.providers import Provider, ReplyRule
 from postroad.flow.providers import Providers
+from postroad.flow.turns import PATIENCE_S
 from postroad.values.reply import Reply
 from tests.flow.simulation import Hosts, VirtualLoop, World, most_in, simulate
 
@@ -48,5 +48,47 @@ def test_hosts_that_greet_late_get_their_mail(
             world.send(f"user {number % 3}", f"mx{number % 5}.big.test")
         await all_arrived(world, 3 * 60 * 60 / per_minute + 120)
         assert most_in([at for at, *_ in hosts.sent], 60.0) <= per_minute
+
+    simulate(work)
+
+
+CLOSED = Reply(421, "4.7.0", "nothing now")
+
+
+def test_mail_that_comes_while_a_suspended_site_is_probed_need_not_wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe is answered in seconds, and then all may go."""
+
+    async def work(loop: VirtualLoop) -> None:
+        opens = loop.time() + 10
+        hosts = Hosts(carrying_s=lambda: 5.0, answers=lambda host, now: CLOSED if now < opens else None)
+        world = World(loop, monkeypatch, hosts=hosts, providers=rules())
+        world.send("anna", "mx0.big.test")
+        while len(hosts.sent) < 2:
+            await asyncio.sleep(1.0)
+        assert len(world.open) == 1, "it is the probe"
+        for number in range(6):
+            world.send("bob", f"mx{number}.big.test")
+        await all_arrived(world, 2 * PATIENCE_S)
+        assert any(why.endswith("one message is finding out") for why in world.told)
+        assert not any("may get" in why for why in world.told)
+
+    simulate(work)
+
+
+def test_nobody_waits_behind_what_was_put_off_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where messages are counted as well, a user's next message goes at once when nothing is in the way any more."""
+
+    async def work(loop: VirtualLoop) -> None:
+        opens = loop.time() + 10
+        hosts = Hosts(carrying_s=lambda: 5.0, answers=lambda host, now: CLOSED if now < opens else None)
+        world = World(loop, monkeypatch, hosts=hosts, providers=rules(messages_per_minute=60))
+        world.send("anna", "mx0.big.test")
+        while len(hosts.sent) < 2:
+            await asyncio.sleep(1.0)
+        assert len(world.open) == 1, "it is the probe"
+        world.send("anna", "mx2.big.test")
+        await asyncio.sleep(3 * PATIENCE_S)
+        world.send("anna", "mx3.big.test")
+        await all_arrived(world, 20.0)
 
     simulate(work)

@@ -127,7 +127,7 @@ class Site:
         return None
 
     def is_short(self, now: float) -> bool:
-        """Whether what may go now is needed by lanes that wait for it, and by connections that have sent nothing yet."""
+        """Whether what may go now is needed by lanes that wait for it and connections that have sent nothing yet."""
         return self.next_paced() is not None and self.shape.ready(now) - self.beginning <= len(self.paced)
 
     @property

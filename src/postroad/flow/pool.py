@@ -29,7 +29,7 @@ from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, Trip
 from postroad.flow.parcels import Delivery, Parcel
 from postroad.flow.providers import Providers
 from postroad.flow.route import Hop
-from postroad.flow.shaping import State
+from postroad.flow.shaping import PROBE_S, State
 from postroad.flow.signals import Lesson, heard, heard_at_the_door
 from postroad.flow.turns import PATIENCE_S
 from postroad.values.outcome import About, Fate, Outcome
@@ -192,6 +192,12 @@ class Pool:
         if turns.has_room(letter.user, wait_s, pace_s, now, fresh=letter.fresh):
             return False
         if shape.by_source and not self._sink.on_unwelcome(lane, parcel):
+            return True
+        if shape.is_shut(now):
+            # The probe is answered in seconds as a rule; what it is about is no pace and nobody's turn.
+            why = f"not tried yet: {lane.site} was suspended ({shape.why}), and one message is finding out"
+            until = now + min(wait_s, max(PATIENCE_S, PROBE_S - wait_s))
+            self._sink.on_untried(parcel, why, until, throttled=True)
             return True
         why = f"not tried yet: {lane.site} may get {shape.pace_text}, and others come first"
         until = turns.put_off(letter.user, wait_s, pace_s, now)
