@@ -178,6 +178,8 @@ class World:
         self.waited: dict[int, int] = {}
         """How often each of those that have arrived was put off."""
         self.arrived: dict[int, float] = {}
+        self.asked = 0
+        """How often workers asked for shares."""
         self.told: set[str] = set()
         """Why mail was put off."""
         self._numbers = count(1)
@@ -250,6 +252,7 @@ class World:
         return [lane for worker in self.workers for lane in worker.lanes.all()]
 
     async def call(self, worker: int, asks: Any) -> Any:
+        self.asked += 1
         await asyncio.sleep(0.002)
         return self._authority.ask(worker, asks)
 

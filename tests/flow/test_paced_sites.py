@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
+from typing import Any
 
 import pytest
 
 from postroad.config.providers import Provider, ReplyRule
+from postroad.flow.lanes import Lanes, Place
 from postroad.flow.providers import Providers
 from postroad.flow.turns import PATIENCE_S
 from postroad.values.reply import Reply
@@ -90,5 +93,80 @@ def test_nobody_waits_behind_what_was_put_off_for_a_probe(monkeypatch: pytest.Mo
         await asyncio.sleep(3 * PATIENCE_S)
         world.send("anna", "mx3.big.test")
         await all_arrived(world, 20.0)
+
+    simulate(work)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "workers, limits", [(1, {"messages_per_minute": 20}), (1, {}), (2, {"messages_per_minute": 20}), (3, {})]
+)
+def test_all_mail_arrives_in_the_end_whatever_happens(
+    monkeypatch: pytest.MonkeyPatch, workers: int, limits: dict[str, int], seed: int
+) -> None:
+    """Twenty minutes of mail from five users, slow hosts, refusals that slow and suspend, a host that often does not
+    answer; then hours in which nothing stands for ever, goes too fast or is put off again and again."""
+
+    async def work(loop: VirtualLoop) -> None:
+        rng, began = Random(seed), loop.time()
+
+        def answers(host: str, now: float) -> Reply | None:
+            dice = rng.random() if now < began + 1800.0 else 1.0
+            return CLOSED if dice < 0.01 else Reply(451, "4.7.1", "slower") if dice < 0.04 else None
+
+        hosts = Hosts(
+            opening_s=lambda: rng.choice((0.05, 0.2, 1.0, 4.0)),
+            carrying_s=lambda: rng.choice((0.05, 0.3, 2.0)),
+            answers=answers,
+            takes_nobody=lambda host, now: now < began + 1200 and host == "mx0.big.test" and rng.random() < 0.5,
+        )
+        world = World(loop, monkeypatch, hosts=hosts, providers=rules(**limits), workers=workers, seed=seed)
+        while loop.time() < began + 1200.0:
+            world.send(f"user {min(int(rng.expovariate(1)), 4)}", f"mx{rng.randrange(5)}.big.test")
+            await asyncio.sleep(rng.expovariate(0.3))
+        sent = len(world.open) + len(world.arrived)
+        await all_arrived(world, 3 * 3600.0)
+        assert len(world.arrived) == sent
+        assert sum(world.waited.values()) <= 6 * sent
+        assert max(world.waited.values()) <= 20
+        if limits:
+            assert most_in([at for at, *_ in hosts.sent], 60.0) <= limits["messages_per_minute"]
+        assert [lane.site.turns.users for lane in world.lanes if lane.site.turns.users] == []
+        await asyncio.sleep(10.0)
+        assert [lane.site.beginning for lane in world.lanes if lane.site.beginning] == []
+        asked = world.asked
+        await asyncio.sleep(100.0)
+        assert world.asked - asked <= 2 * 100 * workers, "nobody asks for shares that nobody needs"
+        await world.end()
+
+    simulate(work)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_thousands_of_lanes_at_one_site_cost_no_more_than_their_messages(
+    monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """A large provider has a lane for each domain: nothing that happens for each message may go through all of them."""
+    asked = 0
+    may_connect = Lanes.may_connect
+
+    def counted(self: Lanes, *args: Any) -> Place:
+        nonlocal asked
+        asked += 1
+        return may_connect(self, *args)
+
+    async def work(loop: VirtualLoop) -> None:
+        monkeypatch.setattr(Lanes, "may_connect", counted)
+        hosts = Hosts(opening_s=lambda: 0.2, carrying_s=lambda: 0.2)
+        world = World(loop, monkeypatch, hosts=hosts, providers=rules(messages_per_minute=600), workers=workers)
+        for number in range(2000):
+            world.send(f"user {number}", f"mx{number}.big.test")
+        await asyncio.sleep(30.0)
+        before, began = len(hosts.sent), asked
+        await asyncio.sleep(60.0)
+        sent = len(hosts.sent) - before
+        assert 500 <= sent <= 600
+        assert asked - began <= 10 * sent
+        await world.end()
 
     simulate(work)

@@ -104,8 +104,13 @@ class Site:
     @property
     def wanted(self) -> int:
         """Connections that there would be something to do for, within the limit: one being opened has its parcel."""
-        waiting = sum(max(0, len(lane.queue) - lane.opening) for lane in self.lanes)
-        return min(self.shape.limits.connections, self.connections + waiting)
+        limit, wanted = self.shape.limits.connections, self.connections
+        for lane in self.lanes:
+            # A site may have thousands of lanes, and shares are asked for many times a second.
+            if wanted >= limit:
+                return limit
+            wanted += max(0, len(lane.queue) - lane.opening)
+        return min(limit, wanted)
 
     @property
     def crowded(self) -> bool:
@@ -125,6 +130,11 @@ class Site:
                 return lane
             del self.paced[lane]
         return None
+
+    def may_begin(self, now: float) -> bool:
+        """Whether one more connection could be begun now and send a message, where messages are counted."""
+        permit = self.shape.permit(now)
+        return permit.wait_s <= 0.0 and self.connections < permit.connections and self.beginning < self.shape.ready(now)
 
     def is_short(self, now: float) -> bool:
         """Whether what may go now is needed by lanes that wait for it and connections that have sent nothing yet."""

@@ -231,6 +231,9 @@ class Pool:
             before = site.connections
             lane, _ = site.line.popitem(last=False)
             self._connect(lane)
+        if not site.shape.easy and not (site.turns.users and site.may_begin(self._now())):
+            # A paced site may have thousands of lanes; those that wait stand in its lines.
+            return
         for lane in list(site.lanes):
             if lane.queue:
                 self._connect(lane)
@@ -444,6 +447,9 @@ class Pool:
         while not self._draining and courier.carried < mails and site.connections <= shape.share:
             if sink.full:
                 await sink.room()
+            if not queue and site.next_paced() is not None:
+                # Another lane waits until it may send: this place is of more use to it.
+                return
             if not shape.easy and not (self._may_stay(site, courier) and await self._may_send(lane, first)):
                 return
             if queue:
