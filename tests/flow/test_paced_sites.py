@@ -170,3 +170,24 @@ def test_thousands_of_lanes_at_one_site_cost_no_more_than_their_messages(
         await world.end()
 
     simulate(work)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_site_that_had_no_mail_for_long_gets_it_again(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    """Its lanes are forgotten when others need the room, but not what it may get."""
+    monkeypatch.setattr("postroad.flow.lanes.LANES_KEPT", 10)
+
+    async def work(loop: VirtualLoop) -> None:
+        world = World(loop, monkeypatch, hosts=Hosts(), providers=rules(messages_per_minute=6), workers=workers)
+        world.send("anna", "mx.big.test", 0)
+        await all_arrived(world, 30.0)
+        await asyncio.sleep(30.0)
+        for number in range(20):
+            world.send("anna", f"{number}.small.test", 0)
+        await all_arrived(world, 30.0)
+        await asyncio.sleep(30.0)
+        world.send("anna", "mx.big.test", 0)
+        await all_arrived(world, 30.0)
+        await world.end()
+
+    simulate(work)

@@ -291,7 +291,7 @@ class Sharer(Protocol):
         ...
 
     def known(self, site: Site) -> None:
-        """The site that `join` made a shape for."""
+        """A site that `join` made a shape for has a lane."""
         ...
 
     def want(self, site: Site) -> None:
@@ -379,6 +379,7 @@ class Lanes:
             self._forget()
             lane = self._lanes[plan.key] = Lane(plan, self._site(plan))
             lane.site.lanes.add(lane)
+            self._sharer.known(lane.site)
         else:
             lane.plan = plan
             self._lanes.move_to_end(plan.key)
@@ -390,7 +391,6 @@ class Lanes:
         if site is None:
             shape = self._sharer.join(key, self.limits.within(self._providers.get(provider)))
             site = self._sites[key] = Site(key, name, provider, shape)
-            self._sharer.known(site)
             self.on_site(site)
         return site
 
@@ -404,7 +404,7 @@ class Lanes:
                 lane.forgotten = True
                 site = lane.site
                 site.lanes.discard(lane)
-                if not site.lanes and not site.held and site.shape.state is State.OPEN:
+                if not site.lanes and not site.held and site.shape.easy:
                     del self._sites[site.key]
             else:
                 self._lanes.move_to_end(key)
