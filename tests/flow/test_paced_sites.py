@@ -11,7 +11,7 @@ import pytest
 from postroad.config.providers import Provider, ReplyRule
 from postroad.flow.lanes import Lanes, Place
 from postroad.flow.providers import Providers
-from postroad.flow.turns import PATIENCE_S
+from postroad.flow.turns import PATIENCE_S, TOGETHER_MAX
 from postroad.values.reply import Reply
 from tests.flow.simulation import Hosts, VirtualLoop, World, most_in, simulate
 
@@ -188,6 +188,19 @@ def test_a_site_that_had_no_mail_for_long_gets_it_again(monkeypatch: pytest.Monk
         await asyncio.sleep(30.0)
         world.send("anna", "mx.big.test", 0)
         await all_arrived(world, 30.0)
+        await world.end()
+
+    simulate(work)
+
+
+def test_a_thousand_senders_of_one_message_each_to_a_slow_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(loop: VirtualLoop) -> None:
+        world = World(loop, monkeypatch, hosts=Hosts(), providers=rules(messages_per_minute=20))
+        for number in range(1000):
+            world.send(f"user {number}", "mx.big.test")
+        assert sum(len(lane.queue) for lane in world.lanes) <= TOGETHER_MAX
+        await all_arrived(world, 1.3 * 1000 * 60 / 20)
+        assert max(world.waited.values()) <= 8
         await world.end()
 
     simulate(work)

@@ -18,6 +18,10 @@ PATIENCE_S: Final = 60.0
 PUT_OFF_LONGEST_S: Final = 1800.0
 """A turn is at most so far away: the pace may become faster, or mail of others may end."""
 
+TOGETHER_MAX: Final = 200
+"""So many parcels of a site wait in memory at most, unless more may go within PATIENCE_S: of thousands of users each has
+one there otherwise, and the worker no room for what goes to other sites."""
+
 COUNT_AGAIN_S: Final = 1.0
 """How old the number of users may be: counting them looks at all."""
 
@@ -25,11 +29,13 @@ COUNT_AGAIN_S: Final = 1.0
 class Turns:
     """The waiting mail of one site, by user."""
 
-    __slots__ = ("_active", "_counted_at", "_next", "users")
+    __slots__ = ("_active", "_counted_at", "_next", "_waiting", "users")
 
     def __init__(self) -> None:
         self.users: dict[str, int] = {}
         """Parcels in memory."""
+        self._waiting = 0
+        """All of them."""
         self._next: dict[str, float] = {}
         """When the next parcel of a user that is put off gets its turn; those in the past mean nothing."""
         self._active = 1
@@ -38,9 +44,11 @@ class Turns:
     def entered(self, user: str) -> None:
         """A parcel waits in memory."""
         self.users[user] = self.users.get(user, 0) + 1
+        self._waiting += 1
 
     def left(self, user: str) -> None:
         """A parcel waits there no more."""
+        self._waiting -= 1
         number = self.users[user] - 1
         if number:
             self.users[user] = number
@@ -58,12 +66,12 @@ class Turns:
             return True
         own = self.users.get(user, 0)
         room = 1 + int((PATIENCE_S - wait_s) / pace_s)
-        return own < max(1, room // (len(self.users) + (not own)))
+        return own < max(1, room // (len(self.users) + (not own))) and self._waiting < max(room, TOGETHER_MAX)
 
     def put_off(self, user: str, wait_s: float, pace_s: float, now: float) -> float:
         """The turn of a parcel that finds no room: when it comes back, on the clock of `now`."""
         self._count(now)
-        first = now + max(wait_s, PATIENCE_S if pace_s else 0.0)
+        first = now + max(wait_s, PATIENCE_S if pace_s else 0.0, pace_s * self._waiting)
         at = max(self._next.get(user, 0.0), first)
         last = now + max(wait_s, PUT_OFF_LONGEST_S)
         if at >= last:
