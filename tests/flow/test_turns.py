@@ -81,10 +81,20 @@ def test_fresh_mail_stands_behind_what_its_user_has_put_off() -> None:
     turns = Turns()
     for _ in range(3):
         turns.put_off("anna", 0.0, PACE_S, 0.0)
+    turns.entered("carl")
     assert not turns.has_room("anna", 0.0, PACE_S, 0.0, fresh=True)
     assert turns.has_room("anna", 0.0, PACE_S, 0.0, fresh=False)
     assert turns.has_room("bob", 0.0, PACE_S, 0.0, fresh=True)
     assert turns.has_room("anna", 0.0, PACE_S, 3 * PACE_S, fresh=True)
+
+
+def test_fresh_mail_waits_for_nobody_who_is_not_there() -> None:
+    """What was put off may have been dropped, or may be late: a message that may go now takes nothing from it."""
+    turns = Turns()
+    for _ in range(3):
+        turns.put_off("anna", 0.0, PACE_S, 0.0)
+    assert turns.has_room("anna", 0.0, PACE_S, 0.0, fresh=True)
+    assert not turns.has_room("anna", 1.0, PACE_S, 0.0, fresh=True)
 
 
 def test_turns_of_a_user_keep_the_pace_of_all_users() -> None:
