@@ -19,8 +19,8 @@ PUT_OFF_LONGEST_S: Final = 1800.0
 """A turn is at most so far away: the pace may become faster, or mail of others may end."""
 
 TOGETHER_MAX: Final = 200
-"""So many parcels of a site wait in memory at most, unless more may go within PATIENCE_S: else each of thousands of users
-had one there, and the worker no room for what goes to other sites."""
+"""So many parcels of a site wait in memory at most, unless more may go within PATIENCE_S: else each of thousands of
+users had one there, and the worker no room for what goes to other sites."""
 
 COUNT_AGAIN_S: Final = 1.0
 """How old the number of users may be: counting them looks at all."""
