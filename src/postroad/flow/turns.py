@@ -74,7 +74,7 @@ class Turns:
     def put_off(self, user: str, wait_s: float, pace_s: float, now: float) -> float:
         """The turn of a parcel that finds no room: when it comes back, on the clock of `now`."""
         self._count(now)
-        first = now + max(wait_s, PATIENCE_S if pace_s else 0.0, pace_s * self._waiting)
+        first = now + max(wait_s, PATIENCE_S if pace_s else 0.0, pace_s * (self._waiting - 1))
         at = max(self._next.get(user, 0.0), first)
         last = now + max(wait_s, PUT_OFF_LONGEST_S)
         if at >= last:
