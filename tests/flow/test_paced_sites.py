@@ -19,7 +19,7 @@ SLOW = ReplyRule(code="451", means="slower", action="slow", for_s=600.0)
 SUSPEND = ReplyRule(code="421", means="nothing now", action="suspend", for_s=900.0)
 
 
-def rules(**limits: int) -> Providers:
+def rules(**limits: Any) -> Providers:
     return Providers(
         {
             "big": Provider(hosts=(".big.test",), shared=True, **limits),

@@ -45,6 +45,9 @@ class Bench:
         self.suspensions.look()
         await asyncio.gather(*self.tasks)
 
+    def state(self) -> State:
+        return self.site.shape.state
+
     def row(self) -> Suspended:
         return Suspended(self.site.key, self.clock.wall_us() + 1000_000_000, "blocked")
 
@@ -63,10 +66,10 @@ async def test_what_another_worker_wrote_down_ends_when_it_is_gone() -> None:
     bench = Bench()
     bench.rows = [bench.row()]
     await bench.look()
-    assert bench.site.shape.state is State.SUSPENDED
+    assert bench.state() is State.SUSPENDED
     bench.rows = []
     await bench.look()
-    assert bench.site.shape.state is State.OPEN
+    assert bench.state() is State.OPEN
     assert bench.opened == [bench.site, bench.site]
 
 
@@ -75,7 +78,7 @@ async def test_a_site_is_suspended_again_after_its_row_was_gone() -> None:
     for _ in range(2):
         bench.rows = [bench.row()]
         await bench.look()
-        assert bench.site.shape.state is State.SUSPENDED
+        assert bench.state() is State.SUSPENDED
         bench.rows = []
         await bench.look()
-        assert bench.site.shape.state is State.OPEN
+        assert bench.state() is State.OPEN
