@@ -20,8 +20,17 @@ ABSENT = "system program is absent: "
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
+UNPACKED = Path("/opt/postroad-tests")
+"""Where the packages lie that cannot be installed beside Postfix, each in a folder of its own; only root may enter."""
+
+TREES = {"exim4": "exim", "smtpd": "opensmtpd"}
+"""By program: the folder. `tests.e2e.unpacked` runs them."""
+
+
 def find(name: str) -> Path | None:
     """Path of the program, or None. PostgreSQL's own are looked for in Debian's folder, the newest version first."""
+    if name in TREES:
+        return Path(program) if os.access(program := UNPACKED / TREES[name] / "usr/sbin" / name, os.X_OK) else None
     if found := shutil.which(name, path=SEARCH):
         return Path(found)
     versions = Path("/usr/lib/postgresql").glob(f"*/bin/{name}")

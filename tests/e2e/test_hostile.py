@@ -235,7 +235,7 @@ def test_no_false_end_makes_two_messages_of_one(server: LiveServer) -> None:
 # -- slowness and floods ---------------------------------------------------------------------------------------------
 
 
-def test_silence_ends_with_421(patient: LiveServer) -> None:
+def test_promise_p11_silence_ends_with_421(patient: LiveServer) -> None:
     wire = Wire(patient)
     began = time.monotonic()
     assert [wire.code(), wire.code(), wire.code()] == [220, 421, 0]
@@ -264,7 +264,7 @@ def dripped(wire: Wire, drop: bytes) -> bytes:
     raise AssertionError("the server waits for ever")
 
 
-def test_a_slow_body_ends_with_421(patient: LiveServer) -> None:
+def test_promise_p11_a_slow_body_ends_with_421(patient: LiveServer) -> None:
     """Row S60."""
     wire = Wire(patient)
     assert wire.code() == 220

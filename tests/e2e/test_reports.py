@@ -122,13 +122,12 @@ def test_a_delay_is_told_once_while_it_is_tried_on(near: LiveServer, sender: str
 @pytest.mark.skipif(os.geteuid() != 0, reason="Postfix starts as root only")
 def test_postfix_takes_over_what_the_sender_wants_to_hear(near: LiveServer, sender: str) -> None:
     """It announces DSN: it gets the parameters, and its report is the only one."""
-    with postfix("fix.test", POSTFIX_PORT, near.ports["mx"]) as folder:
+    with postfix("fix.test", POSTFIX_PORT, near.ports["mx"]) as receiver:
         send(
             near, sender, BOB, "NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;Bob+2Bx@old.test",
             of_mail=["ENVID=QQ+2B314", "RET=HDRS"],
         )  # fmt: skip
-        inbox = folder / "mail/bob/new"
-        until(lambda: inbox.exists() and any(inbox.iterdir()))
+        until(receiver.mail)
         raw = arrived(near, sender)[0]
         of_message, of_recipient = status(raw)
         assert of_message["Reporting-MTA"] == "dns; mx.fix.test"
@@ -139,4 +138,4 @@ def test_postfix_takes_over_what_the_sender_wants_to_hear(near: LiveServer, send
         send(near, sender, "gone@fix.test", "NOTIFY=FAILURE")
         failed = status(arrived(near, sender, 2)[1])[1]
         assert failed["Action"] == "failed"
-        assert len(list(inbox.iterdir())) == 1
+        assert len(receiver.mail()) == 1

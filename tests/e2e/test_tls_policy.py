@@ -279,7 +279,7 @@ def outcome(near: LiveServer, to: str, **more: Any) -> dict[str, Any]:
         ("none", " unverified"),
     ],
 )
-def test_what_a_signed_zone_lets_pass(near: LiveServer, host: FakeSmtp, case: str, word: str) -> None:
+def test_promise_p23_what_a_signed_zone_lets_pass(near: LiveServer, host: FakeSmtp, case: str, word: str) -> None:
     event = outcome(near, f"x@{case}.dane.test")
     assert event["kind"] == "delivered", event
     assert event["where"].endswith(word)
@@ -293,7 +293,7 @@ def test_what_a_signed_zone_lets_pass(near: LiveServer, host: FakeSmtp, case: st
         ("bogus", "could not be looked up: SERVFAIL"),
     ],
 )
-def test_what_a_signed_zone_holds_up(near: LiveServer, host: FakeSmtp, case: str, cause: str) -> None:
+def test_promise_p23_what_a_signed_zone_holds_up(near: LiveServer, host: FakeSmtp, case: str, cause: str) -> None:
     known = len(host.messages)
     event = outcome(near, f"x@{case}.dane.test")
     assert event["kind"] == "deferred", event
@@ -301,7 +301,7 @@ def test_what_a_signed_zone_holds_up(near: LiveServer, host: FakeSmtp, case: str
     assert len(host.messages) == known
 
 
-def test_an_unsigned_mx_leads_to_no_dane(near: LiveServer) -> None:
+def test_promise_p23_an_unsigned_mx_leads_to_no_dane(near: LiveServer) -> None:
     event = outcome(near, "x@insecure.plain.test")
     assert event["kind"] == "delivered", event
     assert event["where"].endswith(" unverified")

@@ -78,6 +78,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def monotonic(self) -> float:
         return self._virtual.now
 
+    def uptime(self) -> float:
+        return self._virtual.now
+
     def wall_us(self) -> int:
         return int(self._virtual.now * 1e6)
 
@@ -272,6 +275,7 @@ class Worker:
     """One worker's pool, and its sink."""
 
     full = False
+    cramped = False
 
     def __init__(
         self, world: World, number: int, workers: int, lanes: type[Lanes], providers: Providers, connections: int

@@ -182,6 +182,31 @@ async def test_what_only_waits_in_a_lane_comes_back_and_what_is_sent_is_sent_onc
     office.store.connection.close()
 
 
+@pytest.mark.parametrize("what, detail", [(HOLD, "stop"), (DROP, ""), (MOVE, "127.0.0.1:1")])
+async def test_what_is_held_dropped_or_moved_while_its_way_is_looked_for_is_not_sent_there(
+    office: Office, what: str, detail: str
+) -> None:
+    """A resolver may take its time; that is not the hands of a connection."""
+    async with FakeSmtp() as host:
+        office.host("far.test", host)
+        asked, answer = asyncio.Event(), asyncio.Event()
+
+        async def next_hop_of(domain: str) -> str:
+            asked.set()
+            await answer.wait()
+            return ""
+
+        office.runner._next_hop_of = next_hop_of
+        await office.submit(("c@far.test", ""))
+        await asked.wait()
+        do(office, what, detail)
+        answer.set()
+        await until(lambda: office.runner.in_flight == 0)
+        await office.settled()
+        assert host.messages == []
+        assert [row[:2] for row in office.open()] == [("c@far.test", 0)]
+
+
 async def test_a_lane_that_has_enough_throttles_and_does_not_defer(office: Office) -> None:
     async with FakeSmtp() as host:
         office.host("far.test", host)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from postroad.net.dial import Link
 from tests.fakes.smtp_server import FakeSmtp
 from tests.flow.yard import Yard, only, until
 
@@ -49,6 +51,23 @@ async def test_row_d14_a_chunk_is_sent_whoever_is_refused_and_the_connection_goe
         assert host.messages[-1].recipients == ["d@far.test"]
         assert host.connections == 1
         assert not any(line.startswith("DATA") for line in host.commands)
+
+
+async def test_a_host_that_answers_in_pieces_is_not_kept_waiting(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postfix tells of sender and recipient first, and of the chunk when it has read it (`Link.acknowledge`)."""
+    pieces: list[Link] = []
+    monkeypatch.setattr(Link, "acknowledge", lambda link: pieces.append(link))
+    async with FakeSmtp(CHUNKING) as host:
+        yard.host("far.test", host)
+        yard.send("b@far.test")
+        await yard.settled()
+        in_one = len(pieces)
+        host.hold = asyncio.Event()
+        yard.send("c@far.test")
+        await until(lambda: len(pieces) > in_one)
+        host.hold.set()
+        await yard.settled()
+        assert host.recipients == ["b@far.test", "c@far.test"]
 
 
 async def test_a_connection_without_mail_says_goodbye(yard: Yard) -> None:

@@ -37,6 +37,8 @@ ON, REST, OTHER = Step.GO_ON, Step.REST, Step.OTHER_HOST
         ("rcpt", 552, "", "over quota", FAILED, RECIPIENT, ON),
         ("rcpt", 452, "4.2.2", "mailbox full", DEFERRED, RECIPIENT, ON),
         ("rcpt", 452, "4.5.3", "too many recipients", DEFERRED, RECIPIENT, REST),
+        ("rcpt", 452, "", "Too many recipients", DEFERRED, RECIPIENT, REST),
+        ("rcpt", 452, "", "insufficient system storage", DEFERRED, RECIPIENT, ON),
         ("rcpt", 552, "5.5.3", "too many recipients", DEFERRED, RECIPIENT, REST),
         ("rcpt", 552, "", "too many recipients", DEFERRED, RECIPIENT, REST),
         ("data", 451, "4.3.0", "later", DEFERRED, BODY, ON),

@@ -130,7 +130,8 @@ def test_hosts_nothing_is_known_of_do_not_take_the_places_of_those_that_answer()
     assert connect(lanes, known) == [True]
     assert (lanes.connections, lanes.knocking) == (1, KNOCKING_MAX)
     # One of them answers: it is a connection like others, and the last stranger may knock.
-    place = lanes.opened(strangers[0], Place.KNOCKING)
+    place = lanes.answered(strangers[0], Place.KNOCKING)
+    assert strangers[0].proven
     assert (place, lanes.connections, lanes.knocking) == (Place.OURS, 2, KNOCKING_MAX - 1)
     assert lanes.next_in_line(known.site) is strangers[-1]
 
@@ -226,10 +227,10 @@ def test_lanes_of_a_paced_site_take_turns_in_the_order_of_asking() -> None:
             place = lanes.may_connect(lane, now)
             if place is not Place.NONE:
                 served.append(lane)
-                lanes.opened(lane, place)
+                lanes.unopened(lane)
                 site.shape.take(now)
-                site.beginning -= 1
-                lanes.disconnected(lane, Place.OURS)
+                lanes.begun(lane)
+                lanes.disconnected(lane, place)
                 assert lanes.may_connect(lane, now) is Place.NONE
     assert served == asked * 2
 

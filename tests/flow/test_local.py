@@ -168,7 +168,7 @@ async def test_an_alias_may_leave_without_a_login(directory: Directory) -> None:
         {"a": ["b@example.com", "c@example.com"], "b": ["c@example.com"], "c": ["a@example.com"]},
     ],
 )
-async def test_aliases_in_a_circle_are_refused(directory: Directory, aliases: dict[str, list[str]]) -> None:
+async def test_promise_p17_aliases_in_a_circle_are_refused(directory: Directory, aliases: dict[str, list[str]]) -> None:
     directory.aliases = aliases
     refused = await plan(directory, "a")
     assert said(refused).startswith("554 5.4.6 Mail to a@example.com runs in a circle")
@@ -176,7 +176,7 @@ async def test_aliases_in_a_circle_are_refused(directory: Directory, aliases: di
     assert directory.questions == len(aliases)
 
 
-async def test_a_circle_with_a_way_out_delivers(directory: Directory) -> None:
+async def test_promise_p17_a_circle_with_a_way_out_delivers(directory: Directory) -> None:
     directory.aliases = {"a": ["b@example.com"], "b": ["a@example.com", "anna@example.com"]}
     assert [account for account, _, _ in (await plan(directory, "a")).copies] == [1]
 

@@ -511,6 +511,7 @@ async def test_row_d13_starttls_traps_end_in_the_clear_on_a_clean_connection(mak
         ({"smtputf8": True, "sender": "jörg@ours.test"}, "b@x.test", "5.6.7"),
         ({"smtputf8": True}, "jörg@x.test", "5.6.7"),
         ({"smtputf8": True, "header": "Subject: ü\r\n\r\n".encode()}, "b@x.test", "5.6.9"),
+        ({"smtputf8": True, "header": "Subject: ü\r\n\r\n".encode()}, "jörg@x.test", "5.6.7"),
         ({"size": 5000}, "b@x.test", "5.3.4"),
     ],
 )
@@ -544,7 +545,7 @@ async def test_smtputf8_is_asked_for_when_it_is_needed(yard: Yard) -> None:
         assert not lines["b@x.test"].endswith(" SMTPUTF8")
 
 
-async def test_row_p17_mail_that_runs_in_a_circle_ends(make_yard: MakeYard, host: FakeSmtp) -> None:
+async def test_promise_p17_mail_that_runs_in_a_circle_ends(make_yard: MakeYard, host: FakeSmtp) -> None:
     yard = make_yard(max_hops=50)
     yard.host("x.test", host)
     message = yard.compose("b@x.test", header=b"Received: a\r\n" * 51 + b"\r\n")
@@ -574,7 +575,35 @@ async def test_row_d1_a_permanent_no_is_reported_in_the_same_transaction(yard: Y
     assert [recipient for recipient, _, _ in yard.open()] == ["a@ours.test"]
 
 
-async def test_a_report_itself_is_never_reported(yard: Yard) -> None:
+@pytest.mark.parametrize("address", ["mail.ours.test", "127.0.0.9"])
+async def test_row_d3_promise_p17_a_domain_whose_mail_would_come_back_to_us_is_reported(
+    make_yard: MakeYard, host: FakeSmtp, address: str
+) -> None:
+    """Its exchanger has our name, or an address that is ours."""
+    signposts = read_signposts(
+        port=host.port, own_names=["mail.ours.test"], own_addresses=["127.0.0.9"], allow_private=["127.0.0.0/8"]
+    )
+    yard = make_yard(signposts=signposts)
+    name = address if address.endswith("test") else "mx.x.test"
+    yard.dns.mx_records["x.test"] = [(1, name), (2, "backup.x.test")]
+    yard.dns.address_records |= {"mx.x.test": [address], "backup.x.test": ["127.0.0.1"]}
+    yard.send("b@x.test")
+    await yard.settled()
+    assert b"\r\nStatus: 5.4.6\r\n" in only(yard.reports())
+    assert host.connections == 0
+
+
+async def test_row_d4_only_private_addresses_end_the_mail_with_a_report(make_yard: MakeYard, host: FakeSmtp) -> None:
+    yard = make_yard(signposts=read_signposts(port=host.port))
+    yard.dns.mx_records["x.test"] = [(1, "mx.x.test")]
+    yard.dns.address_records["mx.x.test"] = ["127.0.0.1", "10.0.0.1", "::1", "fe80::1", "169.254.169.254"]
+    yard.send("b@x.test")
+    await yard.settled()
+    assert b"\r\nStatus: 5.4.4\r\n" in only(yard.reports())
+    assert host.connections == 0
+
+
+async def test_promise_p17_a_report_itself_is_never_reported(yard: Yard) -> None:
     sent = yard.send("b@nowhere.test", sender="")
     await yard.settled()
     assert yard.kinds(sent.id) == ["bounced", "discarded"]
@@ -589,6 +618,16 @@ async def test_a_sender_who_wants_no_report_gets_none(yard: Yard, notify: str) -
     await yard.settled()
     assert yard.kinds(sent.id) == ["bounced", "discarded"]
     assert yard.reports() == []
+
+
+async def test_why_one_of_several_is_in_no_report_is_told(yard: Yard) -> None:
+    """Promise P8: a failure that nobody is told of has a reason in the journal, also beside one that is reported."""
+    never = Recipient(Address.parse("c@nowhere.test"), "NEVER")
+    sent = yard.send("b@nowhere.test", never)
+    await yard.settled()
+    kinds = [(event.kind, event.recipient) for event in yard.events(sent.id)]
+    assert kinds[2:] == [("discarded", "c@nowhere.test"), ("reported", "a@ours.test")]
+    assert b"c@nowhere.test" not in only(yard.reports())
 
 
 async def test_a_sender_who_does_not_exist_gets_no_report(yard: Yard) -> None:

@@ -170,6 +170,19 @@ def test_a_slowed_lane_does_not_grow_before_its_time_is_up() -> None:
 # -- suspended and probed ----------------------------------------------------------------------------------------------
 
 
+def test_a_ceiling_of_connections_holds_for_its_time_and_keeps_no_distance() -> None:
+    shape = Shape(Limits(20, 100))
+    assert [shape.fewer(open_, 300.0, "full", 10.0) for open_ in (4, 3, 2)] == [True, False, False]
+    for _ in range(50):
+        shape.succeeded(20.0)
+    assert shape.permit(20.0) == (2, 0.0)
+    for _ in range(3):
+        shape.succeeded(400.0)
+    assert shape.permit(400.0) == (3, 0.0)
+    assert shape.fewer(0, 300.0, "full", 401.0)
+    assert shape.permit(401.0) == (1, 0.0)
+
+
 def test_nothing_goes_to_a_suspended_site_until_one_probe_is_taken() -> None:
     """Row D16: a policy reply stops the lane and no message."""
     shape = Shape(WIDE)
@@ -241,7 +254,7 @@ def test_who_knows_better_opens_a_suspended_lane() -> None:
 # -- whatever happens --------------------------------------------------------------------------------------------------
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["ok", "ok", "ok", "fail", "slow", "suspend", "wait"]), st.floats(0.0, 400.0)),
+    st.tuples(st.sampled_from(["ok", "ok", "ok", "fail", "slow", "fewer", "suspend", "wait"]), st.floats(0.0, 400.0)),
     max_size=60,
 )
 
@@ -269,6 +282,8 @@ def test_limits_hold_and_the_lane_always_goes_on(limit: int, per_minute: int, st
                 shape.failed(now)
         elif step == "slow":
             shape.slow(60.0, "x", now)
+        elif step == "fewer":
+            shape.fewer(int(shape.window) - 1, 60.0, "x", now)
         elif step == "suspend":
             shape.suspend(60.0, "x", now)
     if per_minute:
@@ -289,6 +304,7 @@ def test_recovery_is_monotone(limit: int, steps: list[tuple[str, float]]) -> Non
     acts: dict[str, Callable[[], object]] = {
         "fail": lambda: shape.failed(now),
         "slow": lambda: shape.slow(60.0, "x", now),
+        "fewer": lambda: shape.fewer(int(shape.window) - 1, 60.0, "x", now),
         "suspend": lambda: shape.suspend(60.0, "x", now),
     }
     for step, pause in steps:

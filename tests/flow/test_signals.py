@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from postroad.config.providers import Provider, ReplyRule
 from postroad.flow.pool import TURN_MESSAGES
 from postroad.flow.providers import Providers
 from postroad.flow.route import Signposts, read_signposts
 from postroad.flow.shaping import State
+from postroad.store.queue import accept
+from postroad.store.records import Accept
 from postroad.store.suspensions import Suspended
 from tests.fakes.smtp_server import OK, FakeSmtp
 from tests.flow.yard import Yard, only, until
@@ -34,6 +37,8 @@ RULES = Providers(
                 "slower": rule("slow", 300.0, text="slower"),
                 "gone": rule("bounce", text="gone for good"),
                 "elsewhere": rule("change-source", 2000.0, text="not from there"),
+                "enough": rule("reconnect", 300.0, text="enough for one connection"),
+                "full": rule("fewer", 300.0, text="too many for now"),
             }
         )
     }
@@ -59,6 +64,56 @@ async def make_yard(tmp_path: Path) -> AsyncIterator[MakeYard]:
 
 def site_of(yard: Yard) -> Any:
     return only(yard.runner._lanes.sites())
+
+
+@pytest.mark.parametrize("reply", ["452 4.5.3 enough for one connection", "421 enough for one connection"])
+async def test_a_connection_that_is_used_up_is_replaced_and_costs_nothing(make_yard: MakeYard, reply: str) -> None:
+    yard = make_yard(idle_s=30.0)
+    async with FakeSmtp(MAIL=[OK, OK, reply, OK]) as host:
+        yard.host("x.test", host)
+        for number in range(2):
+            yard.send(f"b{number}@x.test")
+            await yard.settled()
+        assert host.connections == 1
+        sent = yard.send("b2@x.test")
+        await yard.settled()
+        told = [(event.kind, event.cause) for event in yard.events(sent.id)][-2:]
+        assert told == [("attempted", f"{reply}; again over a new connection"), ("delivered", "")]
+        assert (site_of(yard).shape.state, host.connections) == (State.OPEN, 2)
+        # Learnt: the next ones end after two messages by themselves.
+        for number in range(3, 6):
+            yard.send(f"b{number}@x.test")
+            await yard.settled()
+        assert host.connections == 3
+        assert sum(line.startswith("MAIL") for line in host.commands) == 7
+
+
+async def test_a_host_that_takes_few_connections_gets_as_many_as_it_takes(make_yard: MakeYard) -> None:
+    """Three sessions of five are refused: the two that are taken carry all the mail, without a pause between."""
+    yard = make_yard()
+    hello, full = "220 x.test ESMTP", "421 too many for now"
+    async with FakeSmtp(CONNECT=[hello, hello, full]) as host:
+        host.hold = asyncio.Event()
+        yard.host("x.test", host)
+        sent = [yard.send(f"b{number}@x.test") for number in range(20)]
+        await until(lambda: host.connections == 5 and host.open == 2)
+        assert site_of(yard).shape.permit(0.0) == (2, 0.0)
+        host.hold.set()
+        await yard.settled()
+        assert (len(host.messages), host.connections) == (20, 5)
+        events = [event for one in sent for event in yard.events(one.id)]
+        told = [(event.kind, event.cause) for event in events if event.by.startswith("everybody")]
+        assert told == [("slowed", f"meant as fewer: fewer connections to 127.0.0.1:{host.port}")]
+
+
+async def test_a_host_whose_connections_are_used_up_at_once_is_slowed(make_yard: MakeYard) -> None:
+    yard = make_yard()
+    async with FakeSmtp(MAIL="452 4.5.3 enough for one connection") as host:
+        yard.host("x.test", host)
+        sent = yard.send("b@x.test")
+        await yard.settled()
+        assert [event.kind for event in yard.events(sent.id)][-2:] == ["deferred", "slowed"]
+        assert host.connections == 1
 
 
 @pytest.mark.parametrize("step", ["CONNECT", "MAIL", "RCPT", "DOT"])
@@ -421,3 +476,62 @@ async def test_no_connection_is_made_for_a_message_that_may_not_go_yet(make_yard
         await until(lambda: len(host.messages) == 2)
         await asyncio.sleep(0.02)
         assert host.connections <= 2
+
+
+HOURS = 3600.0
+
+
+@pytest_asyncio.fixture
+async def blocked(make_yard: MakeYard) -> Yard:
+    """A sending side that tells of delays after four hours, where "wait" means four hours at first."""
+    patience = rule("suspend", 4 * HOURS, text="wait")
+    return make_yard(
+        providers=Providers({"everybody": Provider(replies={"wait": patience})}),
+        warn_after_s=4 * HOURS,
+        delays_s=(300.0, 1800.0, 3600.0),
+    )
+
+
+def send_and_warn(yard: Yard, recipient: str) -> Accept:
+    """A message whose sender wants to know after four hours."""
+    message = yard.compose(recipient)
+    warn_us = message.received_us + int(4 * HOURS * 1e6)
+    message = replace(message, legs=[replace(leg, warn_us=warn_us) for leg in message.legs])
+    yard.store.run(accept, message)
+    yard.runner.enqueue_fresh(message)
+    return message
+
+
+async def test_mail_for_a_site_that_takes_nothing_is_told_of_and_ends_like_other_mail(blocked: Yard) -> None:
+    """Only the probes are attempts, and of twenty messages most are never one; their senders hear all the same."""
+    yard = blocked
+    async with FakeSmtp(DOT="554 5.7.1 wait") as host:
+        yard.host("x.test", host)
+        sent = []
+        for number in range(20):
+            sent.append(send_and_warn(yard, f"b{number}@x.test"))
+            await yard.settled()
+        for _ in range(24):
+            await yard.later(1 * HOURS)
+        delayed = [report for report in yard.reports() if b"\r\nAction: delayed\r\n" in report]
+        assert len(delayed) == 20
+        assert len(yard.open()) == 40
+        for _ in range(6 * 24):  # the end comes with a probe, and those are a day apart by then
+            await yard.later(1 * HOURS)
+        for message in sent:
+            kinds = yard.kinds(message.id)
+            assert (kinds.count("bounced"), kinds.count("reported"), kinds[-1]) == (1, 2, "reported")
+        assert "its time of 5 days was up; at last: " in yard.events(sent[-1].id)[-2].cause
+        assert host.commands.count("DATA") < 20
+
+
+async def test_promise_p12_a_clock_set_ahead_ends_and_warns_nobody_at_a_suspended_site(blocked: Yard) -> None:
+    yard = blocked
+    async with FakeSmtp(DOT="554 5.7.1 wait") as host:
+        yard.host("x.test", host)
+        sent = [send_and_warn(yard, f"b{number}@x.test") for number in range(3)]
+        await yard.settled()
+        yard.clock.jump_wall(6 * 24 * HOURS)
+        await yard.later(1.0)
+        assert yard.reports() == []
+        assert all("bounced" not in yard.kinds(message.id) for message in sent)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from postroad.config.providers import Provider, ReplyRule
 from postroad.flow.lanes import Lane
 from postroad.flow.providers import Providers
 from postroad.flow.route import read_signposts
 from postroad.flow.shaping import State
+from postroad.store.queue import accept
+from postroad.store.records import THROTTLED
 from tests.fakes.smtp_server import FakeSmtp, Script
 from tests.flow.yard import Yard, until
 
@@ -44,9 +48,17 @@ async def make_yard(tmp_path: Path) -> AsyncIterator[MakeYard]:
         yard.store.connection.close()
 
 
-def lane_of(yard: Yard, name: str) -> Lane:
-    [lane] = [lane for lane in yard.runner._lanes.all() if lane.plan.places[0][0].startswith(name)]
-    return lane
+async def ring(yard: Yard) -> None:
+    """The time has come at which the only site is looked at again."""
+    pool, [site] = yard.runner._pool, yard.runner._lanes.sites()
+    await until(lambda: site in pool._wakes)
+    pool._wakes[site].cancel()
+    pool._wake(site)
+
+
+async def arrived(host: FakeSmtp, number: int) -> None:
+    """So many messages have come, and nobody is connected any more."""
+    await until(lambda: len(host.messages) == number and host.open == 0)
 
 
 async def test_two_lanes_of_a_limited_rate_both_get_their_turn(
@@ -55,7 +67,7 @@ async def test_two_lanes_of_a_limited_rate_both_get_their_turn(
     """When the next message may go both are looked at, one connects, and the other is not left for later for ever."""
     monkeypatch.setattr("postroad.flow.pool.LOOK_AGAIN_S", 0.01, raising=False)
     async with FakeSmtp() as host:
-        yard = make_yard(host, {"messages_per_minute": 10}, idle_s=0.05)
+        yard = make_yard(host, {"messages_per_minute": 10, "connections": 2}, idle_s=0.05)
         for name in "xy":
             yard.send(f"b@{name}.test")
             await yard.settled()
@@ -67,13 +79,11 @@ async def test_two_lanes_of_a_limited_rate_both_get_their_turn(
         await until(lambda: host.open == 0)
         for name in "xy":
             yard.send(f"c@{name}.test")
-        pool, [site] = yard.runner._pool, yard.runner._lanes.sites()
         yard.clock.advance(5.5)
-        pool._wakes[site].cancel()
-        pool._wake(site)
-        await until(lambda: len(host.messages) == 4)
+        await ring(yard)
+        await arrived(host, 4)
         yard.clock.advance(7.0)
-        await until(lambda: host.open == 0)
+        await ring(yard)
         await yard.settled()
         assert len(host.messages) == 5
 
@@ -140,7 +150,7 @@ async def test_a_place_that_the_first_in_line_cannot_use_goes_to_the_next(
         await until(lambda: len(last.messages) == 2)
 
 
-class Unwalked(set[Lane]):
+class Unwalked(OrderedDict[Lane, None]):
     """Lanes that nobody may go through one by one."""
 
     def __iter__(self) -> Iterator[Lane]:
@@ -189,3 +199,60 @@ async def test_thousands_of_lanes_are_not_looked_at_for_every_claim(
         yard.clock.advance(1.0)
         yard.runner._avoided()
         assert looked == 2
+
+
+async def test_lanes_of_a_limited_rate_take_turns(make_yard: MakeYard) -> None:
+    """A large customer of a provider does not keep the small ones from their mail."""
+    async with FakeSmtp() as host:
+        yard = make_yard(host, {"messages_per_minute": 10}, idle_s=0.05)
+        for name in "xxxyyyzzz":
+            yard.send(f"b@{name}.test")
+        await until(lambda: len(yard.runner._lanes.all()) == 3 and len(host.messages) == 1 and host.open == 0)
+        for number in range(2, 7):
+            yard.clock.advance(6.1)
+            await ring(yard)
+            await arrived(host, number)
+        served = [recipient[2] for recipient in host.recipients]
+        assert sorted(served[:3]) == sorted(served[3:]) == ["x", "y", "z"]
+
+
+async def test_a_limited_rate_holds_no_more_in_memory_than_it_sends_in_a_minute(make_yard: MakeYard) -> None:
+    """Each of its lanes alone has little; together they would fill the room that all mail from the queue has."""
+    async with FakeSmtp() as host:
+        yard = make_yard(host, {"messages_per_minute": 10})
+        for number in range(40):
+            yard.dns.mx_records[f"d{number}.test"] = [(10, f"d{number}.large.test")]
+            yard.dns.address_records[f"d{number}.large.test"] = ["127.0.0.1"]
+            yard.send(f"b@d{number}.test")
+        await until(lambda: host.messages and yard.runner.in_flight <= 12)
+        await until(lambda: len(yard.open()) == 39)
+        states = yard.store.rows("SELECT state, count(*) FROM deliveries WHERE owner = 0 GROUP BY state")
+        assert states == [(THROTTLED, 39 - yard.runner.in_flight)]
+
+
+async def test_a_slow_site_of_many_lanes_leaves_room_for_other_mail(
+    make_yard: MakeYard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was claimed for it beyond its part goes back to the queue for a while, and not over and over."""
+    monkeypatch.setattr("postroad.flow.pool.SITE_WAITING_MAX", 5, raising=False)
+    monkeypatch.setattr("postroad.flow.runner.CLAIMED_DELIVERIES", 10)
+    monkeypatch.setattr("postroad.flow.runner.CLAIM_BATCH", 5)
+    async with FakeSmtp() as host:
+        host.hold = asyncio.Event()
+        yard = make_yard(host, {"connections": 1})
+        for number in range(20):
+            yard.dns.mx_records[f"d{number}.test"] = [(10, f"d{number}.large.test")]
+            yard.dns.address_records[f"d{number}.large.test"] = ["127.0.0.1"]
+            message = yard.compose(f"b@d{number}.test")
+            legs = [replace(leg, owner=0, due_us=message.received_us) for leg in message.legs]
+            yard.store.run(accept, replace(message, legs=legs))
+        yard.runner.start()
+        await until(lambda: yard.store.rows("SELECT 1 FROM deliveries WHERE state = ?", THROTTLED))
+        await until(lambda: host.messages and yard.runner.in_flight <= 7)
+        assert yard.store.calls.count("claim") <= 3
+        host.hold.set()
+        await until(lambda: yard.runner.in_flight == 0)
+        await yard.later(70.0)
+        while yard.open():
+            await yard.later(70.0)
+        assert len(host.messages) == 20

@@ -156,7 +156,7 @@ async def test_a_broken_handshake_is_counted_and_costs_no_mail(street: Street) -
 # -- DANE --------------------------------------------------------------------------------------------------------------
 
 
-async def test_dane_lets_a_fitting_key_pass_whoever_vouches_for_it(street: Street) -> None:
+async def test_promise_p23_dane_lets_a_fitting_key_pass_whoever_vouches_for_it(street: Street) -> None:
     await street.host(SELF)
     event = await outcome(street.build(tlsa={"mx.host.test": [ee(SELF)]}), "x@a.test")
     assert event.kind == "delivered"
@@ -164,7 +164,7 @@ async def test_dane_lets_a_fitting_key_pass_whoever_vouches_for_it(street: Stree
     assert street.results() == [("a.test", "tlsa", "")]
 
 
-async def test_dane_holds_up_mail_for_another_key_even_with_a_good_certificate(street: Street) -> None:
+async def test_promise_p23_dane_holds_up_mail_for_another_key_even_with_a_good_certificate(street: Street) -> None:
     host = await street.host(GOOD)
     event = await outcome(street.build(tlsa={"mx.host.test": [ee(SELF)]}), "x@a.test")
     assert event.kind == "deferred"
@@ -174,7 +174,7 @@ async def test_dane_holds_up_mail_for_another_key_even_with_a_good_certificate(s
     assert street.results() == [("a.test", "tlsa", "validation-failure")]
 
 
-async def test_dane_below_an_authority_names_the_next_hop_domain(street: Street) -> None:
+async def test_promise_p23_dane_below_an_authority_names_the_next_hop_domain(street: Street) -> None:
     anchor = bytes([2, 0, 1]) + hashlib.sha256(STRANGER.der).digest()
     await street.host(server("a.test", issuer=STRANGER))
     event = await outcome(street.build(tlsa={"mx.host.test": [anchor]}), "x@a.test")
@@ -205,7 +205,7 @@ DEMANDS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("demand", DEMANDS)
 @pytest.mark.parametrize("script", STRIPPED)
-async def test_p22_p23_row_d13_a_demand_for_tls_is_never_met_in_the_clear(
+async def test_promises_p22_p23_row_d13_a_demand_for_tls_is_never_met_in_the_clear(
     street: Street, script: dict[str, Any], demand: dict[str, Any]
 ) -> None:
     host = await street.host(None, **script)
@@ -339,7 +339,7 @@ async def test_encrypt_takes_any_certificate(street: Street) -> None:
 # -- connections -------------------------------------------------------------------------------------------------------
 
 
-async def test_class_e4_a_connection_of_a_weaker_policy_is_not_used_again(street: Street) -> None:
+async def test_promise_p23_class_e4_a_connection_of_a_weaker_policy_is_not_used_again(street: Street) -> None:
     """Postfix 20250619: connection reuse across TLS levels. b.test asks for nothing, a.test for a proved name."""
     host = await street.host(SELF)
     yard = street.build(sts=ENFORCE)
@@ -359,7 +359,7 @@ async def test_equal_demands_share_a_connection(street: Street) -> None:
     assert street.results() == [("a.test", "tlsa", ""), ("b.test", "tlsa", "")]
 
 
-async def test_a_policy_that_appears_is_obeyed_when_the_way_is_planned_again(street: Street) -> None:
+async def test_promise_p23_a_policy_that_appears_is_obeyed_when_the_way_is_planned_again(street: Street) -> None:
     host = await street.host(SELF)
     yard = street.build()
     assert (await outcome(yard, "x@a.test")).kind == "delivered"
@@ -436,7 +436,7 @@ async def test_requiretls_waits_for_a_host_that_is_left_alone_for_a_while(street
     assert "connection refused" in event.cause
 
 
-async def test_mail_with_requiretls_and_without_do_not_share_connections(street: Street) -> None:
+async def test_promise_p23_mail_with_requiretls_and_without_do_not_share_connections(street: Street) -> None:
     host = await street.host(GOOD)
     yard = street.build()
     assert (await outcome(yard, "x@a.test")).kind == "delivered"

@@ -72,7 +72,7 @@ def world(
 # -- DANE --------------------------------------------------------------------------------------------------------------
 
 
-async def test_records_that_are_securely_found_must_fit() -> None:
+async def test_promise_p23_records_that_are_securely_found_must_fit() -> None:
     policy = await world({AT: [EE, UNUSABLE]}).for_host("a.test", "mx.host.test")
     assert (policy.level, policy.why, policy.names) == (Level.DANE, "DANE", ("mx.host.test",))
     assert [record.usage for record in policy.tlsa] == [3]
@@ -80,29 +80,29 @@ async def test_records_that_are_securely_found_must_fit() -> None:
     assert describe(policy) == "dane (DANE), 1 TLSA record"
 
 
-async def test_below_an_authority_the_next_hop_domain_is_a_name_too() -> None:
+async def test_promise_p23_below_an_authority_the_next_hop_domain_is_a_name_too() -> None:
     policy = await world({AT: [TA]}).for_host("a.test", "mx.host.test")
     assert policy.names == ("mx.host.test", "a.test")
 
 
 @pytest.mark.parametrize("secure", [(), ("a.test",), ("host.test",)])
-async def test_insecure_names_have_no_dane(secure: tuple[str, ...]) -> None:
+async def test_promise_p23_insecure_names_have_no_dane(secure: tuple[str, ...]) -> None:
     """RFC 7672 section 2.2.1: neither with an insecure MX answer nor with insecure addresses."""
     assert await world({AT: [EE]}, secure=secure).for_host("a.test", "mx.host.test") == OPPORTUNISTIC
 
 
-async def test_without_a_trusted_resolver_there_is_no_dane() -> None:
+async def test_promise_p23_without_a_trusted_resolver_there_is_no_dane() -> None:
     policies = world({AT: [EE]})
     policies._dane = False
     assert await policies.for_host("a.test", "mx.host.test") == OPPORTUNISTIC
 
 
-async def test_records_themselves_insecure_are_none() -> None:
+async def test_promise_p23_records_themselves_insecure_are_none() -> None:
     answer = Answer(LookupStatus.FOUND, tlsa=(EE,), authentic=False)
     assert await world({AT: answer}).for_host("a.test", "mx.host.test") == OPPORTUNISTIC
 
 
-async def test_securely_absent_records_are_none() -> None:
+async def test_promise_p23_securely_absent_records_are_none() -> None:
     assert await world().for_host("a.test", "mx.host.test") == OPPORTUNISTIC
 
 
@@ -155,13 +155,13 @@ async def test_row_d9_unusable_records_mean_tls_with_whoever_answers(junk: list[
     assert policy.hindrance is None
 
 
-async def test_another_port_has_records_of_its_own() -> None:
+async def test_promise_p23_another_port_has_records_of_its_own() -> None:
     policies = world({"_2525._tcp.mx.host.test": [EE]})
     assert (await policies.for_host("a.test", "mx.host.test", port=2525)).level is Level.DANE
     assert (await policies.for_host("a.test", "mx.host.test")).level is Level.MAY
 
 
-async def test_a_domain_without_mx_is_its_own_host() -> None:
+async def test_promise_p23_a_domain_without_mx_is_its_own_host() -> None:
     """RFC 7672 section 2.2.2: the signed proof that there is no MX record leads to the domain itself."""
     dns = FakeLookup({}, {"bare.test": ["192.0.2.1"]}, tlsa={"_25._tcp.bare.test": [EE]})
     dns.mx_records["bare.test"] = Answer(LookupStatus.NODATA, authentic=True)
@@ -187,7 +187,7 @@ FAR = {"mx.host.test": "real.elsewhere.test"}
         (FAR, {"_25._tcp.real.elsewhere.test": [EE]}, None),
     ],
 )
-async def test_aliases_of_hosts(
+async def test_promise_p23_aliases_of_hosts(
     aliases: dict[str, str], tlsa: dict[str, list[bytes] | Answer], names: tuple[str, ...] | None
 ) -> None:
     policies = world(tlsa, aliases=aliases)
@@ -198,7 +198,7 @@ async def test_aliases_of_hosts(
     assert policy == OPPORTUNISTIC if names is None else policy.names == names
 
 
-async def test_an_unsigned_alias_counts_for_nothing() -> None:
+async def test_promise_p23_an_unsigned_alias_counts_for_nothing() -> None:
     policies = world({AT: [EE]}, aliases=FAR, secure=("a.test",))
     policies._lookup.address_records = {"real.elsewhere.test": ["192.0.2.1"]}  # type: ignore[attr-defined]
     assert await policies.for_host("a.test", "mx.host.test") == OPPORTUNISTIC
@@ -245,7 +245,7 @@ async def test_case_dane_comes_before_mta_sts() -> None:
     assert (await world({AT: [EE]}, sts=outside).for_host("a.test", "mx.host.test")).level is Level.DANE
 
 
-async def test_unusable_records_do_not_weaken_mta_sts() -> None:
+async def test_promise_p23_unusable_records_do_not_weaken_mta_sts() -> None:
     policy = await world({AT: [UNUSABLE]}, sts=ENFORCE).for_host("a.test", "mx.host.test")
     assert (policy.level, policy.why) == (Level.VERIFY, "MTA-STS")
 
@@ -471,7 +471,7 @@ async def test_a_unix_socket_needs_no_tls() -> None:
     assert found == {"/run/lmtp": UNIX_SOCKET}
 
 
-async def test_class_e4_unequal_demands_have_unequal_keys() -> None:
+async def test_promise_p23_class_e4_unequal_demands_have_unequal_keys() -> None:
     """No connection is used for mail that asks for more than held when it was made."""
     worlds = [
         world(),

@@ -14,6 +14,7 @@ from postroad.flow.meters import Meters
 from postroad.flow.outbound import Manner
 from postroad.flow.route import read_signposts
 from postroad.flow.runner import Runner
+from postroad.store.clock_steps import KeptWaits
 from postroad.store.directory import Directory
 from postroad.store.engine import Params, Row
 from postroad.store.migrate import migrate
@@ -46,10 +47,12 @@ class DirectStore:
     incarnation = ME
 
     def __init__(self, path: Path, clock: FakeClock) -> None:
+        self.clock = clock
         self.connection = SqliteConnection(path)
         migrate(self.connection, clock.wall_us())
         self.writer = Writer(self.connection, remove_body=lambda name: None, clock=clock)
         self.writer.live.add(ME)
+        self.waits = KeptWaits(self.writer)
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.calls: list[str] = []
         self.recorded: list[Recorded] = []
@@ -71,6 +74,9 @@ class DirectStore:
     def run(self, unit: Callable[..., Any], args: Any, owner: int = ME) -> Any:
         [result] = self.writer.run([Call(UNITS[unit.__name__], args, owner)])
         assert result.status == OK, result
+        if self.waits.due <= self.clock.monotonic():
+            # As the store process does between its batches.
+            self.waits.step(self.clock.monotonic())
         return result.value
 
     def rows(self, sql: str, *params: Any) -> list[Any]:
@@ -200,9 +206,13 @@ class Yard:
     def send(self, *recipients: str | Recipient, **changes: Any) -> Accept:
         """Accepts a message and hands it to the runner, as the intake does."""
         message = self.compose(*recipients, **changes)
+        self.admit(message)
+        return message
+
+    def admit(self, message: Accept) -> None:
+        """Accepts a message that was composed before."""
         self.store.run(accept, message)
         self.runner.enqueue_fresh(message)
-        return message
 
     def open(self) -> list[tuple[str, int, str]]:
         """Open deliveries: recipient, owner, last reply."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -38,6 +39,24 @@ async def test_octets_come_as_they_were_sent_and_then_the_end(pair: tuple[Link, 
     assert await link.receive(5) == b""
     assert link.ended
     link.write(b"into the void")
+
+
+async def test_what_came_is_acknowledged_at_once_on_request(pair: tuple[Link, socket.socket]) -> None:
+    link, peer = pair
+    assert link._transport is not None
+    own = link._transport.get_extra_info("socket")
+    # As the kernel does by itself once a connection is used for questions and answers.
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+    peer.sendall(b"250 sender ok")
+    assert await link.receive(5) == b"250 sender ok"
+    assert unacknowledged(peer) == 1
+    link.acknowledge()
+    assert unacknowledged(peer) == 0
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Segments of which the kernel does not know that they arrived: tcpi_unacked of struct tcp_info."""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)[24:28], sys.byteorder)
 
 
 async def test_patience_ends(pair: tuple[Link, socket.socket]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import dns.message
 import dns.name
 import dns.rdata
 import dns.rdataclass
@@ -299,3 +301,32 @@ async def test_an_alias_is_told_with_what_it_leads_to() -> None:
         assert (await lookup.cname("alias.test")).records == ("mx.shop.test",)
         assert (await lookup.cname("mx.shop.test")).status is LookupStatus.NODATA
         await lookup.close()
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+async def test_promise_p10_an_answer_of_millions_of_labels_is_let_go_by(
+    server: DnsServer, monkeypatch: pytest.MonkeyPatch, tcp: bool
+) -> None:
+    """Decoded, it would keep everything else in this process waiting for seconds."""
+    real = server.answers
+
+    def bomb(wire: bytes, *, tcp: bool) -> list[bytes]:
+        query = dns.message.from_wire(wire)
+        if by_tcp and not tcp:
+            server.faults["shop.test"] = Fault.TRUNCATED
+            return real(wire, tcp=tcp)
+        query.use_edns(False)
+        asked = query.to_wire()
+        record = b"\xc0\x0c\0\x0f\0\1\0\0\0\x3c\0\4%b\xc0\x0c"
+        head = asked[:2] + b"\x84\0\0\1" + (4000).to_bytes(2) + b"\0\0\0\0"
+        return [head + asked[12:] + b"".join(record % number.to_bytes(2) for number in range(4000))]
+
+    by_tcp = tcp
+    monkeypatch.setattr(server, "answers", bomb)
+    name = ".".join("a" * 100) if not tcp else "shop.test." + ".".join("a" * 100)
+    server.faults[name] = Fault.TRUNCATED
+    lookup = DnsLookup([server.address], timeout_s=0.4)
+    began = time.process_time()
+    assert (await lookup.mx(name)).status is LookupStatus.FAILED
+    assert time.process_time() - began < 1.0
+    await lookup.close()

@@ -177,7 +177,7 @@ async def test_row_s61_replies_that_nobody_reads_stay_bounded_and_then_it_is_ove
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
-async def test_row_s60_an_octet_now_and_then_does_not_lengthen_a_command(office: PostOffice) -> None:
+async def test_row_s60_promise_p11_an_octet_now_and_then_does_not_lengthen_a_command(office: PostOffice) -> None:
     client = await office.greeted()
     (conversation,) = office.house.conversations
     client.send(b"N")

@@ -204,7 +204,7 @@ async def test_unhealthy_is_503_with_the_reason(tmp_path: Path) -> None:
     await server.stop()
 
 
-async def test_silent_client_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_promise_p11_silent_client_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "REQUEST_S", 0.02)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /metr")

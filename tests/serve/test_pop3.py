@@ -158,6 +158,21 @@ async def test_no_password_without_tls(pop: Pop) -> None:
     assert (await peer.ask(b"AUTH PLAIN AGEAYg==")).startswith(b"-ERR")
 
 
+async def test_promise_p11_an_octet_now_and_then_does_not_lengthen_a_command(pop: Pop) -> None:
+    peer = await pop.connect()
+    (conversation,) = pop.house.conversations
+    peer.send(b"C")
+    await breathe()
+    first = conversation.due
+    await asyncio.sleep(0.01)
+    peer.send(b"AP")
+    await breathe()
+    assert conversation.due == first
+    assert (await peer.ask(b"A")).startswith(b"+OK")
+    await peer.lines()
+    assert conversation.due > first
+
+
 async def test_three_wrong_logins_end_the_session(pop: Pop) -> None:
     peer = await pop.connect()
     for _ in range(3):

@@ -256,7 +256,7 @@ async def test_a_full_disk_is_said_at_mail(office: PostOffice) -> None:
     assert (await client.ask(b"MAIL FROM:<a@b.test> SIZE=900")).startswith(b"250 ")
 
 
-async def test_a_forwarding_loop_ends(office: PostOffice) -> None:
+async def test_row_s55_promise_p17_a_forwarding_loop_ends(office: PostOffice) -> None:
     """Row S55."""
     hops = b"Received: from a by b; Mon, 1 Jan 2026 00:00:00 +0000\r\n"
     client = await office.greeted()
@@ -294,7 +294,7 @@ async def test_hanging_up_before_the_dot_keeps_nothing(office: PostOffice) -> No
     assert office.house.spool.in_memory == 0
 
 
-async def test_a_silent_client_is_told_421(office: PostOffice) -> None:
+async def test_promise_p11_a_silent_client_is_told_421(office: PostOffice) -> None:
     client = await office.greeted()
     (conversation,) = office.house.conversations
     conversation.check_time(asyncio.get_running_loop().time())
@@ -302,7 +302,7 @@ async def test_a_silent_client_is_told_421(office: PostOffice) -> None:
     assert await client.rest() == b""
 
 
-async def test_a_slow_transfer_is_told_so(office: PostOffice) -> None:
+async def test_row_s60_promise_p11_a_slow_transfer_is_told_so(office: PostOffice) -> None:
     """Row S60: the body has a deadline of its own."""
     client = await office.greeted()
     client.send(b"MAIL FROM:<>\r\nRCPT TO:<anna@example.com>\r\n")

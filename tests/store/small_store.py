@@ -50,6 +50,9 @@ class SteppingClock:
     def monotonic(self) -> float:
         return self.now_us / 1e6
 
+    def uptime(self) -> float:
+        return self.now_us / 1e6
+
     def wall_us(self) -> int:
         self.now_us += 1000
         return self.now_us

@@ -24,17 +24,17 @@ CASES: dict[str, Any] = json.loads((testdata("mtasts") / "cases.json").read_text
 
 
 @pytest.mark.parametrize("number, case", list(enumerate(CASES["txt_records"])))
-def test_txt_records(number: int, case: dict[str, Any]) -> None:
+def test_row_d10_txt_records(number: int, case: dict[str, Any]) -> None:
     assert bool(read_id([case["txt"]])) is case["valid"]
 
 
 @pytest.mark.parametrize("number, case", list(enumerate(CASES["policies"])))
-def test_policies(number: int, case: dict[str, Any]) -> None:
+def test_row_d10_policies(number: int, case: dict[str, Any]) -> None:
     assert isinstance(read_policy(case["body"].encode()), Policy) is case["valid"]
 
 
 @pytest.mark.parametrize("number, case", list(enumerate(CASES["mx_match"])))
-def test_mx_match(number: int, case: dict[str, Any]) -> None:
+def test_row_d10_mx_match(number: int, case: dict[str, Any]) -> None:
     assert matches(case["pattern"], case["mx"]) is case["match"]
 
 
@@ -143,6 +143,6 @@ FETCH: dict[int, str] = {
 
 
 @pytest.mark.parametrize("number, case", list(enumerate(CASES["fetch"])))
-def test_every_case_of_the_fetch_has_its_test(number: int, case: str) -> None:
+def test_row_d10_promise_p23_every_case_of_the_fetch_has_its_test(number: int, case: str) -> None:
     file, name = FETCH[number].split(" ")
     assert f"def {name}(" in (REPOSITORY / "tests" / file).read_text(), case

@@ -27,13 +27,15 @@ EVERYBODY: Final = "everybody"
 
 ACTIONS: Final = {
     "slow": "fewer messages go there for a while",
+    "fewer": "fewer connections go there at once for a while; messages keep no distance",
     "suspend": "nothing goes there for a while, then one message finds out",
     "change-source": "nothing goes there from this source address for a while, but from another if there is one",
+    "reconnect": "the connection has taken all it may: the message goes over a new one, at once",
     "bounce": "the recipient's delivery ends, whatever the code says",
     "none": "nothing happens beyond what the code says",
 }
 """What a rule may do about a reply; documents and tests read this table."""
-TIMED: Final = ("slow", "suspend", "change-source")
+TIMED: Final = ("slow", "fewer", "suspend", "change-source", "reconnect")
 
 WEEK_S: Final = 604_800.0
 

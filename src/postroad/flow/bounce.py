@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from postroad.flow.dsn import Notice, compose, message_id
+from postroad.flow.dsn import Action, Notice, compose, message_id
 from postroad.flow.local import Plan, delivery_lines
 from postroad.flow.parcels import Letter
 from postroad.flow.sign import UNSIGNED, Signed, Signer
@@ -19,6 +19,7 @@ from postroad.values.event import Event
 from postroad.values.ids import IdMaker, id_text
 
 BY: Final = "report rules"
+NOT_WANTED: Final = "the sender wants no report (NOTIFY)"
 
 PlanFor = Callable[[Address], Awaitable[Plan]]
 """Where mail for an address goes, reports included."""
@@ -63,7 +64,7 @@ class Reporter:
         # otherwise have been issued".
         wanted = [notice for notice in notices if notice.wanted]
         if not wanted:
-            return "the sender wants no report (NOTIFY)"
+            return NOT_WANTED
         try:
             address = Address.parse(letter.sender, utf8=True)
         except AddressError as error:
@@ -138,3 +139,14 @@ def _events(letter: Letter, copies: Sequence[Copy], legs: Sequence[Leg], signed:
 def reported(letter: Letter, report: Accept, at_us: int) -> Event:
     """The event that links a message to its report."""
     return Event(kind="reported", at_us=at_us, recipient=letter.sender, by=BY, link=id_text(report.id))
+
+
+def ended(letter: Letter, report: Accept | str, notices: Sequence[Notice], at_us: int) -> list[Event]:
+    """The events behind an attempt that ended deliveries: its report, and why who failed is in none."""
+    silence = report if isinstance(report, str) else ""
+    events = [
+        Event(kind="discarded", at_us=at_us, recipient=notice.recipient, cause=silence or NOT_WANTED, by=BY)
+        for notice in notices
+        if notice.action is Action.FAILED and (silence or not notice.wanted)
+    ]
+    return events if isinstance(report, str) else [*events, reported(letter, report, at_us)]

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from msgspec import structs
 
-from postroad.flow.bounce import BY, Note, Reporter, reported
+from postroad.flow.bounce import Note, Reporter, ended
 from postroad.flow.fates import tell
 from postroad.flow.parcels import Delivery, Letter
 from postroad.store.reader import StoredMessage
@@ -61,9 +61,5 @@ class Failing:
         tale = tell(letter, results, [], now_us=now_us, delays_s=(1.0,), lifetime_s=0.0)
         events = [structs.replace(event, by=self._by) for event in tale.events]
         report = await self._reporter.report(letter, tale.notices, now_us)
-        if isinstance(report, str):
-            events += [
-                Event(kind="discarded", at_us=now_us, recipient=due.recipient, cause=report, by=BY) for due in dues
-            ]
-            return events, None
-        return [*events, reported(letter, report, now_us)], report
+        events += ended(letter, report, tale.notices, now_us)
+        return events, report if isinstance(report, Accept) else None

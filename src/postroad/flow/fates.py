@@ -43,11 +43,13 @@ def tell(
     lifetime_s: float,
     warn_after_s: float = 0.0,
     not_before_us: int = 0,
+    shut_s: float = 0.0,
 ) -> Tale:
     """The tale of one attempt; `trail` names the hosts that failed in it, before the one that decided.
 
     `lifetime_s`: what mail gets without a time of its own; `warn_after_s`: after how long the sender is told of a
     delay, 0 for never. What is tried again is so at `not_before_us` at the earliest: until then its lane is suspended.
+    `shut_s`: for how long its site has taken nothing; that time was spent waiting, however few attempts were made.
     """
     tale = Tale()
     attempt = results[0][0].attempt
@@ -60,18 +62,67 @@ def tell(
             if delivery.notify and not outcome.dsn:
                 # RFC 3461 section 5.2.2 (b): a host that knows no DSN took it, "the client MUST issue a "relayed" DSN".
                 _tell_sender(tale, letter, Action.RELAYED, delivery, outcome)
-        elif outcome.fate is Fate.DEFERRED and not is_over(
-            delivery.attempt, now_us, letter.expires_us, _own_lifetime_s(letter, lifetime_s), delays_s
+        elif outcome.fate is Fate.DEFERRED and not (
+            is_over(delivery.attempt, now_us, letter.expires_us, _own_lifetime_s(letter, lifetime_s), delays_s)
+            or _is_over_shut(letter, now_us, lifetime_s, shut_s)
         ):
             due_us = next_time(delivery.id, delivery.attempt, now_us, letter.expires_us, delays_s)
             due_us = max(due_us, not_before_us)
             late = is_late(delivery.attempt, now_us, delivery.warn_us, warn_after_s, delays_s)
+            late = late or _is_late_shut(delivery, now_us, warn_after_s, shut_s)
             warned = late and _tell_sender(tale, letter, Action.DELAYED, delivery, outcome)
             tale.later.append(Later(delivery.id, due_us, _said(outcome), warned))
             tale.events.append(_event("deferred", delivery, outcome, now_us, due_us))
         else:
             _fail(tale, letter, delivery, outcome, now_us)
     return tale
+
+
+def tell_untried(
+    letter: Letter,
+    waits: Sequence[tuple[Delivery, int]],
+    why: str,
+    *,
+    now_us: int,
+    lifetime_s: float,
+    warn_after_s: float,
+    shut_s: float,
+    throttled: bool = False,
+) -> Tale:
+    """The tale of deliveries that were put off without an attempt, each until a wall time.
+
+    Where their site has taken nothing for long the answer is known: they end and are late like others.
+    """
+    tale = Tale()
+    for delivery, due_us in waits:
+        outcome = Outcome(Fate.DEFERRED, cause=why)
+        if _is_over_shut(letter, now_us, lifetime_s, shut_s):
+            _fail(tale, letter, delivery, outcome, now_us)
+            continue
+        late = _is_late_shut(delivery, now_us, warn_after_s, shut_s)
+        warned = late and _tell_sender(tale, letter, Action.DELAYED, delivery, outcome)
+        tale.later.append(Later(delivery.id, due_us, delivery.last_reply or why, warned, throttled=True, untried=True))
+        tale.events.append(
+            Event(
+                kind="throttled" if throttled else "deferred",
+                at_us=now_us,
+                recipient=delivery.recipient,
+                cause=why,
+                next_us=due_us,
+                by=BY,
+            )
+        )
+    return tale
+
+
+def _is_over_shut(letter: Letter, now_us: int, lifetime_s: float, shut_s: float) -> bool:
+    """Whether a letter's time is up, half of which its site has taken nothing: no clock that jumped ends mail."""
+    return 0.0 < _own_lifetime_s(letter, lifetime_s) / 2 <= shut_s and now_us >= letter.expires_us
+
+
+def _is_late_shut(delivery: Delivery, now_us: int, warn_after_s: float, shut_s: float) -> bool:
+    """The same of the time after which the sender is told of a delay."""
+    return 0.0 < warn_after_s / 2 <= shut_s and 0 < delivery.warn_us <= now_us
 
 
 def _own_lifetime_s(letter: Letter, lifetime_s: float) -> float:

@@ -182,7 +182,7 @@ class Grants:
         tokens = site.shape.allowance
         messages = 0
         if isinstance(tokens, Tokens) and not tokens.free(self._now()):
-            messages = site.connections + sum(site.turns.users.values())
+            messages = site.connections + site.turns.count
         return Ask(site.key, limits.connections, keep, wanted, limits.per_minute, limits.per_hour, messages)
 
     def _apply(self, site: Site, share: Share, asked_at: float) -> None:

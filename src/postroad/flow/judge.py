@@ -41,6 +41,11 @@ class Meaning:
     cause: str
 
 
+NO_SUPPORT: Final = "5.7.30"
+"""RFC 8689 section 4.2.1: "REQUIRETLS not supported by server"."""
+NEEDS_ENCRYPTION: Final = "5.7.10"
+"""The same section: "Unable to establish TLS-protected SMTP session"."""
+
 SESSION_STAGES: Final = frozenset({"connect", "greeting", "hello", "starttls", "tls", "auth", "ready", "reset", "quit"})
 """Before and between mail transactions: whatever is said there is about the host."""
 
@@ -97,8 +102,11 @@ _PLACES: Final = {
 
 
 def _means_too_many(reply: Reply) -> bool:
-    enhanced = reply.enhanced
-    return enhanced.endswith(".5.3") or (not enhanced and reply.code == 552 and "quota" not in reply.text.lower())
+    if reply.enhanced:
+        return reply.enhanced.endswith(".5.3")
+    text = reply.text.lower()
+    # 452 without a status code says "insufficient system storage" as well; 552 of a mailbox says so.
+    return "quota" not in text if reply.code == 552 else "too many" in text
 
 
 def judge_transaction(result: TransactionResult, index: int, where: str, tls: str) -> tuple[Outcome, Step]:
@@ -153,5 +161,14 @@ def unsendable(status: str, cause: str, where: str, tls: str = "") -> Outcome:
 
     The host said nothing, so `where` stands in the words only.
     """
-    cause = f"{cause} ({where})" if where else cause
-    return Outcome(Fate.FAILED, About.BODY, cause, Reply(554, status, cause), "", tls)
+    return Outcome(Fate.FAILED, About.BODY, _ours(status, cause, where), Reply(554, status, cause), "", tls)
+
+
+def unrequired(cause: str, where: str = "", tls: str = "", status: str = NO_SUPPORT) -> Outcome:
+    """The end of a message with REQUIRETLS at hosts that cannot fulfil it, which said nothing themselves."""
+    return Outcome(Fate.FAILED, About.HOST, _ours(status, cause, where), Reply(550, status, cause), "", tls)
+
+
+def _ours(status: str, cause: str, where: str) -> str:
+    """A verdict of ours in words, with the status that the sender's report bears."""
+    return f"{cause} ({where}; {status})" if where else f"{cause} ({status})"

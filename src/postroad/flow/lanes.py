@@ -39,8 +39,8 @@ LANES_KEPT: Final = 10_000
 """Lanes without mail or connections that are remembered for the health of their hosts."""
 
 KNOCKING_MAX: Final = 2000
-"""Connections being opened to hosts that have not answered before: they cost a socket and wait for their timeout, and
-must not keep those that answer from their places."""
+"""Connections to hosts that have not answered for a message before: they cost a socket and wait for a timeout, and must
+not keep those that answer from their places."""
 
 
 class Health:
@@ -66,6 +66,7 @@ class Site:
         "lanes",
         "line",
         "name",
+        "opening",
         "paced",
         "provider",
         "shape",
@@ -82,15 +83,18 @@ class Site:
         self.shape = shape
         self.connections = 0
         """Connections of this worker, open or being opened."""
+        self.opening = 0
+        """Those of them that are not ready for mail yet."""
         self.beginning = 0
-        """Those of them that are being opened or have sent nothing yet: a message each is promised to them."""
+        """Those, and others that have sent nothing yet: a message each is promised to them."""
         self.held = 0
         """Connections that the store has this worker down for, where it has to be asked; never below `connections`."""
         self.elsewhere_until = 0.0
         """Until when another worker is known to be the home of its mail."""
         self.turns = Turns()
         """What waits in its lanes, by user."""
-        self.lanes: set[Lane] = set()
+        self.lanes: OrderedDict[Lane, None] = OrderedDict()
+        """In the order of their last connections: who had none for longest comes first."""
         self.line: OrderedDict[Lane, None] = OrderedDict()
         """Lanes that wait for a connection of the site, in the order of asking."""
         self.paced: OrderedDict[Lane, None] = OrderedDict()
@@ -104,13 +108,8 @@ class Site:
     @property
     def wanted(self) -> int:
         """Connections that there would be something to do for, within the limit: one being opened has its parcel."""
-        limit, wanted = self.shape.limits.connections, self.connections
-        for lane in self.lanes:
-            # A site may have thousands of lanes, and shares are asked for many times a second.
-            if wanted >= limit:
-                return limit
-            wanted += max(0, len(lane.queue) - lane.opening)
-        return min(limit, wanted)
+        waiting = max(0, self.turns.count - self.opening)
+        return min(self.shape.limits.connections, self.connections + waiting)
 
     @property
     def crowded(self) -> bool:
@@ -150,8 +149,8 @@ class Lane:
     """The mail for one set of hosts for which the same must hold of TLS."""
 
     __slots__ = (
-        "_hops", "_hops_of", "connections", "forgotten", "health", "key", "opening", "plain_until", "plan", "proven",
-        "queue", "site",
+        "_hops", "_hops_of", "connections", "forgotten", "health", "key", "opening", "per_connection", "plain_until",
+        "plan", "proven", "queue", "site",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, site: Site) -> None:
@@ -166,7 +165,9 @@ class Lane:
         self.opening = 0
         """Those of them that are not ready for mail yet."""
         self.proven = False
-        """A host of it has taken a session."""
+        """A host of it has answered for a message since the last time that all of them failed."""
+        self.per_connection = 0
+        """Messages after which a host took no more over one connection; 0: none has said so."""
         self.health: dict[Hop, Health] = {}
         """Hosts that failed and have not succeeded since."""
         self.plain_until: dict[Hop, float] = {}
@@ -209,7 +210,6 @@ class Lane:
 
     def succeeded(self, hop: Hop) -> None:
         """A host took a session: all its failures are forgotten."""
-        self.proven = True
         if self.health:
             self.health.pop(hop, None)
 
@@ -280,7 +280,7 @@ class Place(Enum):
     OURS = "ours"
     """One of the connections of this worker."""
     KNOCKING = "knocking"
-    """One to a host of which it is not known that it answers; it becomes one of ours when it does."""
+    """One to a host of which it is not known that it answers; it becomes one of ours when it has, for a message."""
 
 
 class Sharer(Protocol):
@@ -378,7 +378,8 @@ class Lanes:
         if lane is None:
             self._forget()
             lane = self._lanes[plan.key] = Lane(plan, self._site(plan))
-            lane.site.lanes.add(lane)
+            lane.site.lanes[lane] = None
+            lane.site.lanes.move_to_end(lane, last=False)
             self._sharer.known(lane.site)
         else:
             lane.plan = plan
@@ -403,7 +404,7 @@ class Lanes:
                 del self._lanes[key]
                 lane.forgotten = True
                 site = lane.site
-                site.lanes.discard(lane)
+                site.lanes.pop(lane, None)
                 if not site.lanes and not site.held and site.shape.easy:
                     del self._sites[site.key]
             else:
@@ -467,7 +468,10 @@ class Lanes:
             return Place.NONE
         site.paced.pop(lane, None)
         self._count(place, 1)
+        if lane in site.lanes:
+            site.lanes.move_to_end(lane)
         site.connections += 1
+        site.opening += 1
         site.beginning += 1
         lane.connections += 1
         lane.opening += 1
@@ -487,17 +491,25 @@ class Lanes:
         else:
             self.knocking += change
 
-    def opened(self, lane: Lane, place: Place) -> Place:
-        """A connection is ready for mail; returns what it is counted as from here on."""
-        lane.opening -= 1
+    def answered(self, lane: Lane, place: Place) -> Place:
+        """A host has answered for a message over a connection; returns what that is counted as from here on.
+
+        A session alone is no proof: who takes one and is silent then would hold a place for minutes.
+        """
+        lane.proven = True
         if place is Place.KNOCKING:
             self.knocking -= 1
             self.connections += 1
         return Place.OURS
 
     def unopened(self, lane: Lane) -> None:
-        """A connection was not opened after all."""
+        """A connection is not being opened any more: it is ready for mail, or has ended."""
         lane.opening -= 1
+        lane.site.opening -= 1
+
+    @staticmethod
+    def begun(lane: Lane) -> None:
+        """A connection sends its first message, or will send none: nothing is promised to it any more."""
         lane.site.beginning -= 1
 
     def disconnected(self, lane: Lane, place: Place) -> None:

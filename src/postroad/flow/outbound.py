@@ -15,12 +15,21 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Protocol
 
-from postroad.flow.judge import Step, judge, judge_connect, judge_loss, judge_transaction, unsendable
+from postroad.flow.judge import (
+    NEEDS_ENCRYPTION,
+    Step,
+    judge,
+    judge_connect,
+    judge_loss,
+    judge_transaction,
+    unrequired,
+    unsendable,
+)
 from postroad.flow.parcels import RECIPIENTS_MAX, Delivery, Letter, Parcel
 from postroad.flow.return_path import ReturnPaths
 from postroad.flow.route import Hop
 from postroad.flow.routing import PLAIN_GUISE, Guise
-from postroad.flow.tls_policy import NEEDS_ENCRYPTION, OPPORTUNISTIC, Level, TlsPolicy, unrequired
+from postroad.flow.tls_policy import OPPORTUNISTIC, Level, TlsPolicy
 from postroad.net.dial import Link, TlsFailed, Unreachable, dial
 from postroad.net.tls import ClientTls, peer_chain, peer_end_point, protection
 from postroad.store.records import TLS_REQUIRED
@@ -99,6 +108,8 @@ class Trip:
     """The connection is gone."""
     stale: bool = False
     """It was gone before the host had a say about this parcel: the host closed an idle connection."""
+    number: int = 1
+    """Which one of the connection it was."""
 
 
 @dataclass(slots=True)
@@ -385,9 +396,9 @@ class Courier:
         letter = parcel.letter
         head = deliveries[0].prefix + (letter.header or b"")
         machine = self._machine
-        fresh = not self.carried
         smtputf8 = self.extensions.smtputf8 and _needs_utf8(letter, deliveries)
         self.carried += 1
+        trip.number = self.carried
         machine.begin(
             self._return_path(letter, deliveries),
             [_recipient(delivery, smtputf8) for delivery in deliveries],
@@ -410,7 +421,7 @@ class Courier:
             event = await self._next()
         if type(event) is not TransactionDone:
             raise AssertionError(f"{event} in a transaction")
-        self._conclude(trip, deliveries, event.result, fresh)
+        self._conclude(trip, deliveries, event.result)
         return trip
 
     def _return_path(self, letter: Letter, deliveries: Sequence[Delivery]) -> Address | None:
@@ -455,20 +466,21 @@ class Courier:
 
     def _sendable(self, parcel: Parcel, trip: Trip) -> list[Delivery]:
         """The deliveries this host's extensions can carry; the others are not offered to it."""
+        sendable = parcel.deliveries
+        if not self.extensions.smtputf8 and not all(delivery.recipient.isascii() for delivery in sendable):
+            sendable = []
+            for delivery in parcel.deliveries:
+                if _address(delivery.recipient).needs_utf8:
+                    # RFC 6531 section 3.5: X.6.7 "Non-ASCII addresses not permitted for that sender/recipient". Said
+                    # before anything about the message: another message would not arrive there either.
+                    cause = "the host cannot take this address (no SMTPUTF8)"
+                    trip.results.append((delivery, unsendable("5.6.7", cause, self.where, self.tls), Step.UNFIT))
+                else:
+                    sendable.append(delivery)
         reason = self._hindrance(parcel.letter)
         if reason is not None:
-            trip.results += [(delivery, reason, Step.UNFIT) for delivery in parcel.deliveries]
+            trip.results += [(delivery, reason, Step.UNFIT) for delivery in sendable]
             return []
-        if self.extensions.smtputf8 or all(delivery.recipient.isascii() for delivery in parcel.deliveries):
-            return parcel.deliveries
-        sendable = []
-        for delivery in parcel.deliveries:
-            if _address(delivery.recipient).needs_utf8:
-                # RFC 6531 section 3.5: X.6.7 "Non-ASCII addresses not permitted for that sender/recipient"
-                outcome = unsendable("5.6.7", "the host cannot take this address (no SMTPUTF8)", self.where, self.tls)
-                trip.results.append((delivery, outcome, Step.UNFIT))
-            else:
-                sendable.append(delivery)
         return sendable
 
     def _hindrance(self, letter: Letter) -> Outcome | None:
@@ -529,7 +541,7 @@ class Courier:
         trip.lost = True
         return trip
 
-    def _conclude(self, trip: Trip, deliveries: Sequence[Delivery], result: TransactionResult, fresh: bool) -> None:
+    def _conclude(self, trip: Trip, deliveries: Sequence[Delivery], result: TransactionResult) -> None:
         lost: Lost | None = None
         if self._machine.closed:
             trip.lost = True
@@ -544,7 +556,7 @@ class Courier:
             if delivery.notify and outcome.fate is Fate.DELIVERED:
                 outcome = replace(outcome, dsn=self.extensions.dsn)
             trip.results.append((delivery, outcome, step))
-        if lost is not None and not fresh and result.mail is None:
+        if lost is not None and trip.number > 1 and result.mail is None:
             trip.stale = True
 
     # -- its end -----------------------------------------------------------------------------------------------------
@@ -574,6 +586,7 @@ class Courier:
         """The machine's next event, exchanging octets with the host until there is one."""
         machine, link, time = self._machine, self._link, asyncio.get_running_loop().time
         answered, since = machine.answered, time()
+        received = b""
         while True:
             event = machine.next_event()
             if machine.answered != answered:
@@ -583,6 +596,9 @@ class Courier:
                 link.write(octets)
             if event is not None:
                 return event
+            if received and not octets:
+                # A part of what one flight of commands is answered with; the rest is on its way.
+                link.acknowledge()
             patience = min(machine.patience, patience_s, self._manner.patience_s)
             try:
                 received = await link.receive(max(0.0, since + patience - time()))

@@ -128,7 +128,7 @@ class Remark(NamedTuple):
 class Parcel:
     """Deliveries of one letter that travel in one transaction."""
 
-    __slots__ = ("deliveries", "letter", "remarks", "returned", "started", "trail", "unfit")
+    __slots__ = ("deliveries", "letter", "remarks", "returned", "shut_s", "started", "trail", "unfit")
 
     def __init__(self, letter: Letter, deliveries: list[Delivery]) -> None:
         self.letter = letter
@@ -141,6 +141,8 @@ class Parcel:
         """Hosts that failed in this attempt: where, and why."""
         self.remarks: list[Remark] = []
         """What this attempt told about the lane."""
+        self.shut_s = 0.0
+        """For how long its site has taken nothing, as its lane knew when it was given up for now."""
         self.unfit: frozenset[str] = frozenset()
         """Hosts that cannot carry it, as this attempt has found out."""
 

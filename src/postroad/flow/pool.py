@@ -10,7 +10,9 @@ What a parcel's journey can look like:
 A connection asks `Site.shape` before every message and tells it what came of it (`flow.shaping`, `flow.signals`): what
 may not go yet waits in its lane, or is put off until its turn (`flow.turns`).
 
-Invariant: every delivery that was submitted reaches `on_result` exactly once, or `give_back` when the pool drains.
+Invariant: every delivery that was submitted reaches `on_result` exactly once, or `give_back` when the pool drains. All
+that takes a parcel out of a queue and puts it back stands in these lines together, so that this can be checked by
+reading; that is why there are so many.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from postroad.flow.parcels import Delivery, Parcel
 from postroad.flow.providers import Providers
 from postroad.flow.route import Hop
 from postroad.flow.shaping import PROBE_S, State
-from postroad.flow.signals import Lesson, heard, heard_at_the_door
+from postroad.flow.signals import Lesson, heard, heard_at_the_door, is_used_up, wants_fewer
 from postroad.flow.turns import PATIENCE_S
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock
@@ -40,6 +42,10 @@ log = logging.getLogger(__name__)
 
 RETURNS_MAX: Final = 3
 """Other hosts one parcel is taken to in one attempt after a host failed in the middle of it."""
+
+SITE_WAITING_MAX: Final = 500
+"""Parcels waiting in all lanes of one site above which mail out of the queue goes back there for PATIENCE_S when room
+is short: a slow provider with a lane for each customer must not have all of it."""
 
 HOLD_S: Final = 2.0
 """How long a connection is kept open for the next message that may go; longer waits end it, as a polite client does."""
@@ -98,6 +104,11 @@ class Sink(Protocol):
         ...
 
     @property
+    def cramped(self) -> bool:
+        """Whether there is little room left for mail out of the queue."""
+        ...
+
+    @property
     def full(self) -> bool:
         """Whether so many results are not in the store yet that no more may be made now."""
         ...
@@ -121,6 +132,17 @@ class TlsWatch(Protocol):
     def failed(self, domains: Iterable[str], hop: Hop, refusal: NoCourier) -> None:
         """A host that took no session, for the mail of these domains."""
         ...
+
+
+class _Berth:
+    """What a connection is counted as just now."""
+
+    __slots__ = ("first", "place")
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.first = True
+        """It has sent nothing yet: a message of its site is promised to it until then."""
 
 
 class Pool:
@@ -176,13 +198,24 @@ class Pool:
             return
         if not lane.site.shape.easy and self._throttled(lane, parcel, now):
             return
+        if self._has_enough(lane.site, parcel):
+            why = f"not tried yet: enough mail waits for {lane.site}, and goes first"
+            self._sink.on_untried(parcel, why, now + PATIENCE_S, throttled=True)
+            return
         lane.queue.append(parcel)
         self._connect(lane)
+
+    def _has_enough(self, site: Site, parcel: Parcel) -> bool:
+        """Whether a parcel out of the queue finds so much of its user's mail waiting for the site that it had better
+        make room for mail to others."""
+        enough = site.turns.count >= SITE_WAITING_MAX and parcel.letter.user in site.turns.users
+        return enough and not parcel.letter.fresh and self._sink.cramped
 
     def _suspended(self, lane: Lane, parcel: Parcel) -> None:
         if lane.site.shape.by_source and not self._sink.on_unwelcome(lane, parcel):
             return
         now = self._now()
+        parcel.shut_s = lane.site.shape.shut_s(now)
         self._sink.on_untried(parcel, f"not tried: {lane.why(now)}", lane.suspended_until(now))
 
     def _throttled(self, lane: Lane, parcel: Parcel, now: float) -> bool:
@@ -197,6 +230,7 @@ class Pool:
             # The probe is answered in seconds as a rule; what it is about is no pace and nobody's turn.
             why = f"not tried yet: {lane.site} was suspended ({shape.why}), and one message is finding out"
             until = now + min(wait_s, max(PATIENCE_S, PROBE_S - wait_s))
+            parcel.shut_s = shape.shut_s(now)
             self._sink.on_untried(parcel, why, until, throttled=True)
             return True
         why = f"not tried yet: {lane.site} may get {shape.pace_text}, and others come first"
@@ -204,6 +238,7 @@ class Pool:
         if shape.state is State.SLOWED and not shape.limits.is_paced:
             # Then there is no pace any more.
             until = min(until, max(shape.until, now + PATIENCE_S))
+        parcel.shut_s = shape.shut_s(now)
         self._sink.on_untried(parcel, why, until, throttled=True)
         return True
 
@@ -273,23 +308,22 @@ class Pool:
     async def _live(self, lane: Lane, place: Place) -> None:
         courier: Courier | None = None
         opening = True
+        berth = _Berth(place)
         try:
             courier = await self._open(lane)
             opening = False
-            if courier is not None:
-                place = self._lanes.opened(lane, place)
-            else:
-                self._lanes.unopened(lane)
+            self._lanes.unopened(lane)
             if courier is not None:
                 lane.succeeded(courier.hop)
-                await self._serve(lane, courier)
+                await self._serve(lane, courier, berth)
         except Exception:
             log.exception("a connection of lane %s ended by a bug", lane.key)
             self._give_up(lane)
         finally:
             if opening:
                 self._lanes.unopened(lane)
-            await self._end(lane, place, courier)
+            self._begun(lane, berth)
+            await self._end(lane, berth.place, courier)
 
     def _give_up(self, lane: Lane) -> None:
         """After a bug: the site is left alone for a while, as if its hosts had failed, so that nothing spins."""
@@ -348,7 +382,8 @@ class Pool:
                 # A host that did not answer may still do what the others refuse for good.
                 last, decisive = opened.outcome, len(trail)
             trail.append((str(hop), _words(opened.outcome)))
-            lane.failed(hop, opened.outcome.cause, self._now())
+            if lane.connections < 2 or not wants_fewer(lane.site, opened.outcome, self._providers):
+                lane.failed(hop, opened.outcome.cause, self._now())
             lesson = heard_at_the_door(lane.site, opened.outcome, self._providers, self._now())
             if lesson is not None:
                 self._learnt(lane, lane.queue.peek() if lane.queue else None, lesson)
@@ -391,6 +426,7 @@ class Pool:
         if lane.queue:
             parcel = lane.queue.take()
             parcel.trail += trail
+            parcel.shut_s = lane.site.shape.shut_s(self._now())
             self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
 
     def _learnt(self, lane: Lane, parcel: Parcel | None, lesson: Lesson) -> None:
@@ -428,16 +464,10 @@ class Pool:
                 self._suspended(lane, parcel)
                 continue
             parcel.trail += trail
+            parcel.shut_s = lane.site.shape.shut_s(self._now())
             self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
 
-    async def _serve(self, lane: Lane, courier: Courier) -> None:
-        first = _First(lane.site)
-        try:
-            await self._serve_all(lane, courier, first)
-        finally:
-            first.over()
-
-    async def _serve_all(self, lane: Lane, courier: Courier, first: _First) -> None:
+    async def _serve(self, lane: Lane, courier: Courier, berth: _Berth) -> None:
         """Carries parcels until there is none, the host has had enough, or others need the place."""
         queue, site = lane.queue, lane.site
         shape = site.shape
@@ -445,19 +475,21 @@ class Pool:
         mails = shape.limits.messages_per_connection
         mails = min(mails, courier.extensions.max_transactions or mails)
         while not self._draining and courier.carried < mails and site.connections <= shape.share:
+            if lane.per_connection and courier.carried >= lane.per_connection:
+                return
             if sink.full:
                 await sink.room()
             if not queue and site.next_paced() is not None:
                 # Another lane waits until it may send: this place is of more use to it.
                 return
-            if not shape.easy and not (self._may_stay(site, courier) and await self._may_send(lane, first)):
+            if not shape.easy and not (self._may_stay(site, courier) and await self._may_send(lane, berth.first)):
                 return
             if queue:
                 parcel = queue.take(paced=not shape.easy)
             elif self._lanes.crowded or site.crowded or courier.detour:
                 return
             else:
-                first.over()
+                self._begun(lane, berth)
                 handed = await self._idle.wait(lane)
                 if handed is None:
                     return
@@ -475,15 +507,20 @@ class Pool:
                     queue.put_back(parcel)
                     continue
                 shape.take(self._now())
-            first.over()
-            if not await self._carry(lane, courier, parcel):
+            self._begun(lane, berth)
+            if not await self._carry(lane, courier, parcel, berth):
                 return
 
     def _may_stay(self, site: Site, courier: Courier) -> bool:
         """Whether a connection to a paced site has not had its turn, or nobody else waits for one."""
         return courier.carried < TURN_MESSAGES or not (site.crowded or site.is_short(self._now()))
 
-    async def _may_send(self, lane: Lane, first: _First) -> bool:
+    def _begun(self, lane: Lane, berth: _Berth) -> None:
+        if berth.first:
+            berth.first = False
+            self._lanes.begun(lane)
+
+    async def _may_send(self, lane: Lane, first: bool) -> bool:
         """Waits until the next message may go; False when this connection should not wait for it."""
         site = lane.site
         shape = site.shape
@@ -505,7 +542,7 @@ class Pool:
 
     # -- one parcel --------------------------------------------------------------------------------------------------
 
-    async def _carry(self, lane: Lane, courier: Courier, parcel: Parcel) -> bool:
+    async def _carry(self, lane: Lane, courier: Courier, parcel: Parcel, berth: _Berth) -> bool:
         """Carries one parcel and sorts its results; returns whether the connection may go on."""
         if parcel.letter.header is None and not await self._load(lane, parcel):
             lane.site.shape.spared()
@@ -527,6 +564,11 @@ class Pool:
             trip = Trip([(delivery, BUG, Step.GO_ON) for delivery in parcel.deliveries], lost=True)
         finally:
             self.busy -= 1
+        if courier.carried and not trip.lost and (berth.place is Place.KNOCKING or not lane.proven):
+            berth.place = self._lanes.answered(lane, berth.place)
+        if parcel.returned < RETURNS_MAX and is_used_up(lane.site, trip, self._providers):
+            self._used_up(lane, courier, parcel, trip)
+            return False
         if trip.stale and not parcel.returned:
             parcel.returned += 1
             lane.site.shape.spared()
@@ -571,9 +613,19 @@ class Pool:
         if unfit:
             ended += self._seek_fit(lane, courier, parcel, unfit)
         if ended:
+            parcel.shut_s = lane.site.shape.shut_s(self._now())
             self._sink.on_result(parcel, ended)
         self._put_off_suspended(lane.site)
         return not trip.lost and failure is None
+
+    def _used_up(self, lane: Lane, courier: Courier, parcel: Parcel, trip: Trip) -> None:
+        """The host takes no more over this connection: the parcel goes over another, and later ones end in time."""
+        enough = trip.number - 1
+        lane.per_connection = min(lane.per_connection or enough, enough)
+        parcel.returned += 1
+        parcel.trail.append((courier.where, f"{trip.results[0][1].reply}; again over a new connection"))
+        lane.site.shape.spared()
+        lane.queue.put_back(parcel)
 
     @staticmethod
     def _tell(watch: TlsWatch, courier: Courier, parcel: Parcel) -> None:
@@ -696,25 +748,6 @@ class Pool:
         for lane in self._lanes.all():
             for parcel in lane.queue.take_all():
                 give_back(parcel)
-
-
-class _First:
-    """That a connection has sent nothing yet: a message of its site is promised to it until then."""
-
-    __slots__ = ("_site", "_stands")
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._stands = True
-
-    def __bool__(self) -> bool:
-        return self._stands
-
-    def over(self) -> None:
-        """It sends one, or gives the promise back."""
-        if self._stands:
-            self._stands = False
-            self._site.beginning -= 1
 
 
 def _domains(lane: Lane) -> set[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from postroad.flow.lanes import Lanes
-from postroad.flow.parcels import Parcel
+from postroad.flow.parcels import Delivery, Parcel
 from postroad.values.errors import StoreBroken
 
 log = logging.getLogger(__name__)
@@ -27,18 +27,24 @@ class Touched(Protocol):
         ...
 
 
-async def call_back(lanes: Lanes, touched: Touched, give_back: Callable[[Parcel], None]) -> None:
-    """Takes out of all lanes what must wait or goes elsewhere, and hands it to `give_back`."""
-    waiting = [delivery for lane in lanes.all() for parcel in lane.queue for delivery in parcel.deliveries]
+async def taken_by_hand(touched: Touched, deliveries: Sequence[Delivery]) -> set[int]:
+    """Of these deliveries those that must wait or go elsewhere; none when that cannot be read."""
     taken: set[int] = set()
-    for start in range(0, len(waiting), ASKED_AT_ONCE):
-        part = {delivery.id: delivery for delivery in waiting[start : start + ASKED_AT_ONCE]}
+    for start in range(0, len(deliveries), ASKED_AT_ONCE):
+        part = {delivery.id: delivery for delivery in deliveries[start : start + ASKED_AT_ONCE]}
         try:
             found = await touched.changed_by_hand(list(part))
         except StoreBroken as error:
             log.warning("what was held or moved by hand could not be read: %s", error)
-            return
+            return set()
         taken.update(ident for ident, held, next_hop in found if held or part[ident].next_hop != next_hop)
+    return taken
+
+
+async def call_back(lanes: Lanes, touched: Touched, give_back: Callable[[Parcel], None]) -> None:
+    """Takes out of all lanes what must wait or goes elsewhere, and hands it to `give_back`."""
+    waiting = [delivery for lane in lanes.all() for parcel in lane.queue for delivery in parcel.deliveries]
+    taken = await taken_by_hand(touched, waiting)
     for lane in lanes.all() if taken else ():
         for parcel in lane.queue.take_all():
             out = [delivery for delivery in parcel.deliveries if delivery.id in taken]

@@ -22,9 +22,9 @@ from msgspec import structs
 
 from postroad.config import Config
 from postroad.config.providers import load as load_providers
-from postroad.flow.bounce import BY, Note, PlanFor, Reporter, reported
+from postroad.flow.bounce import Note, PlanFor, Reporter, ended
 from postroad.flow.detours import tell_detour, turn_aside
-from postroad.flow.fates import Tale, remark_event, tell
+from postroad.flow.fates import Tale, remark_event, tell, tell_untried
 from postroad.flow.filing import Filing
 from postroad.flow.grants import Grants
 from postroad.flow.intake import Story
@@ -38,14 +38,14 @@ from postroad.flow.parcels import Delivery, Letter, Parcel, parcels
 from postroad.flow.pool import BUG, Pool, Results, TlsWatch
 from postroad.flow.protection import Protection
 from postroad.flow.providers import Providers
-from postroad.flow.recall import Touched, call_back
+from postroad.flow.recall import Touched, call_back, taken_by_hand
 from postroad.flow.recorder import Recorder, Result, Store
 from postroad.flow.route import Plan, Signposts
 from postroad.flow.routing import Routes
 from postroad.flow.schedule import count_hops
 from postroad.flow.shaping import Limits, State
 from postroad.flow.sign import Signer
-from postroad.flow.signals import SUSPENDED, Lesson
+from postroad.flow.signals import FEWER, SUSPENDED, Lesson
 from postroad.flow.site_book import SiteBook
 from postroad.flow.suspensions import Suspended, Suspensions
 from postroad.flow.tls_policy import TlsPolicies
@@ -68,7 +68,6 @@ from postroad.store.shares import CROWDS_MAX, claim_others
 from postroad.store.suspensions import Rows, suspended_sites
 from postroad.store.suspensions import Suspended as SuspendedSite
 from postroad.values.errors import StoreBroken, StoreFull
-from postroad.values.event import Event
 from postroad.values.ids import IdMaker, id_text
 from postroad.values.outcome import About, Fate, Outcome
 from postroad.values.ports import Clock, Lookup
@@ -96,11 +95,18 @@ CLAIM_S: Final = 1.0
 POLL_S: Final = 5.0
 """How often the queue is looked at without a hint or a known due time: what a lost hint costs."""
 
+OVERFLOW_S: Final = 0.1
+"""Pause after a claim most of which was put off because enough of its kind waits: what stands behind it in the queue is
+reached soon, and the store does other things too."""
+
 PLAN_S: Final = 60.0
 """How long the way to a domain is used before it is planned again."""
 
 PLANS_AT_ONCE: Final = 100
 """Ways planned at the same time: a resolver that gets hundreds of questions at once drops some, and each costs 5 s."""
+
+STRANGERS_AT_ONCE: Final = 80
+"""Those of them for domains that no way was found to before: name servers that are silent hold nobody else up."""
 
 OTHERS_EVERY_S: Final = 1.0
 """How often mail of other users is sought for lanes that have enough of a few: it costs the store some milliseconds."""
@@ -233,11 +239,16 @@ class Runner:
         self._claimed = Window()
         self._ways: dict[str, tuple[float, Lane]] = {}
         self._planning = asyncio.Semaphore(PLANS_AT_ONCE)
+        self._strangers = asyncio.Semaphore(STRANGERS_AT_ONCE)
         self._change = 0
         """How often gateway domains have changed."""
+        self._recalls = 0
+        """How often somebody has called mail back."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
+        self._overflow = 0
+        """Deliveries put off since the last claim because enough of their kind waits here."""
         self._starving = False
         """There is more in the queue than there was room for."""
         self._avoid: tuple[list[str], float] = ([], POLL_S)
@@ -379,8 +390,9 @@ class Runner:
             claim, Claim(self._store.incarnation, room, list(self._delays_s), domains_not=avoided)
         )
         self._take_claimed(claimed.deliveries)
+        overflow, self._overflow = self._overflow, 0
         if len(claimed.deliveries) == room:
-            return 0.0
+            return OVERFLOW_S if overflow > room // 2 else 0.0
         wait = min(POLL_S, opens_in)
         if claimed.next_due_us:
             wait = min(wait, max(0.01, (claimed.next_due_us - self._clock.wall_us()) / 1e6))
@@ -518,8 +530,10 @@ class Runner:
         by_way: dict[str, list[Delivery]] = {}
         for delivery in deliveries:
             by_way.setdefault(delivery.way, []).append(delivery)
+        recalls = self._recalls
         try:
             found = await self._plans([members[0] for members in by_way.values()])
+            taken = await taken_by_hand(self._letters, deliveries) if recalls != self._recalls else set()
         except asyncio.CancelledError:
             self._give_back(Parcel(letter, deliveries))
             raise
@@ -527,9 +541,14 @@ class Runner:
             log.exception("the way of message %s could not be planned", id_text(letter.id))
             self.on_result(Parcel(letter, deliveries), [(delivery, BUG) for delivery in deliveries])
             return
+        if taken:
+            self._give_back(Parcel(letter, [delivery for delivery in deliveries if delivery.id in taken]))
         by_lane: dict[Lane, list[Delivery]] = {}
         aside: list[Delivery] = []
-        for (way, members), planned in zip(by_way.items(), found, strict=True):
+        for (way, everybody), planned in zip(by_way.items(), found, strict=True):
+            members = [delivery for delivery in everybody if delivery.id not in taken]
+            if not members:
+                continue
             if isinstance(planned, Plan):
                 lane = self._lanes.lane(planned)
                 if len(self._ways) >= PLANS_KEPT:
@@ -545,6 +564,7 @@ class Runner:
                     else:
                         by_lane.setdefault(lane, []).append(member)
             else:
+                self._ways.pop(way, None)
                 self.on_result(Parcel(letter, members), [(delivery, planned) for delivery in members])
         self._submit(letter, by_lane)
         if aside:
@@ -559,7 +579,8 @@ class Runner:
                 return found
 
     async def _plan(self, delivery: Delivery) -> Plan | Outcome:
-        async with self._planning:
+        stranger = contextlib.nullcontext() if delivery.way in self._ways else self._strangers
+        async with stranger, self._planning:
             return await plan_way(delivery, self._next_hop_of, self._signposts, self._lookup, self._policies)
 
     def reroute(self) -> None:
@@ -574,10 +595,17 @@ class Runner:
                 self._dispatch(parcel.letter, parcel.deliveries)
 
     def recall(self) -> None:
-        """Somebody held, dropped or moved deliveries that workers have in hand: those that only wait here go back."""
+        """Somebody held, dropped or moved deliveries that workers have in hand: those that only wait here go back, in
+        their lanes now or once their way is known."""
+        self._recalls += 1
         self._spawn(call_back(self._lanes, self._letters, self._give_back))
 
     # -- what the pool asks and tells (flow.pool.Sink) ---------------------------------------------------------------
+
+    @property
+    def cramped(self) -> bool:
+        """Whether there is little room left for mail out of the queue."""
+        return self._claimed.deliveries >= CLAIMED_DELIVERIES - CLAIM_BATCH
 
     @property
     def full(self) -> bool:
@@ -648,6 +676,7 @@ class Runner:
             lifetime_s=self._lifetime_s,
             warn_after_s=self._warn_after_s,
             not_before_us=not_before_us,
+            shut_s=parcel.shut_s,
         )
         tale.events += told
         if tale.notices:
@@ -661,31 +690,39 @@ class Runner:
 
     def on_untried(self, parcel: Parcel, why: str, until: float, *, throttled: bool = False) -> None:
         """Puts deliveries off without an attempt, until their lane may be tried again or their turn comes."""
-        now_us = self._clock.wall_us()
+        letter, now_us = parcel.letter, self._clock.wall_us()
+        if throttled and self.cramped:
+            self._overflow += len(parcel.deliveries)
         # Turns keep a distance already; what waits for one moment must not all come in it.
         spread = 1.0 if throttled else 1 + 0.1 * self._rng.random()
-        tale = Tale()
-        for delivery in parcel.deliveries:
-            opens_us = now_us + int(max(0.0, _soonest(delivery, until) - self._now()) * 1e6 * spread)
-            # Fresh mail keeps the next time it was born with, unless it only waits its turn; what was claimed has
-            # waited long enough already.
-            due_us = max(opens_us, delivery.due_us) if parcel.letter.fresh and not throttled else opens_us
-            reply = delivery.last_reply or why
-            tale.later.append(Later(delivery.id, due_us, reply, throttled=True, untried=True))
-            tale.events.append(
-                Event(
-                    kind="throttled" if throttled else "deferred", at_us=now_us, recipient=delivery.recipient,
-                    cause=why, next_us=due_us, by="outbound relay",
-                )
-            )  # fmt: skip
-        self._record(parcel.letter, tale)
+        # Fresh mail keeps the next time it was born with, unless it only waits its turn; what was claimed has waited
+        # long enough already.
+        born = letter.fresh and not throttled
+        waits = []
+        for one in parcel.deliveries:
+            opens_us = now_us + int(max(0.0, _soonest(one, until) - self._now()) * 1e6 * spread)
+            waits.append((one, max(opens_us, one.due_us) if born else opens_us))
+        tale = tell_untried(
+            letter,
+            waits,
+            why,
+            now_us=now_us,
+            lifetime_s=self._lifetime_s,
+            warn_after_s=self._warn_after_s,
+            shut_s=parcel.shut_s,
+            throttled=throttled,
+        )
+        if tale.notices:
+            self._spawn(self._report(letter, tale, parcel.deliveries))
+        else:
+            self._record(letter, tale)
 
     def on_lesson(self, site: Site, lesson: Lesson) -> None:
         """Lets the store, and by it the other workers, know of a suspension."""
         if lesson.suspended:
             site.shape.by_source = site.shape.by_source and self._has_choice
             self._suspensions.learnt(site, f"{lesson.signal.rule}: {lesson.signal.means}", self._domains(site))
-        elif site.shape.state is State.SLOWED:
+        elif site.shape.state is State.SLOWED and lesson.signal.action != FEWER:
             self._suspensions.slowed(site, f"{lesson.signal.rule}: {lesson.signal.means}")
 
     def _domains(self, site: Site) -> list[str]:
@@ -765,15 +802,8 @@ class Runner:
             log.exception("the report of message %s met a bug, trying again later", id_text(letter.id))
             self._postpone(letter, tale, now_us)
             return
-        if isinstance(report, str):
-            tale.events += [
-                Event(kind="discarded", at_us=now_us, recipient=delivery.recipient, cause=report, by=BY)
-                for delivery in tale.failed
-            ]
-            self._record(letter, tale)
-            return
-        tale.events.append(reported(letter, report, now_us))
-        self._record(letter, tale, report)
+        tale.events += ended(letter, report, tale.notices, now_us)
+        self._record(letter, tale, report if isinstance(report, Accept) else None)
 
     def _postpone(self, letter: Letter, tale: Tale, now_us: int) -> None:
         """Writes an attempt down without its report: nothing ends undelivered, a delay is told another time.

@@ -10,7 +10,8 @@
 What is learnt follows the method that Postfix describes in its SCHEDULER_README (concurrency feedback with hysteresis):
 each success counts 1/N towards one connection more, each failure 1/N towards one less, N being the connections now; the
 first failure of a row takes one away at once, and one comes back only after a whole row of successes, so that the
-number does not swing. Until the first failure every success counts whole.
+number does not swing. Until the first failure every success counts whole. A host that names too many connections as its
+reason sets a ceiling to that for a while (`fewer`), and is not slowed.
 
 Invariant: 1 <= `window` <= the limit; the share of another worker is never used; nothing starts while SUSPENDED; while
 PROBING at most one connection and one message are out. Every state but OPEN has an end in time, and a probe that is
@@ -133,8 +134,9 @@ class Shape:
     """One lane's limits and what has been learnt of it; see the module."""
 
     __slots__ = (
-        "_apart_s", "_credit", "_debit", "_next_at", "_probe_at", "_signal_at", "_suspended_s",
-        "allowance", "by_source", "easy", "limits", "share", "state", "until", "untroubled", "why", "window",
+        "_apart_s", "_ceiling", "_ceiling_until", "_credit", "_debit", "_next_at", "_probe_at", "_shut_at",
+        "_signal_at", "_suspended_s", "allowance", "by_source", "easy", "limits", "share", "state", "until",
+        "untroubled", "why", "window",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, *, share: int | None = None, allowance: Allowance | None = None) -> None:
@@ -163,6 +165,10 @@ class Shape:
         self._signal_at = float("-inf")
         self._suspended_s = 0.0
         self._probe_at: float | None = None
+        self._ceiling = 0.0
+        self._ceiling_until = 0.0
+        self._shut_at: float | None = None
+        """Since when it has been suspended, with whatever probes in between."""
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -207,6 +213,10 @@ class Shape:
             return self.until > now
         return self.state is State.PROBING and self._probe_at is not None and self._probe_wait(now) > 0.0
 
+    def shut_s(self, now: float) -> float:
+        """For how long nothing has been taken, from the first suspension of a row; 0 when it is open."""
+        return now - self._shut_at if self._shut_at is not None else 0.0
+
     @property
     def pace_s(self) -> float:
         """Seconds between two messages at the present pace, over all connections; 0 when none is kept."""
@@ -246,7 +256,9 @@ class Shape:
         if self.state is State.PROBING:
             self.window = 1.0
             self._open()
-        limit = self.limits.connections
+        limit = float(self.limits.connections)
+        if self._ceiling_until > now:
+            limit = min(limit, self._ceiling)
         if self.window >= limit or self.state is not State.OPEN:
             return False
         each = 1.0 if self.untroubled else 1.0 / self.window
@@ -254,7 +266,7 @@ class Shape:
         # Half a success more or less is an error of rounding, not of the host.
         if self._credit + each / 2 < 1.0:
             return False
-        self.window = min(self.window + 1.0, float(limit))
+        self.window = min(self.window + 1.0, limit)
         self._credit = self._debit = 0.0
         return True
 
@@ -293,6 +305,25 @@ class Shape:
         self._next_at = max(self._next_at, now + self._apart_s)
         return True
 
+    def fewer(self, connections: int, for_s: float, why: str, now: float) -> bool:
+        """The host takes no more than so many connections at once; False when this tells nothing beyond what was known.
+
+        It says nothing of messages: over the connections that it takes they go as fast as before.
+        """
+        if self.state in (State.SUSPENDED, State.PROBING):
+            return self.slow(for_s, why, now)
+        ceiling = float(max(1, connections))
+        if self._ceiling_until > now:
+            ceiling = min(ceiling, self._ceiling)
+        first = now - self._signal_at >= TOGETHER_S
+        self.untroubled = False
+        self._signal_at = now
+        self._ceiling = ceiling
+        self._ceiling_until = now + for_s
+        self.window = min(self.window, ceiling)
+        self._credit = self._debit = 0.0
+        return first
+
     def suspend(self, for_s: float, why: str, now: float, *, by_source: bool = False) -> bool:
         """The host wants nothing for a while, or nothing from this source address; False when that was known."""
         self.untroubled = False
@@ -317,6 +348,8 @@ class Shape:
 
     def _suspend(self, now: float, for_s: float, why: str) -> None:
         self._suspended_s = min(for_s, SUSPENDED_LONGEST_S)
+        if self._shut_at is None:
+            self._shut_at = now
         self.state = State.SUSPENDED
         self.until = now + self._suspended_s
         self.why = why
@@ -330,4 +363,5 @@ class Shape:
         self.why = ""
         self.by_source = False
         self._apart_s = 0.0
+        self._shut_at = None
         self.easy = self.allowance is None

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from postroad.flow.lanes import Site
     from postroad.flow.outbound import Trip
 
+RECONNECT: Final = "reconnect"
+FEWER: Final = "fewer"
 SLOWED: Final = State.SLOWED.value
 SUSPENDED: Final = State.SUSPENDED.value
 
@@ -52,10 +54,19 @@ def heard(site: Site, trip: Trip, providers: Providers, now: float) -> Lesson | 
         signal = providers.signal(site.provider, outcome.reply)
         if signal is not None:
             results[place] = _set_right(judged, signal)
-            lesson = lesson or _act(site, signal, outcome, now)
+            lesson = lesson or _act(site, signal, outcome, now, beside=site.connections - site.opening - 1)
     if failed and lesson is None:
         site.shape.failed(now)
     return lesson
+
+
+def is_used_up(site: Site, trip: Trip, providers: Providers) -> bool:
+    """Whether the host takes no more over a connection that has carried something, and said nothing of the parcel."""
+    reply = trip.results[0][1].reply if trip.number > 1 and trip.results else None
+    if reply is None or reply.positive or any(not one.where or one.reply != reply for _, one, _ in trip.results):
+        return False
+    signal = providers.signal(site.provider, reply)
+    return signal is not None and signal.action == RECONNECT
 
 
 def heard_at_the_door(site: Site, outcome: Outcome, providers: Providers, now: float) -> Lesson | None:
@@ -63,7 +74,16 @@ def heard_at_the_door(site: Site, outcome: Outcome, providers: Providers, now: f
     if outcome.reply is None or not outcome.where:
         return None
     signal = providers.signal(site.provider, outcome.reply)
-    return _act(site, signal, outcome, now) if signal is not None else None
+    beside = site.connections - site.opening
+    return _act(site, signal, outcome, now, beside=beside) if signal is not None else None
+
+
+def wants_fewer(site: Site, outcome: Outcome, providers: Providers) -> bool:
+    """Whether a host took no session only because there are too many: it is well."""
+    if outcome.reply is None or not outcome.where:
+        return False
+    signal = providers.signal(site.provider, outcome.reply)
+    return signal is not None and signal.action == FEWER
 
 
 def _set_right(judged: Judged, signal: Signal) -> Judged:
@@ -77,27 +97,31 @@ def _set_right(judged: Judged, signal: Signal) -> Judged:
     return delivery, outcome, Step.GO_ON if signal.action in SUSPENDING else step
 
 
-def _act(site: Site, signal: Signal, outcome: Outcome, now: float) -> Lesson | None:
-    """Carries the action out; None when it changed nothing."""
+def _act(site: Site, signal: Signal, outcome: Outcome, now: float, *, beside: int) -> Lesson | None:
+    """Carries the action out; None when it changed nothing. `beside`: connections that the host has taken, without the
+    one that it refused and those of which it is not known."""
     assert outcome.reply is not None
     shape = site.shape
     if signal.action in SUSPENDING:
         changed = shape.suspend(signal.for_s, signal.means, now, by_source=signal.action == CHANGE_SOURCE)
-    elif signal.action == "slow":
+    elif signal.action in ("slow", RECONNECT):
+        # Who takes not even one message over a connection has another reason.
         changed = shape.slow(signal.for_s, signal.means, now)
+    elif signal.action == FEWER:
+        changed = shape.fewer(beside if beside > 0 else site.connections - 1, signal.for_s, signal.means, now)
     else:
         return None
     if not changed:
         return None
     suspended = shape.state is State.SUSPENDED
     kind = SUSPENDED if suspended else SLOWED
-    action = _words(site, suspended)
-    cause = f"{signal.means}: {action}"
-    remark = Remark(kind, signal.rule, cause, outcome.reply, outcome.where, shape.until, suspended and shape.by_source)
+    cause = f"{signal.means}: {_words(site, signal, suspended)}"
+    until = now + signal.for_s if signal.action == FEWER and not suspended else shape.until
+    remark = Remark(kind, signal.rule, cause, outcome.reply, outcome.where, until, suspended and shape.by_source)
     return Lesson(signal, remark, suspended)
 
 
-def _words(site: Site, suspended: bool) -> str:
+def _words(site: Site, signal: Signal, suspended: bool) -> str:
     if not suspended:
-        return f"mail for {site} goes slower"
+        return f"fewer connections to {site}" if signal.action == FEWER else f"mail for {site} goes slower"
     return f"nothing goes to {site} from this source address" if site.shape.by_source else f"nothing goes to {site}"

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final, Protocol
 
+from postroad.flow.judge import unrequired
 from postroad.flow.mta_sts import NOTHING, Found
 from postroad.store.records import TLS_BY_POLICY, TLS_OPTIONAL, TLS_REQUIRED
 from postroad.store.tls import KeptLevel
@@ -36,11 +37,6 @@ from postroad.values.reply import Reply
 
 NOTED_MAX: Final = 20_000
 """Domains whose policies are remembered for the reports; the oldest goes first."""
-
-NO_SUPPORT: Final = "5.7.30"
-"""RFC 8689 section 4.2.1: "REQUIRETLS not supported by server"."""
-NEEDS_ENCRYPTION: Final = "5.7.10"
-"""The same section: "Unable to establish TLS-protected SMTP session"."""
 
 
 class Level(IntEnum):
@@ -388,12 +384,6 @@ def _required(demand: _Demand, host: str, policy: TlsPolicy) -> TlsPolicy:
     if policy.level >= Level.VERIFY:
         return replace(policy, requiretls=True)
     return TlsPolicy(Level.VERIFY, "REQUIRETLS", (host,), requiretls=True)
-
-
-def unrequired(cause: str, where: str = "", tls: str = "", status: str = NO_SUPPORT) -> Outcome:
-    """The end of a message with REQUIRETLS at hosts that cannot fulfil it, which said nothing themselves."""
-    cause = f"{cause} ({where})" if where else cause
-    return Outcome(Fate.FAILED, About.HOST, cause, Reply(550, status, cause), "", tls)
 
 
 def policies_key(policies: Mapping[str, TlsPolicy]) -> str:

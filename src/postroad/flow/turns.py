@@ -5,7 +5,8 @@ off into the store until its turn. The turns of one user follow each other at th
 users, so a long backlog is fetched once, message by message as it can go, and never as a whole; and whoever has a
 single message finds a place in memory however much others have waiting, while they are not hundreds.
 
-Invariant: `users` counts the parcels in the queues of the site's lanes, and nobody stands in it with none.
+Invariant: `users` counts the parcels in the queues of the site's lanes, and nobody stands there with none; `count` is
+the sum.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ COUNT_AGAIN_S: Final = 1.0
 class Turns:
     """The waiting mail of one site, by user."""
 
-    __slots__ = ("_active", "_counted_at", "_next", "_waiting", "users")
+    __slots__ = ("_active", "_counted_at", "_next", "count", "users")
 
     def __init__(self) -> None:
-        self.users: dict[str, int] = {}
+        self.count = 0
         """Parcels in memory."""
-        self._waiting = 0
-        """All of them."""
+        self.users: dict[str, int] = {}
+        """Of these, those of each user."""
         self._next: dict[str, float] = {}
         """When the next parcel of a user that is put off gets its turn; those in the past mean nothing."""
         self._active = 1
@@ -43,12 +44,12 @@ class Turns:
 
     def entered(self, user: str) -> None:
         """A parcel waits in memory."""
+        self.count += 1
         self.users[user] = self.users.get(user, 0) + 1
-        self._waiting += 1
 
     def left(self, user: str) -> None:
         """A parcel waits there no more."""
-        self._waiting -= 1
+        self.count -= 1
         number = self.users[user] - 1
         if number:
             self.users[user] = number
@@ -63,18 +64,18 @@ class Turns:
         """
         if wait_s > PATIENCE_S:
             return False
-        if fresh and self._next.get(user, 0.0) > now + PATIENCE_S and (self._waiting or wait_s > 0.0):
+        if fresh and self._next.get(user, 0.0) > now + PATIENCE_S and (self.count or wait_s > 0.0):
             return False
         if not pace_s:
             return True
         own = self.users.get(user, 0)
         room = 1 + int((PATIENCE_S - wait_s) / pace_s)
-        return own < max(1, room // (len(self.users) + (not own))) and self._waiting < max(room, TOGETHER_MAX)
+        return own < max(1, room // (len(self.users) + (not own))) and self.count < max(room, TOGETHER_MAX)
 
     def put_off(self, user: str, wait_s: float, pace_s: float, now: float) -> float:
         """The turn of a parcel that finds no room: when it comes back, on the clock of `now`."""
         self._count(now)
-        first = now + max(wait_s, PATIENCE_S if pace_s else 0.0, pace_s * (self._waiting - 1))
+        first = now + max(wait_s, PATIENCE_S if pace_s else 0.0, pace_s * (self.count - 1))
         at = max(self._next.get(user, 0.0), first)
         last = now + max(wait_s, PUT_OFF_LONGEST_S)
         if at >= last:

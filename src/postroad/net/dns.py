@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import dns.asyncbackend
 import dns.asyncquery
 import dns.edns
 import dns.exception
@@ -28,11 +27,13 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.resolver
 import dns.reversename
+from dns.rdataclass import RdataClass
 from dns.rdatatype import RdataType
 from dns.rdtypes.ANY.MX import MX
 from dns.rdtypes.ANY.TLSA import TLSA
 from dns.rdtypes.ANY.TXT import TXT
 
+from postroad.net.dns_guard import GuardedBackend
 from postroad.values.clock import SystemClock
 from postroad.values.ports import Answer, Clock, LookupStatus, MxRecord
 
@@ -243,6 +244,8 @@ class DnsLookup:
             if response.rcode() == dns.rcode.NOERROR and chain.aliases and not response.authority:
                 wanted = chain.end
                 continue
+            if chain.strays:
+                return Answer(LookupStatus.FAILED, why=f"an answer about something else from {server}"), FAILED_S
             status = LookupStatus.NXDOMAIN if response.rcode() == dns.rcode.NXDOMAIN else LookupStatus.NODATA
             keep = min(ttl, _negative_ttl(response))
             return Answer(status, authentic=authentic), max(TTL_MIN_S, min(keep, NEGATIVE_MAX_S))
@@ -294,6 +297,11 @@ async def ask_server(
             continue
         if code not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             return f"{dns.rcode.to_text(code)} from {server}"
+        if response.flags & dns.flags.TC:
+            # By TCP: whoever says so there has not said all, and what is missing is no fact.
+            return f"truncated answer from {server}"
+        if any(rrset.rdclass != RdataClass.IN for rrset in response.answer):
+            return f"records of another class from {server}"
         if _is_referral(response):
             return f"lame answer (a referral) from {server}"
         return response
@@ -301,7 +309,7 @@ async def ask_server(
 
 @functools.cache
 def _backend() -> Any:
-    return dns.asyncbackend.get_backend("asyncio")
+    return GuardedBackend()
 
 
 class _Chain:
@@ -328,6 +336,8 @@ class _Chain:
             self.loops = self.end in seen
             seen.add(self.end)
         self.records = found.get(self.end)
+        self.strays = any(rrset.name not in seen and rrset.rdtype != RdataType.DNAME for rrset in response.answer)
+        """There are records of names that nobody asked for: without the right ones this is no "no such record"."""
 
 
 def _is_referral(response: dns.message.Message) -> bool:

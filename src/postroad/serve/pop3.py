@@ -78,6 +78,7 @@ class Pop3Session:
     __slots__ = (
         "_end_point",
         "_exchange",
+        "_line_since",
         "_locked",
         "_maildrop",
         "_mechanism",
@@ -92,6 +93,7 @@ class Pop3Session:
         self.machine = machine
         self._service = service
         self.door = "pop3s" if wire.tls else "pop3"
+        self._line_since = 0.0
         self._locked = 0
         self._maildrop = Maildrop(0, 0, [])
         self._exchange: Exchange | None = None
@@ -107,6 +109,7 @@ class Pop3Session:
 
     async def handle(self, event: on.Event) -> None:
         """Carry out one event and answer it."""
+        self._line_since = 0.0
         await HANDLERS[type(event)](self, event)
 
     def penalty_s(self) -> float:
@@ -114,8 +117,11 @@ class Pop3Session:
         return 0.0
 
     def deadline(self, now: float) -> float:
-        """A stranger gets the machine's patience, a client that logged in the configured one."""
-        return now + (self._service.idle_s if self.machine.logged_in else self.machine.patience)
+        """A stranger gets the machine's patience, a client that logged in the configured one: for a whole command,
+        not for each octet of it (promise P11)."""
+        self._line_since = (self._line_since or now) if self.machine.in_line else 0.0
+        patience = self._service.idle_s if self.machine.logged_in else self.machine.patience
+        return (self._line_since or now) + patience
 
     def timed_out(self) -> None:
         """Close without a word and without deleting anything (RFC 1939 section 3)."""

@@ -14,6 +14,7 @@ import msgspec
 
 from postroad.store import folder
 from postroad.store.actions import Finishing
+from postroad.store.clock_steps import KeptWaits
 from postroad.store.dayfiles import Mover
 from postroad.store.dkim import MissingKeys
 from postroad.store.grants import Authority
@@ -58,6 +59,7 @@ class OpenStore:
         self._authority = Authority(clock, lambda kind: self.writer.hints.append((kind, 0)))
         self.chores: list[Chore] = [
             self.refusals,
+            KeptWaits(self.writer),
             reclaim,
             orphans,
             self._mover,

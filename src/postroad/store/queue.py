@@ -184,7 +184,8 @@ def as_due(row: Row, due_us: int) -> Due:
 def claim(tx: Tx, args: Claim) -> Claimed:
     """Gives due deliveries to a worker, the longest waiting first, each with its next time already written.
 
-    A delivery is due for anybody when its time has come and its owner is not alive.
+    A delivery is due for anybody when its time has come and its owner is not alive; not while its time is still to be
+    put right after a step of the clock.
     """
     tx.flush()
     rows = _due(tx, args)
@@ -216,6 +217,9 @@ def _due(tx: Tx, args: Claim) -> list[Row]:
 
     def ask(condition: str, avoided: list[tuple[str, list[Any]]], limit: int) -> list[Row]:
         sql, params = f"{DUE} WHERE d.due_us <= ?{condition}", [tx.now_us]
+        if tx.veil != (0, 0):
+            sql += " AND (d.due_us <= ? OR d.due_us >= ?)"
+            params += tx.veil
         for column, values in (("owner", sorted(tx.live)), *avoided):
             if values:
                 sql += f" AND d.{column} NOT IN ({', '.join('?' * len(values))})"

@@ -104,10 +104,17 @@ class Tx:
         "live",
         "now_us",
         "owner",
+        "veil",
     )
 
     def __init__(
-        self, connection: Connection, now_us: int, live: frozenset[int], ids: IdMaker, first_position: int = 0
+        self,
+        connection: Connection,
+        now_us: int,
+        live: frozenset[int],
+        ids: IdMaker,
+        first_position: int = 0,
+        veil: tuple[int, int] = (0, 0),
     ) -> None:
         self._connection = connection
         self.now_us = now_us
@@ -116,6 +123,8 @@ class Tx:
         """Incarnation of the caller; 0 for the command line and the store itself."""
         self.live = live
         """Incarnations whose workers are alive: a delivery owned by any other is free."""
+        self.veil = veil
+        """Due times between these two are past only because the clock was set."""
         self._rows: dict[Table, list[Row]] = {}
         self._hints: dict[tuple[str, int], None] = {}
         self._after: list[Callable[[], None]] = []

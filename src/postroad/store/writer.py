@@ -29,6 +29,10 @@ FULL: Final = 3
 POSITION_BITS: Final = 40
 """Journal rows one writer may number: 10^12."""
 
+STEP_S: Final = 60.0
+"""How far wall time may move against the machine's uptime between two transactions before the clock was set: less is a
+clock being corrected, and lets loose no more mail than a minute's."""
+
 BAD_UNITS_MAX: Final = 3
 """So many bad units of one batch are taken out one at a time; after that its units run singly."""
 
@@ -61,10 +65,13 @@ class Writer:
         "_ids",
         "_position",
         "_remove_body",
+        "_started_us",
         "broken",
         "hints",
         "live",
         "number",
+        "on_step",
+        "veil",
     )
 
     def __init__(
@@ -78,6 +85,11 @@ class Writer:
         """Why nothing is written any more; empty while all is well."""
         self.hints: list[tuple[str, int]] = []
         """Hints of committed units that nobody has taken yet."""
+        self.veil = (0, 0)
+        """Due times between these two are not claimed for now (`store.clock_steps`)."""
+        self.on_step: Callable[[int, int], None] = lambda before_us, by_us: None
+        """Called when somebody has set the wall clock: what it would show otherwise, and by how much it was moved."""
+        self._started_us = self._start_us(self._clock.wall_us())
         self._batch = 0
         self.number, last_id = self._begin_writing()
         """Incarnation of this writer: every earlier one is void."""
@@ -176,8 +188,23 @@ class Writer:
         self._after_commit(tx, files)
 
     def _open(self) -> Tx:
+        now_us = self._look()
         self._connection.begin()
-        return Tx(self._connection, self._clock.wall_us(), frozenset(self.live), self._ids, self._position)
+        return Tx(self._connection, now_us, frozenset(self.live), self._ids, self._position, veil=self.veil)
+
+    def _look(self) -> int:
+        """The wall time, and whether it is where the last transaction left it."""
+        now_us = self._clock.wall_us()
+        started_us = self._start_us(now_us)
+        by_us = started_us - self._started_us
+        self._started_us = started_us
+        if abs(by_us) > STEP_S * 1e6:
+            self.on_step(now_us - by_us, by_us)
+        return now_us
+
+    def _start_us(self, now_us: int) -> int:
+        """When the machine was started, by its wall clock: this changes when the clock is set."""
+        return now_us - int(self._clock.uptime() * 1e6)
 
     def _commit(self, tx: Tx) -> list[str]:
         files = tx.finish()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Final
+
+_UPTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Where there is no CLOCK_BOOTTIME a sleep looks as if the clock had been set: mail then waits on from where it was."""
 
 
 class SystemClock:
@@ -11,6 +15,11 @@ class SystemClock:
     __slots__ = ()
 
     monotonic = staticmethod(time.monotonic)
+
+    @staticmethod
+    def uptime() -> float:
+        """Seconds since the machine started, those of its sleep among them."""
+        return time.clock_gettime(_UPTIME)
 
     @staticmethod
     def wall_us() -> int:

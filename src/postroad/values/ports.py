@@ -9,10 +9,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two kinds of time: monotonic for intervals, wall time only for rows and headers."""
+    """Two kinds of time: monotonic for intervals, wall time only for rows and headers; and what tells them apart."""
 
     def monotonic(self) -> float:
         """Seconds from an arbitrary start that never step back."""
+        ...
+
+    def uptime(self) -> float:
+        """The same, counting on while the machine is suspended: wall time gains on it only when somebody sets it."""
         ...
 
     def wall_us(self) -> int:

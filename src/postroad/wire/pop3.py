@@ -170,6 +170,11 @@ class Pop3Machine:
         return AUTHORIZATION_PATIENCE if self.state is State.AUTHORIZATION else TRANSACTION_PATIENCE
 
     @property
+    def in_line(self) -> bool:
+        """Whether octets have come that are no whole command yet."""
+        return self._lines.unread > 0
+
+    @property
     def logged_in(self) -> bool:
         """Whether a maildrop is open."""
         return self.state is not State.AUTHORIZATION

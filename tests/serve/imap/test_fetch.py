@@ -138,7 +138,7 @@ async def test_envelope_reads_no_body(office: Office, client: Client, monkeypatc
     assert b"ENVELOPE" in await fetched(client, b"FETCH 1 (ENVELOPE BODY.PEEK[HEADER] FLAGS)")
 
 
-async def test_a_slow_reader_holds_up_nobody_and_no_memory(office: Office) -> None:
+async def test_promise_p11_a_slow_reader_holds_up_nobody_and_no_memory(office: Office) -> None:
     raw = b"Subject: large\r\n\r\n" + b"x" * 8_000_000
     office.deliver(raw)
     client = await office.login(b"INBOX")

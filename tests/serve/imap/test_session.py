@@ -221,7 +221,7 @@ async def test_a_client_that_goes_away_leaves_nothing(office: Office) -> None:
     assert office.house.store.sql("SELECT * FROM mailbox_messages") == []
 
 
-async def test_deadlines_count_from_the_clients_last_word(office: Office) -> None:
+async def test_promise_p11_deadlines_count_from_the_clients_last_word(office: Office) -> None:
     client = await office.login(b"INBOX")
     [conversation] = office.house.conversations
     session = conversation.session
@@ -237,7 +237,22 @@ async def test_deadlines_count_from_the_clients_last_word(office: Office) -> Non
     assert b"* BYE" in await client.rest()
 
 
-async def test_strangers_get_less_patience_than_clients(office: Office) -> None:
+async def test_promise_p11_an_octet_now_and_then_does_not_lengthen_a_command(office: Office) -> None:
+    client = await office.connect()
+    [conversation] = office.house.conversations
+    client.write(b"a")
+    await breathe()
+    first = conversation.due
+    await asyncio.sleep(0.01)
+    client.write(b" NO")
+    await breathe()
+    assert conversation.due == first
+    client.write(b"OP\r\n")
+    assert (await client.line()).startswith(b"a OK")
+    assert conversation.due > first
+
+
+async def test_promise_p11_strangers_get_less_patience_than_clients(office: Office) -> None:
     client = await office.connect()
     [conversation] = office.house.conversations
     now = asyncio.get_running_loop().time

@@ -75,3 +75,13 @@ def test_challenges_that_are_none_are_cancelled(challenge: bytes) -> None:
 
 def test_without_a_nonce_there_is_no_scram() -> None:
     assert said(opened(f"{SCRAM} PLAIN", nonce="")).startswith(b"AUTH PLAIN ")
+
+
+def test_a_server_that_goes_on_asking_after_the_end_is_left() -> None:
+    """RFC 4954 section 4: after "*" the server MUST refuse; challenges for ever would hold the connection for ever."""
+    machine = opened("PLAIN")
+    assert not hear(machine, b"334 ")
+    assert said(machine) == b"*"
+    [lost] = hear(machine, b"334 ")
+    assert isinstance(lost, events.Lost)
+    assert lost.stage == "auth"

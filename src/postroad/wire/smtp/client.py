@@ -432,6 +432,8 @@ class ClientMachine:
         elif reply.code == 235:
             self._logged_in = True
             self._events.append(Ready(self._extensions))
+        elif reply.code == 334 and login.cancelled:
+            self._lose("a challenge after the login was given up", reply, at="auth")
         elif reply.code == 334:
             self._send("auth", login.respond(reply.text) + b"\r\n")
         elif reply.positive:

@@ -28,13 +28,15 @@ CANCEL: Final = b"*"
 class ClientLogin:
     """One login. `nonce` is fresh text that nobody can guess; without one SCRAM is not used."""
 
-    __slots__ = ("_credentials", "_nonce", "_responses", "_scram", "proved")
+    __slots__ = ("_credentials", "_nonce", "_responses", "_scram", "cancelled", "proved")
 
     def __init__(self, credentials: Credentials, nonce: str = "") -> None:
         self._credentials = credentials
         self._nonce = nonce
         self._responses: list[bytes] = []
         self._scram: ScramClient | None = None
+        self.cancelled = False
+        """Whether the last response was CANCEL: nothing but a refusal may follow it."""
         self.proved = True
         """Whether the server has proved what the mechanism lets it prove: success before that is an impostor's."""
 
@@ -62,6 +64,11 @@ class ClientLogin:
 
     def respond(self, challenge: str) -> bytes:
         """The line to answer a challenge with; `CANCEL` when it is none that belongs here."""
+        line = self._respond(challenge)
+        self.cancelled = line == CANCEL
+        return line
+
+    def _respond(self, challenge: str) -> bytes:
         if self._scram is None:
             return self._responses.pop(0) if self._responses else CANCEL
         try:
