@@ -100,7 +100,8 @@ def test_one_of_several_source_addresses(dev_test: CommandLine) -> None:
 
 def test_words_of_a_host_cannot_move_the_cursor(dev_test: CommandLine) -> None:
     suspend(dev_test, "google", "far.test", cause="x: \x1b[2J")
-    assert "\x1b" not in dev_test("shaping").stdout
+    # What a sequence leaves when only its beginning is taken out: in a pipe the library would drop all of it.
+    assert "x: ?[2J" in dev_test("shaping").stdout
 
 
 def test_try_tells_of_it(put_off: CommandLine) -> None:

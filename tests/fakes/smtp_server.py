@@ -97,6 +97,8 @@ class FakeSmtp:
         self.port = 0
         self.unwelcome: dict[str, str] = {}
         """Addresses of clients, and what they hear at MAIL instead of what the script says."""
+        self.turned_away: dict[str, str] = {}
+        """The same at the greeting."""
         self.hold: asyncio.Event | None = None
         """While set and not released, the answer to the content waits."""
         self._server: asyncio.Server | None = None
@@ -170,7 +172,7 @@ class _Session(asyncio.Protocol):
         self.number = server.connections
         server.open += 1
         server.most_open = max(server.most_open, server.open)
-        self.act(server.step("CONNECT", "", "220 fake.test ESMTP"))
+        self.act(server.turned_away.get(self.peer) or server.step("CONNECT", "", "220 fake.test ESMTP"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self in self.server._sessions:

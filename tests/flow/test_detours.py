@@ -19,14 +19,15 @@ from postroad.store.suspensions import Suspended
 from tests.fakes.smtp_server import OK, FakeSmtp
 from tests.flow.yard import Yard, only, until
 
+POOL = ("127.0.0.5", "127.0.0.6", "127.0.0.7")
 
-def chosen_in_order(pool: tuple[str, ...], sender_domain: str = "ours.test") -> list[str]:
-    course = Routes(source=pool).course("b@x.test", "x.test", f"a@{sender_domain}", "")
+
+def chosen_in_order(pool: tuple[str, ...], sender: str = "a@ours.test") -> list[str]:
+    course = Routes(source=pool).course("b@x.test", "x.test", sender, "")
     return [sources[0] for sources in (course.guise.sources, *course.others)]
 
 
-POOL = ("127.0.0.5", "127.0.0.6", "127.0.0.7")
-FIRST, SECOND, _ = chosen_in_order(POOL)
+FIRST, SECOND, THIRD = chosen_in_order(POOL)
 """The pool in the order in which mail of ours.test chooses from it."""
 
 REFUSED = "550 5.7.1 not from there"
@@ -36,6 +37,9 @@ RULES = Providers(
             replies={
                 "address": ReplyRule(
                     text="not from there", means="a blocked address", action="change-source", for_s=2000.0
+                ),
+                "longer": ReplyRule(
+                    text="not for long", means="a blocked address", action="change-source", for_s=86_400.0
                 ),
                 "all": ReplyRule(text="not at all", means="unwanted", action="suspend", for_s=2000.0),
             }
@@ -113,6 +117,74 @@ async def test_what_waits_in_memory_changes_over(make_yard: MakeYard) -> None:
         await yard.settled()
         assert peers(host) == [SECOND] * 4
         assert [recipient for recipient, *_ in yard.open()] == ["b@x.test"]
+
+
+async def test_every_message_that_leaves_from_another_address_says_so(make_yard: MakeYard) -> None:
+    yard = make_yard(connections_per_lane=1)
+    async with FakeSmtp() as host:
+        host.unwelcome[FIRST] = REFUSED
+        yard.host("x.test", host)
+        sent = [yard.send(f"{name}@x.test") for name in "bcde"]
+        await yard.settled()
+        for message in sent[1:]:
+            assert yard.kinds(message.id) == ["attempted", "delivered"]
+
+
+async def test_a_message_says_so_too_where_the_way_from_the_other_address_was_known(make_yard: MakeYard) -> None:
+    yard = make_yard(connections_per_lane=1)
+    other = next(f"a@{n}.test" for n in range(99) if chosen_in_order(POOL, f"a@{n}.test")[0] == SECOND)
+    async with FakeSmtp() as host:
+        host.unwelcome[FIRST] = REFUSED
+        yard.host("x.test", host)
+        yard.send("b@x.test", sender=other)
+        await yard.settled()
+        sent = [yard.send(f"{name}@x.test") for name in "bc"]
+        await yard.settled()
+        assert peers(host) == [SECOND, SECOND]
+        assert yard.kinds(sent[1].id) == ["attempted", "delivered"]
+
+
+async def test_a_message_refused_by_two_addresses_says_both(make_yard: MakeYard) -> None:
+    yard = make_yard()
+    async with FakeSmtp() as host:
+        host.unwelcome = {FIRST: REFUSED, SECOND: REFUSED}
+        yard.host("x.test", host)
+        for name in "bc":
+            yard.send(f"{name}@x.test")
+            await yard.settled()
+        last = yard.send("d@x.test")
+        await yard.settled()
+        refused = f"nothing from {FIRST} (a blocked address), nor from {SECOND} (a blocked address)"
+        assert yard.events(last.id)[0].cause.endswith(f"takes {refused}, so this leaves from {THIRD}")
+
+
+async def test_who_is_turned_away_at_the_door_comes_from_the_next_address(make_yard: MakeYard) -> None:
+    """One message has found out; the others that wait in memory need not."""
+    yard = make_yard(connections_per_lane=1)
+    async with FakeSmtp() as host:
+        host.turned_away[FIRST] = "554 5.7.1 not from there"
+        yard.host("x.test", host)
+        sent = [yard.send(f"{name}@x.test") for name in "bcde"]
+        await yard.settled()
+        assert peers(host) == [SECOND] * 3
+        assert yard.kinds(sent[0].id) == ["deferred", "suspended"]
+
+
+async def test_mail_that_no_address_may_send_waits_for_the_first_that_may_again(make_yard: MakeYard) -> None:
+    yard = make_yard()
+    async with FakeSmtp() as host:
+        host.unwelcome = {FIRST: REFUSED, SECOND: REFUSED, THIRD: "550 5.7.1 not for long"}
+        yard.host("x.test", host)
+        for name in "bcd":
+            yard.send(f"{name}@x.test")
+            await yard.settled()
+        waits = yard.send("e@x.test")
+        await yard.settled()
+        [event] = yard.events(waits.id)
+        assert (event.next_us - yard.clock.wall_us()) / 1e6 < 2300.0, "the third is blocked for a day, the first is not"
+        host.unwelcome.clear()
+        await yard.later(2300.0)
+        assert yard.open() == []
 
 
 async def test_each_address_in_turn_and_then_the_mail_waits(make_yard: MakeYard) -> None:

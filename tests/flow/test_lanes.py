@@ -229,6 +229,7 @@ def test_lanes_of_a_paced_site_take_turns_in_the_order_of_asking() -> None:
                 served.append(lane)
                 lanes.unopened(lane)
                 site.shape.take(now)
+                lanes.begun(lane)
                 lanes.disconnected(lane, place)
                 assert lanes.may_connect(lane, now) is Place.NONE
     assert served == asked * 2
@@ -246,3 +247,14 @@ def test_a_lane_whose_mail_has_gone_keeps_nobody_waiting() -> None:
         assert lanes.may_connect(lane, 0.0) is Place.NONE
     first.queue.take_all()
     assert lanes.may_connect(second, 1.2) is Place.KNOCKING
+
+
+def test_a_site_whose_messages_are_counted_is_not_forgotten_with_its_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the same minute or hour would be counted from its beginning again."""
+    monkeypatch.setattr("postroad.flow.lanes.LANES_KEPT", 10)
+    lanes = make_lanes(providers=Providers({"large": Provider(hosts=("counted.test",), messages_per_hour=5)}))
+    counted = plan(Hop("counted.test", "192.0.2.1", 25))
+    lanes.lane(counted).site.shape.take(0.0)
+    for number in range(20):
+        lanes.lane(plan(Hop(f"{number}.test", "192.0.2.1", 25)))
+    assert lanes.lane(counted).site.shape.permit(1.0).wait_s > 0.0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from postroad.flow.parcels import Delivery, Letter, Parcel
 from postroad.flow.sharing import COST_MAX, PASSES_MAX, QUANTUM, SMALL, Waiting, cost, is_small
+from postroad.flow.turns import Turns
 from postroad.store.records import Accept, Leg
 
 
@@ -125,3 +127,31 @@ def test_nothing_is_lost_and_nobody_waits_longer_than_his_share(mail: list[tuple
             if other != user and left[other]:
                 since[other][user] += price
     assert sorted(seen) == list(range(len(mail)))
+
+
+KINDS = st.sampled_from(["append", "take", "paced", "put_back", "take_all"])
+MOVES = st.lists(st.tuples(KINDS, st.integers(0, 1), st.integers(0, 3)), max_size=80)
+
+
+@given(MOVES)
+def test_a_site_counts_what_waits_in_its_lanes_whatever_is_done(moves: list[tuple[str, int, int]]) -> None:
+    turns = Turns()
+    lanes = [Waiting(turns), Waiting(turns)]
+    taken: list[Parcel] = []
+    number = count()
+    for move, which, user in moves:
+        lane = lanes[which]
+        if move == "append":
+            lane.append(parcel(f"user {user}", size=50_000 * user, recipients=1 + user, name=next(number)))
+        elif move == "put_back" and taken:
+            lane.put_back(taken.pop())
+        elif move == "take_all":
+            taken += lane.take_all()
+        elif move in ("take", "paced") and lane:
+            next_one = lane.peek() if move == "paced" else None
+            taken.append(lane.take(paced=move == "paced"))
+            assert next_one is None or taken[-1] is next_one
+        waiting = [one for each in lanes for one in each]
+        assert turns.users == Counter(one.letter.user for one in waiting)
+        assert sum(map(len, lanes)) == len(waiting) == len({one.letter.id for one in waiting})
+        assert not {one.letter.id for one in waiting} & {one.letter.id for one in taken}

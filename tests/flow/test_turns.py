@@ -10,7 +10,7 @@ import pytest
 from postroad.flow.parcels import Parcel
 from postroad.flow.shaping import Limits, Shape
 from postroad.flow.sharing import Waiting
-from postroad.flow.turns import PATIENCE_S, PUT_OFF_LONGEST_S, Turns
+from postroad.flow.turns import PATIENCE_S, PUT_OFF_LONGEST_S, TOGETHER_MAX, Turns
 from tests.flow.test_sharing import parcel
 
 PACE_S = 6.0
@@ -46,6 +46,30 @@ def test_everybody_has_room_for_one() -> None:
     assert [fill(turns, f"user {number}") for number in range(50)][-1] == 1
 
 
+def test_thousands_of_users_of_one_slow_site_do_not_take_the_memory_of_all_others() -> None:
+    """A worker has room for a thousand deliveries out of the queue; mail for other sites needs some of it."""
+    turns = Turns()
+    assert sum(fill(turns, f"user {number}") for number in range(3000)) == TOGETHER_MAX
+    turns.left("user 1")
+    assert turns.has_room("user 2999", 0.0, PACE_S, 0.0, fresh=True)
+
+
+def test_who_finds_no_room_because_of_many_comes_when_they_have_left() -> None:
+    turns = Turns()
+    for number in range(3000):
+        fill(turns, f"user {number}")
+    assert turns.put_off("user 2999", 0.0, PACE_S, 0.0) == (TOGETHER_MAX - 1) * PACE_S
+
+
+def test_a_fast_site_has_room_for_a_whole_minute() -> None:
+    turns = Turns()
+    number = 0
+    while turns.has_room("anna", 0.0, 0.1, 0.0, fresh=False):
+        turns.entered("anna")
+        number += 1
+    assert number == 601
+
+
 def test_without_a_pace_there_is_room_until_the_wait_is_too_long() -> None:
     turns = Turns()
     assert turns.has_room("anna", PATIENCE_S, 0.0, 0.0, fresh=True)
@@ -57,10 +81,20 @@ def test_fresh_mail_stands_behind_what_its_user_has_put_off() -> None:
     turns = Turns()
     for _ in range(3):
         turns.put_off("anna", 0.0, PACE_S, 0.0)
+    turns.entered("carl")
     assert not turns.has_room("anna", 0.0, PACE_S, 0.0, fresh=True)
     assert turns.has_room("anna", 0.0, PACE_S, 0.0, fresh=False)
     assert turns.has_room("bob", 0.0, PACE_S, 0.0, fresh=True)
     assert turns.has_room("anna", 0.0, PACE_S, 3 * PACE_S, fresh=True)
+
+
+def test_fresh_mail_waits_for_nobody_who_is_not_there() -> None:
+    """What was put off may have been dropped, or may be late: a message that may go now takes nothing from it."""
+    turns = Turns()
+    for _ in range(3):
+        turns.put_off("anna", 0.0, PACE_S, 0.0)
+    assert turns.has_room("anna", 0.0, PACE_S, 0.0, fresh=True)
+    assert not turns.has_room("anna", 1.0, PACE_S, 0.0, fresh=True)
 
 
 def test_turns_of_a_user_keep_the_pace_of_all_users() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from postroad.store.engine import Params, Row
@@ -12,6 +14,7 @@ from postroad.store.suspensions import (
     LIFTED_TOLD_US,
     Lift,
     Resumption,
+    Shaped,
     Slowdown,
     Suspended,
     Suspension,
@@ -19,6 +22,7 @@ from postroad.store.suspensions import (
     lift_suspension,
     note_slowdown,
     note_suspension,
+    shaped_sites,
     suspended_sites,
 )
 from tests.store.stores import START_US, Desk, leg
@@ -33,6 +37,9 @@ class Rows:
         self.desk = desk
 
     async def rows(self, sql: str, params: Params = ()) -> list[Row]:
+        return self.rows_now(sql, params)
+
+    def rows_now(self, sql: str, params: Params = ()) -> list[Row]:
         return self.desk.connection.execute(sql, params)
 
 
@@ -146,3 +153,20 @@ def test_what_is_given_back_for_another_worker_is_hinted_at(desk: Desk) -> None:
 def test_a_claimed_delivery_names_who_submitted_it(desk: Desk) -> None:
     desk.accept(1, legs=[leg(10)], login="anna@example.org")
     assert desk.run(claim, Claim(5, 10, [120.0]), 5).deliveries[0].login == "anna@example.org"
+
+
+def test_what_people_see_is_each_site_once_with_what_waits_for_it(desk: Desk) -> None:
+    for ident, domain in enumerate(("a.test", "b.test", "c.test"), 1):
+        desk.accept(ident, legs=[leg(10 * ident, f"x@{domain}")])
+    soon, late = START_US + HOUR_US, START_US + 2 * HOUR_US
+    desk.run(note_suspension, Suspension("192.0.2.1>google", ["a.test", "b.test"], late, "x", by_source=True))
+    desk.run(note_suspension, Suspension("yahoo", ["c.test"], soon, "y"))
+    desk.run(note_suspension, Suspension("lifted", ["a.test"], soon, "z"))
+    desk.run(lift_suspension, Lift("lifted"))
+    desk.run(note_slowdown, Slowdown("google", late, "busy"))
+    reads: Any = Rows(desk)
+    assert shaped_sites(reads, desk.clock.wall_us()) == [
+        Shaped("yahoo", soon, "y", False, 1, 1),
+        Shaped("192.0.2.1>google", late, "x", True, 2, 2),
+        Shaped("google", late, "busy", False, 0, 0, slowed=True),
+    ]

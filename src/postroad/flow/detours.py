@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from postroad.flow.lanes import Lane
 from postroad.flow.parcels import Delivery, Parcel
+from postroad.flow.routing import Course
+from postroad.flow.shaping import State
+from postroad.flow.turns import PATIENCE_S
 
 
 def turn_aside(delivery: Delivery, lane: Lane, now: float) -> bool:
@@ -21,15 +24,20 @@ def turn_aside(delivery: Delivery, lane: Lane, now: float) -> bool:
     course = delivery.course.following
     if course is None:
         return False
-    refused, taken = (" and ".join(one.guise.sources) for one in (delivery.course, course))
-    delivery.turn_aside(course, f"{lane.site} takes nothing from {refused} ({shape.why}), so this leaves from {taken}")
+    refused = f"from {_sources(delivery.course)} ({shape.why})"
+    why = f"nor {refused}" if delivery.detour else f"{lane.site} takes nothing {refused}"
+    delivery.turn_aside(course, why, shape.until if shape.state is State.SUSPENDED else now + PATIENCE_S)
     return True
 
 
 def tell_detour(parcel: Parcel, lane: Lane) -> None:
     """Has the journal say why a parcel leaves from another source address than usual, once."""
-    why = next((delivery.detour for delivery in parcel.deliveries if delivery.detour), "")
-    if why:
-        parcel.trail.append((str(lane.site), why))
+    turned = next((delivery for delivery in parcel.deliveries if delivery.detour), None)
+    if turned is not None:
+        parcel.trail.append((str(lane.site), f"{turned.detour}, so this leaves from {_sources(turned.course)}"))
         for delivery in parcel.deliveries:
             delivery.detour = ""
+
+
+def _sources(course: Course) -> str:
+    return " and ".join(course.guise.sources)

@@ -96,7 +96,7 @@ class Grants:
         return Shape(limits, share=0, allowance=tokens)
 
     def known(self, site: Site) -> None:
-        """A site that `join` made a shape for."""
+        """A site that `join` made a shape for has a lane."""
         self._sites[site.key] = site
 
     def want(self, site: Site) -> None:

@@ -56,14 +56,16 @@ class Idle:
     def hand(self, lane: Lane, parcel: Parcel) -> bool:
         """Gives a parcel to a connection of its lane; False when none waits."""
         waiters = self._waiters.get(lane)
-        if not waiters:
-            return False
-        # The one that waited least: those at the bottom grow old and end.
-        waiter = waiters.pop()
-        if not waiters:
-            del self._waiters[lane]
-        waiter.future.set_result(parcel)
-        return True
+        while waiters:
+            # The one that waited least: those at the bottom grow old and end.
+            waiter = waiters.pop()
+            if not waiters:
+                del self._waiters[lane]
+            # One that was cut off in this moment takes nothing any more.
+            if not waiter.future.done():
+                waiter.future.set_result(parcel)
+                return True
+        return False
 
     def make_way_in(self, site: Site, count: int = 1) -> None:
         """Others wait for connections to the site: so many that have no mail give up their places."""
@@ -81,7 +83,9 @@ class Idle:
 
     def _end_oldest(self, lane: Lane) -> None:
         waiters = self._waiters[lane]
-        waiters.pop(0).future.set_result(None)
+        future = waiters.pop(0).future
+        if not future.done():
+            future.set_result(None)
         if not waiters:
             del self._waiters[lane]
 

@@ -58,6 +58,7 @@ class Site:
     """What counts together at the other side, for one source address: a provider, or one set of hosts."""
 
     __slots__ = (
+        "beginning",
         "connections",
         "elsewhere_until",
         "held",
@@ -84,6 +85,8 @@ class Site:
         """Connections of this worker, open or being opened."""
         self.opening = 0
         """Those of them that are not ready for mail yet."""
+        self.beginning = 0
+        """Those, and others that have sent nothing yet: a message each is promised to them."""
         self.held = 0
         """Connections that the store has this worker down for, where it has to be asked; never below `connections`."""
         self.elsewhere_until = 0.0
@@ -127,9 +130,14 @@ class Site:
             del self.paced[lane]
         return None
 
+    def may_begin(self, now: float) -> bool:
+        """Whether one more connection could be begun now and send a message, where messages are counted."""
+        permit = self.shape.permit(now)
+        return permit.wait_s <= 0.0 and self.connections < permit.connections and self.beginning < self.shape.ready(now)
+
     def is_short(self, now: float) -> bool:
-        """Whether what may go now is needed by lanes that wait for it, and by connections that are being opened."""
-        return self.next_paced() is not None and self.shape.ready(now) - self.opening <= len(self.paced)
+        """Whether what may go now is needed by lanes that wait for it and connections that have sent nothing yet."""
+        return self.next_paced() is not None and self.shape.ready(now) - self.beginning <= len(self.paced)
 
     @property
     def over(self) -> bool:
@@ -285,7 +293,7 @@ class Sharer(Protocol):
         ...
 
     def known(self, site: Site) -> None:
-        """The site that `join` made a shape for."""
+        """A site that `join` made a shape for has a lane."""
         ...
 
     def want(self, site: Site) -> None:
@@ -374,6 +382,7 @@ class Lanes:
             lane = self._lanes[plan.key] = Lane(plan, self._site(plan))
             lane.site.lanes[lane] = None
             lane.site.lanes.move_to_end(lane, last=False)
+            self._sharer.known(lane.site)
         else:
             lane.plan = plan
             self._lanes.move_to_end(plan.key)
@@ -385,7 +394,6 @@ class Lanes:
         if site is None:
             shape = self._sharer.join(key, self.limits.within(self._providers.get(provider)))
             site = self._sites[key] = Site(key, name, provider, shape)
-            self._sharer.known(site)
             self.on_site(site)
         return site
 
@@ -399,7 +407,7 @@ class Lanes:
                 lane.forgotten = True
                 site = lane.site
                 site.lanes.pop(lane, None)
-                if not site.lanes and not site.held and site.shape.state is State.OPEN:
+                if not site.lanes and not site.held and site.shape.easy:
                     del self._sites[site.key]
             else:
                 self._lanes.move_to_end(key)
@@ -466,15 +474,16 @@ class Lanes:
             site.lanes.move_to_end(lane)
         site.connections += 1
         site.opening += 1
+        site.beginning += 1
         lane.connections += 1
         lane.opening += 1
         return place
 
     @staticmethod
     def _is_its_turn(lane: Lane, permit: Permit, now: float) -> bool:
-        """Whether a message of the lane may go now that nobody else waits for, nor a connection being opened."""
+        """Whether a message of the lane may go now that nobody else waits for, and no connection that has sent none."""
         site = lane.site
-        if permit.wait_s > 0.0 or site.opening >= site.shape.ready(now):
+        if permit.wait_s > 0.0 or site.beginning >= site.shape.ready(now):
             return False
         return site.next_paced() in (None, lane) or not site.is_short(now)
 
@@ -499,6 +508,11 @@ class Lanes:
         """A connection is not being opened any more: it is ready for mail, or has ended."""
         lane.opening -= 1
         lane.site.opening -= 1
+
+    @staticmethod
+    def begun(lane: Lane) -> None:
+        """A connection sends its first message, or will send none: nothing is promised to it any more."""
+        lane.site.beginning -= 1
 
     def disconnected(self, lane: Lane, place: Place) -> None:
         """A connection's place is free again."""

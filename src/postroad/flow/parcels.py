@@ -58,7 +58,7 @@ class Delivery:
 
     __slots__ = (
         "account", "attempt", "course", "detour", "domain", "due_us", "id", "kind", "last_reply", "letter", "next_hop",
-        "notify", "orcpt", "prefix", "recipient", "target", "warn_us", "way", "wishes",
+        "notify", "opens", "orcpt", "prefix", "recipient", "target", "warn_us", "way", "wishes",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -82,6 +82,8 @@ class Delivery:
         self.course: Course = USUAL
         self.detour = ""
         """Why it does not take the course it was given first; empty once the journal has been told."""
+        self.opens = 0.0
+        """When the first of the source addresses that it was turned aside from may be welcome again; 0 for none."""
         # RFC 8689 section 5: REQUIRETLS of a report SHOULD NOT keep it from a host that does not know it.
         self.wishes = letter.tls != TLS_BY_POLICY and (letter.sender != "" or letter.tls != TLS_REQUIRED)
         """Whether its sender has a wish for TLS of his own."""
@@ -99,11 +101,12 @@ class Delivery:
         if course.key:
             self.way = f"{self.way} {course.key}"
 
-    def turn_aside(self, course: Course, why: str) -> None:
-        """Takes another course in this attempt than the one it was given."""
+    def turn_aside(self, course: Course, why: str, until: float) -> None:
+        """Takes another course in this attempt than the one it was given, which is closed until then."""
         self.course = course
         self.way = " ".join(filter(None, (self.target, str(self.letter.tls) if self.wishes else "", course.key)))
-        self.detour = why
+        self.detour = f"{self.detour}, {why}" if self.detour else why
+        self.opens = min(self.opens or until, until)
 
 
 class Remark(NamedTuple):

@@ -31,7 +31,7 @@ from postroad.flow.outbound import Bodies, Courier, Manner, NoCourier, Trip
 from postroad.flow.parcels import Delivery, Parcel
 from postroad.flow.providers import Providers
 from postroad.flow.route import Hop
-from postroad.flow.shaping import State
+from postroad.flow.shaping import PROBE_S, State
 from postroad.flow.signals import Lesson, heard, heard_at_the_door, is_used_up, wants_fewer
 from postroad.flow.turns import PATIENCE_S
 from postroad.values.outcome import About, Fate, Outcome
@@ -49,6 +49,10 @@ is short: a slow provider with a lane for each customer must not have all of it.
 
 HOLD_S: Final = 2.0
 """How long a connection is kept open for the next message that may go; longer waits end it, as a polite client does."""
+
+HOLD_FIRST_S: Final = 120.0
+"""The same before its first message: what might go when it was begun may have been given up while it was being opened,
+and the next connection would fare no better. RFC 5321 section 4.5.3.2.7: a server waits "at least 5 minutes"."""
 
 TURN_MESSAGES: Final = 3
 """Messages that one connection carries while other lanes of its site wait for the pace: enough to be worth a
@@ -133,10 +137,12 @@ class TlsWatch(Protocol):
 class _Berth:
     """What a connection is counted as just now."""
 
-    __slots__ = ("place",)
+    __slots__ = ("first", "place")
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        self.first = True
+        """It has sent nothing yet: a message of its site is promised to it until then."""
 
 
 class Pool:
@@ -220,6 +226,13 @@ class Pool:
             return False
         if shape.by_source and not self._sink.on_unwelcome(lane, parcel):
             return True
+        if shape.is_shut(now):
+            # The probe is answered in seconds as a rule; what it is about is no pace and nobody's turn.
+            why = f"not tried yet: {lane.site} was suspended ({shape.why}), and one message is finding out"
+            until = now + min(wait_s, max(PATIENCE_S, PROBE_S - wait_s))
+            parcel.shut_s = shape.shut_s(now)
+            self._sink.on_untried(parcel, why, until, throttled=True)
+            return True
         why = f"not tried yet: {lane.site} may get {shape.pace_text}, and others come first"
         until = turns.put_off(letter.user, wait_s, pace_s, now)
         if shape.state is State.SLOWED and not shape.limits.is_paced:
@@ -253,6 +266,9 @@ class Pool:
             before = site.connections
             lane, _ = site.line.popitem(last=False)
             self._connect(lane)
+        if not site.shape.easy and not (site.turns.users and site.may_begin(self._now())):
+            # A paced site may have thousands of lanes; those that wait stand in its lines.
+            return
         for lane in list(site.lanes):
             if lane.queue:
                 self._connect(lane)
@@ -306,6 +322,7 @@ class Pool:
         finally:
             if opening:
                 self._lanes.unopened(lane)
+            self._begun(lane, berth)
             await self._end(lane, berth.place, courier)
 
     def _give_up(self, lane: Lane) -> None:
@@ -347,6 +364,7 @@ class Pool:
         trail: list[tuple[str, str]] = []
         last: Outcome | None = None
         decisive = 0
+        unwelcome = False
         now = self._now()
         passed_over = lane.left_alone(now)
         hops, detour = self._fit(lane, self._families.order(lane.hops(now, self._rng), now))
@@ -371,12 +389,16 @@ class Pool:
             if lesson is not None:
                 self._learnt(lane, lane.queue.peek() if lane.queue else None, lesson)
                 if lane.site.shape.state is State.SUSPENDED:
+                    unwelcome = True
                     break
         if last is not None and last.fate is Fate.FAILED and passed_over:
             # What a host that is left alone for now would have said is not known.
             last, decisive = judge_connect(f"not tried: {passed_over}", ""), len(trail)
         trail = [*trail[:decisive], *trail[decisive + 1 :]]
-        if detour and last is not None:
+        if unwelcome and last is not None:
+            # One message has found out; the others were not tried, and may leave from another source address.
+            self._defer_next(lane, trail, last)
+        elif detour and last is not None:
             self._defer_unfit(lane, trail, last)
         else:
             self._defer_all(lane, trail, last)
@@ -399,8 +421,13 @@ class Pool:
     def _defer_unfit(self, lane: Lane, trail: list[tuple[str, str]], outcome: Outcome) -> None:
         """No host that may carry the parcel of a detour took a session; other mail is not concerned."""
         if lane.queue and lane.queue.peek().unfit:
+            self._defer_next(lane, trail, outcome)
+
+    def _defer_next(self, lane: Lane, trail: list[tuple[str, str]], outcome: Outcome) -> None:
+        if lane.queue:
             parcel = lane.queue.take()
             parcel.trail += trail
+            parcel.shut_s = lane.site.shape.shut_s(self._now())
             self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
 
     def _learnt(self, lane: Lane, parcel: Parcel | None, lesson: Lesson) -> None:
@@ -453,13 +480,17 @@ class Pool:
                 return
             if sink.full:
                 await sink.room()
-            if not shape.easy and not (self._may_stay(site, courier) and await self._may_send(site)):
+            if not queue and site.next_paced() is not None:
+                # Another lane waits until it may send: this place is of more use to it.
+                return
+            if not shape.easy and not (self._may_stay(site, courier) and await self._may_send(lane, berth.first)):
                 return
             if queue:
                 parcel = queue.take(paced=not shape.easy)
             elif self._lanes.crowded or site.crowded or courier.detour:
                 return
             else:
+                self._begun(lane, berth)
                 handed = await self._idle.wait(lane)
                 if handed is None:
                     return
@@ -477,6 +508,7 @@ class Pool:
                     queue.put_back(parcel)
                     continue
                 shape.take(self._now())
+            self._begun(lane, berth)
             if not await self._carry(lane, courier, parcel, berth):
                 return
 
@@ -484,21 +516,28 @@ class Pool:
         """Whether a connection to a paced site has not had its turn, or nobody else waits for one."""
         return courier.carried < TURN_MESSAGES or not (site.crowded or site.is_short(self._now()))
 
-    async def _may_send(self, site: Site) -> bool:
+    def _begun(self, lane: Lane, berth: _Berth) -> None:
+        if berth.first:
+            berth.first = False
+            self._lanes.begun(lane)
+
+    async def _may_send(self, lane: Lane, first: bool) -> bool:
         """Waits until the next message may go; False when this connection should not wait for it."""
+        site = lane.site
         shape = site.shape
         while True:
             now = self._now()
             permit = shape.permit(now)
             wait_s = permit.wait_s
-            if wait_s <= 0.0 and site.opening and shape.ready(now) <= site.opening:
-                # Promised to connections that are being opened.
+            if wait_s <= 0.0 and not first and site.beginning and shape.ready(now) <= site.beginning:
+                # Promised to connections that have sent nothing yet.
                 wait_s = max(shape.pace_s, 0.01)
-            if permit.connections < site.connections or wait_s > HOLD_S:
+            hold_s = HOLD_FIRST_S if first and lane.queue else HOLD_S
+            if permit.connections < site.connections or wait_s > hold_s:
                 return False
             if wait_s <= 0.0:
                 return True
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(min(wait_s, HOLD_S))
             if self._draining:
                 return False
 

@@ -491,7 +491,7 @@ class Runner:
         now = self._now()
         if len(deliveries) == 1:
             lane = self._known_lane(deliveries[0].way, now)
-            if lane is not None and not lane.site.shape.by_source:
+            if lane is not None and not lane.site.shape.by_source and not deliveries[0].detour:
                 self._pool.submit(lane, Parcel(letter, deliveries))
                 return
         by_lane: dict[Lane, list[Delivery]] = {}
@@ -662,8 +662,9 @@ class Runner:
         now_us = self._clock.wall_us()
         not_before_us = 0
         for remark in parcel.remarks:
-            if remark.kind == SUSPENDED and not (remark.by_source and results[0][0].course.others):
-                not_before_us = self._wall_us(remark.until)
+            first = results[0][0]
+            if remark.kind == SUSPENDED and not (remark.by_source and first.course.others):
+                not_before_us = self._wall_us(_soonest(first, remark.until))
         told = [remark_event(remark, results[0][0], now_us, self._wall_us(remark.until)) for remark in parcel.remarks]
         parcel.remarks.clear()
         tale = tell(
@@ -694,13 +695,16 @@ class Runner:
             self._overflow += len(parcel.deliveries)
         # Turns keep a distance already; what waits for one moment must not all come in it.
         spread = 1.0 if throttled else 1 + 0.1 * self._rng.random()
-        opens_us = now_us + int(max(0.0, until - self._now()) * 1e6 * spread)
         # Fresh mail keeps the next time it was born with, unless it only waits its turn; what was claimed has waited
         # long enough already.
         born = letter.fresh and not throttled
+        waits = []
+        for one in parcel.deliveries:
+            opens_us = now_us + int(max(0.0, _soonest(one, until) - self._now()) * 1e6 * spread)
+            waits.append((one, max(opens_us, one.due_us) if born else opens_us))
         tale = tell_untried(
             letter,
-            [(one, max(opens_us, one.due_us) if born else opens_us) for one in parcel.deliveries],
+            waits,
             why,
             now_us=now_us,
             lifetime_s=self._lifetime_s,
@@ -885,3 +889,8 @@ class Runner:
     def in_flight(self) -> int:
         """Deliveries this worker holds: waiting, under way, or not yet recorded."""
         return len(self._flying)
+
+
+def _soonest(delivery: Delivery, until: float) -> float:
+    """When a delivery whose lane is closed until then may go from any of its source addresses."""
+    return min(until, delivery.opens) if delivery.opens else until

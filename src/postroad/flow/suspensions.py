@@ -45,6 +45,8 @@ class Suspensions:
         self._clock = clock
         self._spawn = spawn
         self._known: dict[str, SuspendedSite] = {}
+        self._stood: set[str] = set()
+        """Sites that the store named at the last look: what it never named has not ended when it does not."""
         self._lifts: dict[str, int] = {}
         """Lifts that were obeyed: what was suspended again since is not opened by them."""
         self._slowed: dict[str, SuspendedSite] = {}
@@ -111,7 +113,9 @@ class Suspensions:
             return
         self._hear_slowed([row for row in rows if row.slowed])
         rows = [row for row in rows if not row.slowed]
-        gone = self._known.keys() - {row.site for row in rows}
+        stand = {row.site for row in rows}
+        gone = (self._stood & self._known.keys()) - stand
+        self._stood = stand
         self._lifts = {row.site: self._obey(row) for row in rows if row.lifted}
         for row in rows:
             if not row.lifted and self._known.get(row.site) != row:

@@ -203,7 +203,7 @@ class Tryout:
         if shut is None or not shut.by_source or course is None:
             return ""
         refused = " and ".join(way.guise.sources)
-        delivery.turn_aside(course, shut.cause)
+        delivery.turn_aside(course, shut.cause, 0.0)
         return f"{site.name} takes nothing from {refused} until {_clock(shut.until_us)} ({shut.cause})"
 
     def _site(self, way: Plan) -> tuple[SiteName, Suspended | None]:

@@ -3,7 +3,7 @@
 What may go within PATIENCE_S waits in memory, shared evenly by the users who have mail there; what comes later is put
 off into the store until its turn. The turns of one user follow each other at the pace of the site times the number of
 users, so a long backlog is fetched once, message by message as it can go, and never as a whole; and whoever has a
-single message finds a place in memory however much others have waiting.
+single message finds a place in memory however much others have waiting, while they are not hundreds.
 
 Invariant: `users` counts the parcels in the queues of the site's lanes, and nobody stands there with none; `count` is
 the sum.
@@ -18,6 +18,10 @@ PATIENCE_S: Final = 60.0
 
 PUT_OFF_LONGEST_S: Final = 1800.0
 """A turn is at most so far away: the pace may become faster, or mail of others may end."""
+
+TOGETHER_MAX: Final = 200
+"""So many parcels of a site wait in memory at most, unless more may go within PATIENCE_S: else each of thousands of
+users had one there, and the worker no room for what goes to other sites."""
 
 COUNT_AGAIN_S: Final = 1.0
 """How old the number of users may be: counting them looks at all."""
@@ -55,20 +59,23 @@ class Turns:
     def has_room(self, user: str, wait_s: float, pace_s: float, now: float, *, fresh: bool) -> bool:
         """Whether a parcel may wait in memory, where the next one goes in `wait_s` and the others `pace_s` apart.
 
-        Fresh mail stands behind what its user has put off; what comes back from the queue has had its turn.
+        Fresh mail stands behind what its user has put off, unless one may go now and nobody is there; what comes back
+        from the queue has had its turn.
         """
-        if wait_s > PATIENCE_S or (fresh and self._next.get(user, 0.0) > now + PATIENCE_S):
+        if wait_s > PATIENCE_S:
+            return False
+        if fresh and self._next.get(user, 0.0) > now + PATIENCE_S and (self.count or wait_s > 0.0):
             return False
         if not pace_s:
             return True
         own = self.users.get(user, 0)
         room = 1 + int((PATIENCE_S - wait_s) / pace_s)
-        return own < max(1, room // (len(self.users) + (not own)))
+        return own < max(1, room // (len(self.users) + (not own))) and self.count < max(room, TOGETHER_MAX)
 
     def put_off(self, user: str, wait_s: float, pace_s: float, now: float) -> float:
         """The turn of a parcel that finds no room: when it comes back, on the clock of `now`."""
         self._count(now)
-        first = now + max(wait_s, PATIENCE_S if pace_s else 0.0)
+        first = now + max(wait_s, PATIENCE_S if pace_s else 0.0, pace_s * (self.count - 1))
         at = max(self._next.get(user, 0.0), first)
         last = now + max(wait_s, PUT_OFF_LONGEST_S)
         if at >= last:
