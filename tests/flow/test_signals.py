@@ -391,6 +391,20 @@ async def test_mail_whose_turn_is_far_away_is_throttled_not_kept(make_yard: Make
         await until(lambda: len(host.messages) == 2)
 
 
+async def test_that_a_message_is_throttled_is_told_once(make_yard: MakeYard, limited: Providers) -> None:
+    """A long backlog is looked at many times before it goes; its next time stands in the queue."""
+    async with FakeSmtp() as host:
+        yard = make_yard(providers=limited, signposts=signposts(host))
+        by_mx(yard, "x.test")
+        sent = [yard.send("b@x.test") for _ in range(4)]
+        await until(lambda: host.messages)
+        for _ in range(2):
+            before = yard.store.rows("SELECT max(due_us) FROM deliveries")
+            await yard.later(400.0)
+            assert yard.store.rows("SELECT max(due_us) FROM deliveries") >= before
+        assert [yard.kinds(message.id).count("throttled") for message in sent] == [0, 1, 1, 1]
+
+
 async def test_mail_whose_turn_comes_soon_waits_in_memory(make_yard: MakeYard) -> None:
     quick = Providers({"large": Provider(hosts=(".large.test",), messages_per_minute=6)})
     async with FakeSmtp() as host:

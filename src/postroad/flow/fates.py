@@ -102,6 +102,9 @@ def tell_untried(
         late = _is_late_shut(delivery, now_us, warn_after_s, shut_s)
         warned = late and _tell_sender(tale, letter, Action.DELAYED, delivery, outcome)
         tale.later.append(Later(delivery.id, due_us, delivery.last_reply or why, warned, throttled=True, untried=True))
+        if throttled and delivery.throttled:
+            # A long backlog is put off again and again: its next time stands in the queue.
+            continue
         tale.events.append(
             Event(
                 kind="throttled" if throttled else "deferred",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from postroad.flow.routing import USUAL, Course
-from postroad.store.records import INLINE_BODY_MAX, MOVED, TLS_BY_POLICY, TLS_REQUIRED, Accept, Due, Leg
+from postroad.store.records import INLINE_BODY_MAX, MOVED, THROTTLED, TLS_BY_POLICY, TLS_REQUIRED, Accept, Due, Leg
 from postroad.values.reply import Reply
 
 RECIPIENTS_MAX: Final = 100
@@ -58,7 +58,7 @@ class Delivery:
 
     __slots__ = (
         "account", "attempt", "course", "detour", "domain", "due_us", "id", "kind", "last_reply", "letter", "next_hop",
-        "notify", "opens", "orcpt", "prefix", "recipient", "target", "warn_us", "way", "wishes",
+        "notify", "opens", "orcpt", "prefix", "recipient", "target", "throttled", "warn_us", "way", "wishes",
     )  # fmt: skip
 
     def __init__(self, letter: Letter, source: Leg | Due, attempt: int, last_reply: str = "") -> None:
@@ -75,6 +75,8 @@ class Delivery:
         self.warn_us = source.warn_us
         self.next_hop = source.next_hop if isinstance(source, Due) else ""
         """Where somebody moved it to."""
+        self.throttled = isinstance(source, Due) and source.state == THROTTLED
+        """It was put off before without an attempt, and its story says so."""
         self.target = f"{MOVED}{self.next_hop}" if self.next_hop else source.domain
         """Where it goes: its domain, or the next hop behind MOVED."""
         self.way = self.target

@@ -167,7 +167,8 @@ _FLAGS: Final = [Due.__struct_fields__.index(name) for name in ("smtputf8", "eig
 DUE: Final = (  # in the order of the fields of `Due`
     "SELECT d.id, d.message, d.recipient, d.domain, d.kind, d.attempts, d.due_us, m.received_us, m.expires_us,"
     " m.sender, m.size, d.account, d.prefix, d.notify, d.orcpt, m.smtputf8, m.eightbit, m.ret, m.envid, m.body_file,"
-    " d.last_reply, d.warn_us, d.tls, d.next_hop, d.login FROM deliveries d JOIN messages m ON m.id = d.message"
+    " d.last_reply, d.warn_us, d.tls, d.next_hop, d.login, d.state"
+    " FROM deliveries d JOIN messages m ON m.id = d.message"
 )
 
 

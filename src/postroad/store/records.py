@@ -228,6 +228,8 @@ class Due(Record, frozen=True):
     """Where somebody moved it to; empty for the way that DNS and configuration say."""
     login: str = ""
     """Who submitted it; empty for mail without a login."""
+    state: int = QUEUED
+    """What it waited as: QUEUED, DEFERRED or THROTTLED, or HELD until a time that has come."""
 
 
 class Claim(Record, frozen=True):
