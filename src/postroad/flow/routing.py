@@ -75,7 +75,6 @@ def _mark(password: str) -> str:
     return blake2b(password.encode(), key=_UNTOLD, digest_size=8).hexdigest()
 
 
-
 @dataclass(frozen=True, slots=True)
 class Route:
     """One route of the file, ready to be asked."""
