@@ -93,6 +93,14 @@ def test_queue_by_reason_site_and_user(dev_test: CommandLine, queued: Queued) ->
     }  # fmt: skip
 
 
+def test_without_a_command_the_options_are_those_of_the_list(dev_test: CommandLine, queued: Queued) -> None:
+    queued("bob@else.test")
+    assert dev_test.json("queue", "--by", "user") == dev_test.json("queue", "list", "--by", "user")
+    assert "else.test" in dev_test("queue", "--state", "due").stdout
+    assert "Commands:" in dev_test("queue", "--help").stdout
+    assert dev_test.json("shaping")["rows"] == []
+
+
 def test_the_groups_on_a_terminal(dev_test: CommandLine, queued: Queued, monkeypatch: pytest.MonkeyPatch) -> None:
     queued("bob@else.test")
     queued("ida@third.test")

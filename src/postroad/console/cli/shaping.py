@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from postroad.console.cli.exits import Trouble
+from postroad.console.cli.listing import ListingGroup
 from postroad.console.cli.place import Place, place_options
 from postroad.console.cli.show import json_option, print_json, print_rows, wall
 
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 CAUSE_WIDTH: Final = 90
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def shaping(ctx: click.Context) -> None:
+@click.group(cls=ListingGroup)
+def shaping() -> None:
     """See which hosts take no mail for a while, or less, and lift that.
 
     \b
@@ -28,8 +28,6 @@ def shaping(ctx: click.Context) -> None:
       postroad shaping lift google
       postroad try anna@gmail.com          limits, and what holds now
     """
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_)
 
 
 @shaping.command("list")
