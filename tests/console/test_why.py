@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from postroad.console import why_refused
@@ -95,6 +96,12 @@ def test_bounce_names_the_report_or_says_there_was_none() -> None:
         "The sender was told: postroad why 0ACF000000001",
     )
     assert "The sender was not told" in answer(story(RECEIVED, bounced), START_US).advice[0]
+
+
+def test_protection_without_a_host_is_not_a_place() -> None:
+    mute = msgspec.structs.replace(DEFERRED, evidence="", where="TLSv1.3 TLS_AES_256_GCM_SHA384")
+    told = answer(story(RECEIVED, QUEUED, mute), START_US + MINUTE_US)
+    assert "try 1, over TLSv1.3 TLS_AES_256_GCM_SHA384" in shown(told, START_US + MINUTE_US)
 
 
 def test_report_leads_back_to_what_it_reports() -> None:

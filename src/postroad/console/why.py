@@ -315,7 +315,8 @@ def _details(event: Event, now_us: int) -> Iterator[tuple[str, str]]:
         for part in (
             f"try {event.attempt}" if event.attempt else "",
             f"by {event.by}" if event.by else "",
-            f"at {event.where}" if event.where else "",
+            # Of a host that said nothing only the protection stands here; the cause names it.
+            f"{'over' if event.where.startswith('TLSv') else 'at'} {event.where}" if event.where else "",
         )
         if part
     )
