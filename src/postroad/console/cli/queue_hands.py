@@ -33,32 +33,51 @@ class Doing(NamedTuple):
     effect: str
     done: str
     under_way: str
+    unfit: str
+    """Why nothing at all of a selection was changed."""
 
 
-_RETRY: Final = Doing("retry", "They are tried now.", "will be tried now", "They are being tried already.")
+_RETRY: Final = Doing(
+    "retry",
+    "They are tried now.",
+    "will be tried now",
+    "They are being tried already.",
+    "What is held waits for: postroad queue release",
+)
 _HOLD: Final = Doing(
     "hold",
     "Nothing is tried until somebody releases them, and they do not expire meanwhile.",
     "held",
     "What is being tried is held if this attempt fails.",
+    "They are held already.",
 )
 _RELEASE: Final = Doing(
-    "release", "They are tried now, with the lifetime they had left.", "released", "They are being tried already."
+    "release",
+    "They are tried now, with the lifetime they had left.",
+    "released",
+    "They are being tried already.",
+    "They are not held.",
 )
 _MOVE: Final = Doing(
-    "move", "They go to {}, now.", "moved to {}", "What is being tried goes there if this attempt fails."
+    "move",
+    "They go to {}, now.",
+    "moved to {}",
+    "What is being tried goes there if this attempt fails.",
+    "They go there already, or are for mailboxes here.",
 )
 _DROP: Final = Doing(
     "drop",
     "They end without an attempt, and the senders get no report.",
     "dropped",
     "What is being tried is dropped if this attempt fails.",
+    "They are dropped already.",
 )
 _FAIL: Final = Doing(
     "fail",
     "They end undelivered now, and the senders get a report.",
     "ended undelivered",
     "What is being tried is left alone: fail it when that attempt has ended.",
+    "They ended meanwhile.",
 )
 
 
@@ -279,7 +298,7 @@ def _do(place: Place, doing: Doing, which: Which, found: _Found, by: str, detail
                     "Run the same command again for the rest.",
                     exit_code=TRY_AGAIN,
                 ) from error
-            touched, until_us = touched + acted.touched, acted.until_us
+            touched, until_us = touched + acted.touched, acted.until_us or until_us
             under_way.extend(acted.under_way)
     _said(doing, which, touched, under_way, until_us, number)
 
@@ -294,7 +313,8 @@ def retry_now(place: Place, which: Which) -> None:
 def _found(place: Place, which: Which) -> _Found:
     found = _look(place, which)
     if not found.ids:
-        raise Trouble(f"Nothing waits {which.text}.", "Look: postroad queue list")
+        word = "is held" if which.selection.state == "held" else "waits"
+        raise Trouble(f"Nothing {word} {which.text.replace(', that are held', '')}.", "Look: postroad queue list")
     return found
 
 
@@ -342,5 +362,5 @@ def _said(doing: Doing, which: Which, touched: int, under_way: array[int], until
     if until_us and touched:
         click.echo(f"Until {wall(until_us)[11:]} it can be taken back: postroad queue undo {number}", err=True)
     if not touched and not under_way:
-        click.echo("Nothing was changed: nothing of it could be.", err=True)
+        click.echo(f"Nothing was changed. {doing.unfit}", err=True)
         raise click.exceptions.Exit(1)
