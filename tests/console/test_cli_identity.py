@@ -267,6 +267,18 @@ def test_what_nobody_tells_is_no_mistake(home: CommandLine, published: Threaded)
     assert "could not tell  TXT    _smtp._tls.example.com" in check(home, published, status=3).stdout
 
 
+def test_what_has_several_lines_stays_in_its_column(
+    home: CommandLine, published: Threaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def get(self: Https, url: str) -> Fetched:
+        return Fetched(404, "text/plain", b"")
+
+    monkeypatch.setattr(Https, "get", get)
+    lines = check(home, published, status=1).stdout.splitlines()
+    assert all(line.startswith(("yes ", "no ", "could not tell ", "                ")) for line in lines)
+    assert [line.strip() for line in lines if "mode: testing" in line] == ["mode: testing"]
+
+
 def test_new_keys_sign_only_when_dns_has_them(home: CommandLine, published: Threaded) -> None:
     home("domain", "dkim", DOMAIN, "rotate")
     rotate = ("domain", "dkim", DOMAIN, "rotate", "--port", str(published.world.port))
