@@ -183,6 +183,8 @@ def test_a_suspended_destination_is_named_with_the_time_it_ends() -> None:
     [ending] = told.endings
     assert (told.state, ending.next_us) == ("waiting", until_us)
     assert "Nothing goes to this destination until then (google: unusual-rate)" in told.headline
+    assert "postroad shaping" in told.advice[0]
+    assert not any("retry 0" in line for line in told.advice), "it would be put off again at once"
     over = answer(story(RECEIVED, QUEUED, DEFERRED)._replace(open=[waiting]), until_us)
     assert over.state == "due"
 

@@ -104,6 +104,7 @@ def retry(which: Which, yes: bool, place: Place) -> None:
       postroad queue retry --all
     """
     _by_hand(place, _RETRY, which, yes or bool(which.selection.message))
+    _name_suspended(place, which)
 
 
 @click.command()
@@ -139,8 +140,9 @@ def release(which: Which, yes: bool, place: Place) -> None:
       postroad queue release 09RKWM1600005
       postroad queue release --user anna@example.org
     """
-    which = Which(which.selection._replace(state=which.selection.state or "held"), which.text)
-    _by_hand(place, _RELEASE, which, yes or bool(which.selection.message))
+    held = Which(which.selection._replace(state=which.selection.state or "held"), which.text)
+    _by_hand(place, _RELEASE, held, yes or bool(which.selection.message))
+    _name_suspended(place, which)
 
 
 @click.command()
@@ -301,6 +303,25 @@ def _do(place: Place, doing: Doing, which: Which, found: _Found, by: str, detail
             touched, until_us = touched + acted.touched, acted.until_us or until_us
             under_way.extend(acted.under_way)
     _said(doing, which, touched, under_way, until_us, number)
+
+
+def _name_suspended(place: Place, which: Which) -> None:
+    """Says which of what was let go is put off again at once, because nothing goes to its site for a while."""
+    from postroad.console.cli.stores import looking
+    from postroad.store.selection import pages
+    from postroad.store.suspensions import shaped_sites
+
+    now_us = time.time_ns() // 1000
+    with looking(place.data_dir()) as reader:
+        for one in shaped_sites(reader, now_us):
+            source, _, site = one.site.rpartition(">")
+            own = which.selection.site or site
+            meant = which.selection._replace(site=own)
+            if one.by_source or one.slowed or own != site or not any(pages(reader, meant, now_us)):
+                continue
+            ours = f" from {source}" if source else ""
+            click.echo(f"Nothing goes to {site}{ours} until {wall(one.until_us)}; what would go there waits.", err=True)
+            click.echo(f"Why: postroad shaping     to lift that: postroad shaping lift {site}", err=True)
 
 
 def retry_now(place: Place, which: Which) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from postroad.store.suspensions import Shaped
 
 CAUSE_WIDTH: Final = 90
+"""Letters of a cause on a terminal; programs get all of it."""
 
 
 @click.group(cls=ListingGroup)
@@ -57,7 +59,7 @@ def list_(as_json: bool, place: Place) -> None:
                 wall(one.until_us),
                 f"{one.waiting:,}",
                 "another address" if one.by_source else "-",
-                _plain(one.cause)[:CAUSE_WIDTH],
+                _plain(one.cause)[:CAUSE_WIDTH] if sys.stdout.isatty() else _plain(one.cause),
             )
             for one in found
         ],
