@@ -127,6 +127,8 @@ async def test_routes_are_told_by_name() -> None:
     assert (news.route, news.manner) == ("news", "to 127.0.0.1:2525, as route news says")
     assert news.ehlo == "news.ours.test"
     assert "after 3 failed attempts to backup.test:25" in news.when
+    once = {"news": Table(via="127.0.0.1:2525", fallback="backup.test", fallback_after=1)}
+    assert "after 1 failed attempt to backup.test:25" in only(await tryout(once).look(BOB)).when
     other = only(await tryout(tables).look(BOB))
     assert (other.manner, other.when) == ("discarded (route staging: a test machine)", "never")
 

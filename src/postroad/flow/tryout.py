@@ -234,7 +234,7 @@ class Tryout:
         trial.when = self._when(way, domain)
         fallback = course.route.fallback if course.route is not None else None
         if fallback is not None and course.route is not None and not course.falls_back:
-            trial.when += f"; after {course.route.fallback_after} failed attempts to {fallback}"
+            trial.when += f"; after {_count(course.route.fallback_after, 'failed attempt')} to {fallback}"
         first_s = self._config.retry.delays_s[0]
         span = f"{first_s / 60:.3g} minutes" if first_s >= 120 else f"{first_s:.3g} seconds"
         trial.when += f"; if it must wait, again after {span}"
@@ -257,13 +257,13 @@ class Tryout:
         limits = Limits(relay.connections_per_lane, relay.messages_per_connection)
         limits = limits.within(self._providers.get(provider))
         said = [
-            f"at most {limits.connections} connections at a time",
-            f"at most {limits.messages_per_connection} messages over one connection",
+            f"at most {_count(limits.connections, 'connection')} at a time",
+            f"at most {_count(limits.messages_per_connection, 'message')} over one connection",
         ]
         if limits.per_minute:
-            said.append(f"at most {limits.per_minute:,} messages a minute")
+            said.append(f"at most {_count(limits.per_minute, 'message')} a minute")
         if limits.per_hour:
-            said.append(f"at most {limits.per_hour:,} messages an hour")
+            said.append(f"at most {_count(limits.per_hour, 'message')} an hour")
         if provider:
             said[0] += f", shared by all domains of {provider} (provider file)"
         return provider, said
@@ -311,6 +311,10 @@ class Tryout:
 
 
 _NO_BODIES: Final = _NoBodies()
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _clock(at_us: int) -> str:
