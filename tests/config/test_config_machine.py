@@ -17,6 +17,8 @@ from cryptography.x509.oid import NameOID
 
 from postroad.config import Config, Limits, Listen, Milter, Relay, Tls, machine
 from postroad.config.machine import absent_milters, machine_complaints
+from postroad.net.tls import make_authority
+from postroad.store.spool import SPACE_RESERVE
 
 NOW = dt.datetime.now(dt.UTC)
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask for another account")
@@ -188,6 +190,29 @@ def test_a_provider_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     config = Config(data_dir=str(tmp_path), relay=Relay(providers_file=str(tmp_path / "none.toml")))
     [found] = [one for one in machine_complaints(config) if one.path == ("relay", "providers_file")]
     assert "there is no file" in found.what
+
+
+def test_authorities_that_cannot_vouch_are_named(data: Path, tmp_path: Path) -> None:
+    """`openssl req -x509` alone makes such a one, and everything it signed would count as unknown."""
+    file = tmp_path / "ca.pem"
+    config = Config(data_dir=str(data), relay=Relay(ca_file=str(file)))
+    assert said(config) == [f"relay.ca_file: there is no file {file}"]
+    file.write_text("nothing of the kind")
+    assert said(config) == [f"relay.ca_file: {file} holds no certificate in PEM form"]
+    file.write_bytes(make_authority("Root", int(NOW.timestamp() * 1e6)).pem)
+    assert said(config) == []
+    file.write_bytes(file.read_bytes() + Path(pair(tmp_path, name="root.test").certificate).read_bytes())
+    [hint] = said(config)
+    assert hint.startswith("relay.ca_file: the authority CN=root.test has no key usage keyCertSign")
+
+
+def test_a_disk_on_which_no_mail_would_be_taken_is_a_hint(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = os.statvfs_result((4096, 4096, 6000, 5000, 5000, 100, 100, 100, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: small)
+    config = Config(data_dir=str(data))
+    assert said(config) == [f"data_dir: 20 MB are free for {data}, and below 304 MB no mail is taken"]
+    assert not any(one.fatal for one in machine_complaints(config) if one.path == ("data_dir",))
+    assert machine.SPACE_RESERVE == SPACE_RESERVE
 
 
 def test_a_milter_that_is_not_there_is_a_hint(data: Path, tmp_path: Path) -> None:

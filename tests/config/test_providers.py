@@ -84,6 +84,8 @@ def test_laying_over_leaves_both_as_they_were() -> None:
         ("[a]\nhosts = []\n", 1, "a", "no host belongs"),
         ('[a]\nhosts = [".X.test"]\n', 2, "a.hosts", "small letters"),
         ('[a]\nhosts = ["test"]\n', 2, "a.hosts", "not the end of a host name"),
+        ('[a]\nhosts = ["*.x.test"]\n', 2, "a.hosts", '"*.x.test" is not the end of a host name'),
+        ("[google.replies.unusual]\noff = true\n", 1, "google.replies.unusual", "no rule of this name to take back"),
         ('[a]\nhosts = [".x.test"]\nconections = 3\n', 3, "a.conections", "no key of this name"),
         ('[a]\nhosts = [".x.test"]\nconnections = "3"\n', 3, "a.connections", "text, not a number"),
         ('[a]\nhosts = [".x.test"]\nconnections = -3\n', 3, "a.connections", "too small"),
@@ -140,6 +142,14 @@ def test_every_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: i
     assert (problem.line, problem.key) == (line, key), str(problem)
     assert what in problem.what
     assert problem.fix
+
+
+def test_what_was_probably_meant_is_offered(tmp_path: Path) -> None:
+    text = '[a]\nhosts = ["*.x.test"]\n[google.replies.unusual-rat]\noff = true\n'
+    assert [problem.fix for problem in examine(write(tmp_path, text))[1]] == [
+        'Write ".x.test"',
+        'Did you mean "unusual-rate"?',
+    ]
 
 
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:

@@ -70,6 +70,12 @@ def test_a_whole_file(tmp_path: Path) -> None:
             '[a]\nsenders = ["X.test"]',
             '2 a.senders: "X.test" is neither a domain in small letters nor an address. Write "x.test"',
         ),
+        (
+            '[a]\nrecipients = ["*@x.test"]',
+            '2 a.recipients: "*@x.test": a * stands for nothing else here. Write "x.test"',
+        ),
+        ('[a]\nsenders = ["*.x.test"]', '2 a.senders: "*.x.test": a * stands for nothing else here. Write ".x.test"'),
+        ("[a]\nfallback_after = 2", "2 a.fallback_after: there is no fallback to go to. Name one, or remove the key"),
         ('[a]\nvia = "discrad"', '2 a.via: "discrad" is no way out. Did you mean "discard"?'),
         ('[a]\nvia = "lmtp:host"', '2 a.via: next hop "lmtp:host" has no port for LMTP. Name one; 25 is'),
         ('[a]\nvia = "hold"\nehlo = "x.test"', '3 a.ehlo: "hold" sends nothing anywhere. Remove ehlo'),

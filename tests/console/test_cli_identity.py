@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from postroad.net.https import Fetched, Https
 from postroad.store import dkim as units
+from postroad.store.opening import OpenStore
 from postroad.store.reader import Reader
 from postroad.trust.dkim.keys import RSA, load_key
 from tests.console.conftest import CommandLine
@@ -81,7 +82,7 @@ def test_a_key_retires_and_is_forgotten(home: CommandLine) -> None:
     assert "unsigned" not in result.stderr
     assert "leaves unsigned" in home("domain", "dkim", DOMAIN, "retire", second).stderr
     assert not any(first in row["name"] for row in home.json("domain", "dns", DOMAIN)["rows"])
-    home("domain", "dkim", DOMAIN, "remove", first)
+    assert "Keep its record until 20" in home("domain", "dkim", DOMAIN, "remove", first).stdout
     assert keys(home) == [("ed25519", "retired")]
 
 
@@ -265,6 +266,27 @@ def test_what_nobody_tells_is_no_mistake(home: CommandLine, published: Threaded)
     for server in published.world.servers:
         server.faults["_smtp._tls.example.com"] = Fault.SERVFAIL
     assert "could not tell  TXT    _smtp._tls.example.com" in check(home, published, status=3).stdout
+
+
+def test_what_has_several_lines_stays_in_its_column(
+    home: CommandLine, published: Threaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def get(self: Https, url: str) -> Fetched:
+        return Fetched(404, "text/plain", b"")
+
+    monkeypatch.setattr(Https, "get", get)
+    lines = check(home, published, status=1).stdout.splitlines()
+    assert all(line.startswith(("yes ", "no ", "could not tell ", "                ")) for line in lines)
+    assert [line.strip() for line in lines if "mode: testing" in line] == ["mode: testing"]
+
+
+def test_the_record_of_a_key_retired_long_ago_may_go(home: CommandLine) -> None:
+    first, _ = [row["selector"] for row in home.json("domain", "dkim", DOMAIN)["rows"]]
+    home("domain", "dkim", DOMAIN, "retire", first)
+    store = OpenStore(home.data)
+    store.connection.execute("UPDATE dkim_keys SET changed_us = 1 WHERE selector = ?", (first,))
+    store.close()
+    assert "Its record may go." in home("domain", "dkim", DOMAIN, "remove", first).stdout
 
 
 def test_new_keys_sign_only_when_dns_has_them(home: CommandLine, published: Threaded) -> None:

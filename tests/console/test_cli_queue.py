@@ -93,6 +93,14 @@ def test_queue_by_reason_site_and_user(dev_test: CommandLine, queued: Queued) ->
     }  # fmt: skip
 
 
+def test_without_a_command_the_options_are_those_of_the_list(dev_test: CommandLine, queued: Queued) -> None:
+    queued("bob@else.test")
+    assert dev_test.json("queue", "--by", "user") == dev_test.json("queue", "list", "--by", "user")
+    assert "else.test" in dev_test("queue", "--state", "due").stdout
+    assert "Commands:" in dev_test("queue", "--help").stdout
+    assert dev_test.json("shaping")["rows"] == []
+
+
 def test_the_groups_on_a_terminal(dev_test: CommandLine, queued: Queued, monkeypatch: pytest.MonkeyPatch) -> None:
     queued("bob@else.test")
     queued("ida@third.test")
@@ -211,7 +219,7 @@ def test_hold_and_release(dev_test: CommandLine, queued: Queued) -> None:
     assert "released." in dev_test("queue", "release", name).output
     assert kinds(dev_test, name) == ["received", "queued", "held", "released"]
     assert rows(dev_test, name)[0]["state"] == "due"
-    assert "Nothing waits" in dev_test("queue", "release", name, status=1).stderr
+    assert f"Nothing is held of {name}." in dev_test("queue", "release", name, status=1).stderr
 
 
 def test_what_the_policy_quarantined_is_shown_released_and_dropped(dev_test: CommandLine, queued: Queued) -> None:
@@ -278,6 +286,25 @@ def test_a_drop_is_taken_back(dev_test: CommandLine, queued: Queued) -> None:
     assert "Nothing can be taken back" in dev_test("queue", "undo", status=1).stderr
     assert "Action 1 is final" in dev_test("queue", "undo", "1", status=1).stderr
     assert "There is no action 9" in dev_test("queue", "undo", "9", status=1).stderr
+
+
+def test_what_touched_nothing_says_why_and_is_not_what_undo_takes_back(dev_test: CommandLine, queued: Queued) -> None:
+    queued("bob@else.test")
+    dev_test("queue", "hold", "else.test", "--yes")
+    again = dev_test("queue", "hold", "else.test", "--yes", status=1)
+    assert "Nothing was changed. They are held already." in again.stderr
+    assert dev_test("queue", "undo").output == "1 delivery as before.\n"
+    assert "Nothing is held in the queue." in dev_test("queue", "release", "--all", "--yes", status=1).stderr
+
+
+def test_what_was_dropped_can_be_looked_for_until_it_is_gone(dev_test: CommandLine, queued: Queued) -> None:
+    name = queued("bob@else.test")
+    queued("eva@else.test")
+    dev_test("queue", "drop", name, "--yes")
+    assert [row["id"] for row in rows(dev_test, "--state", "dropped")] == [name]
+    wrong = dev_test("queue", "list", "--state", "helt", status=2).stderr
+    assert "'helt' is not one of 'queued', " in wrong
+    assert "is not one of" in dev_test("queue", "hold", "--state", "dropped", status=2).stderr
 
 
 def test_a_move_remembers_the_old_route(dev_test: CommandLine, queued: Queued) -> None:

@@ -69,9 +69,25 @@ def test_what_is_slowed_is_listed_and_ends_by_itself(put_off: CommandLine) -> No
     assert "only slower" in put_off("shaping", "lift", "google", status=1).stderr
 
 
+def test_a_long_cause_is_whole_for_programs(dev_test: CommandLine) -> None:
+    cause = "google: blocked: " + "a list of many words " * 8 + "end"
+    suspend(dev_test, "google", "far.test", cause=cause)
+    assert cause in dev_test("shaping").stdout
+
+
 def test_nothing_is_suspended(dev_test: CommandLine) -> None:
     assert "Every site takes mail" in dev_test("shaping").stderr
     assert "Nothing keeps mail from google." in dev_test("shaping", "lift", "google", status=1).stderr
+
+
+def test_a_retry_says_what_it_cannot_hasten(put_off: CommandLine, queued: Queued) -> None:
+    told = put_off("queue", "retry", "far.test", "--yes")
+    assert "Nothing goes to google from 192.0.2.10 until " in told.stderr
+    assert "postroad shaping lift google" in told.stderr
+    queued("bob@near.test")
+    assert put_off("queue", "retry", "near.test", "--yes").stderr == ""
+    put_off("shaping", "lift", "google")
+    assert put_off("queue", "retry", "far.test", "--yes").stderr == ""
 
 
 def test_a_lift_opens_the_site_and_what_waits_is_tried_now(put_off: CommandLine) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import getpass
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +38,21 @@ def one(recipient: str, reply: str = "", state: int = DEFERRED, due_us: int = NO
     return Chosen(
         1, MESSAGE, recipient, "x.test", 1, 0, due_us, state, "", held, reply, "anna@ours.test", 4567, ""
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", ["-p", "-j"])
+def test_a_reader_who_has_seen_enough_is_no_bug(dev_test: CommandLine, queued: Queued, flag: str) -> None:
+    """`mailq | head -1`: the pipe is closed before all of the queue is written."""
+    queued("bob@else.test")
+    config = dev_test.data.with_name("postroad.toml")
+    config.write_text(f'data_dir = "{dev_test.data}"\n')
+    script = "import sys; sys.argv[0] = 'postqueue'; from postroad.console.sendmail import main; sys.exit(main())"
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-c", script, flag, "-c", str(config)]
+    ended = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, check=False)
+    os.close(write_end)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 # -- the documented forms ----------------------------------------------------------------------------------------------

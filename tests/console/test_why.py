@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from postroad.console import why_refused
@@ -97,6 +98,12 @@ def test_bounce_names_the_report_or_says_there_was_none() -> None:
     assert "The sender was not told" in answer(story(RECEIVED, bounced), START_US).advice[0]
 
 
+def test_protection_without_a_host_is_not_a_place() -> None:
+    mute = msgspec.structs.replace(DEFERRED, evidence="", where="TLSv1.3 TLS_AES_256_GCM_SHA384")
+    told = answer(story(RECEIVED, QUEUED, mute), START_US + MINUTE_US)
+    assert "try 1, over TLSv1.3 TLS_AES_256_GCM_SHA384" in shown(told, START_US + MINUTE_US)
+
+
 def test_report_leads_back_to_what_it_reports() -> None:
     report = Event(kind="received", at_us=START_US, by="report", cause="reports 0ACF000000001", link="0ACF000000001")
     told = answer(story(report), START_US)
@@ -176,6 +183,8 @@ def test_a_suspended_destination_is_named_with_the_time_it_ends() -> None:
     [ending] = told.endings
     assert (told.state, ending.next_us) == ("waiting", until_us)
     assert "Nothing goes to this destination until then (google: unusual-rate)" in told.headline
+    assert "postroad shaping" in told.advice[0]
+    assert not any("retry 0" in line for line in told.advice), "it would be put off again at once"
     over = answer(story(RECEIVED, QUEUED, DEFERRED)._replace(open=[waiting]), until_us)
     assert over.state == "due"
 

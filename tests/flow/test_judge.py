@@ -78,6 +78,14 @@ def test_row_d12_a_lost_connection_never_ends_mail(stage: str) -> None:
     assert ("may have arrived" in outcome.cause) is (stage == "final")
 
 
+def test_who_broke_a_connection_off_stands_in_the_words_where_it_said_nothing() -> None:
+    silent = judge_loss("data", "connection closed", None, "mx [192.0.2.1]:25", "")
+    assert (silent.cause, silent.where) == ("connection closed at DATA (mx [192.0.2.1]:25)", "")
+    assert str(silent.reply) == "451 4.4.2 connection closed at DATA"
+    spoken = judge_loss("data", "connection closed", Reply(421, "4.3.2", "bye"), "mx [192.0.2.1]:25", "")
+    assert (spoken.cause, spoken.where) == ("connection closed at DATA", "mx [192.0.2.1]:25")
+
+
 def test_a_connection_that_never_was() -> None:
     outcome = judge_connect("connection refused", "mx [192.0.2.1]:25")
     assert (outcome.fate, outcome.about, outcome.status) == (DEFERRED, HOST, "4.4.1")

@@ -129,3 +129,10 @@ def test_a_login_is_never_taken_for_a_name() -> None:
     named = Guise(ehlo="shop.example.org")
     logged_in = Guise(login=Credentials("shop.example.org", "secret"))
     assert named.key != logged_in.key
+
+
+def test_two_accounts_of_one_name_share_no_connection() -> None:
+    """Providers exist that know every customer as "apikey", and by the password alone which one it is."""
+    news, shop = (Guise(login=Credentials("apikey", password)) for password in ("of the news", "of the shop"))
+    assert news.key != shop.key
+    assert news.key == Guise(login=Credentials("apikey", "of the news")).key

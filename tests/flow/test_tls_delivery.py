@@ -268,6 +268,7 @@ async def test_case_enforce_matched_host_invalid_certificate(street: Street, cer
     event = await outcome(street.build(sts=ENFORCE), "x@a.test")
     assert event.kind == "deferred"
     assert f"its certificate does not prove the name mx.host.test: {why}" in event.cause
+    assert event.where.startswith("TLSv1.3 ")
     assert "MTA-STS requires it" in event.cause
     assert host.messages == []
     [(_, _, last_reply)] = street.yard.open()

@@ -22,7 +22,7 @@ from postroad.store.suspensions import Suspended
 from postroad.values.address import Address
 from tests.fakes.certificates import authority, server
 from tests.fakes.lookup import FAILED, FakeLookup
-from tests.fakes.smtp_server import FakeSmtp
+from tests.fakes.smtp_server import Drop, FakeSmtp, Silent
 from tests.flow.yard import only
 
 BOB = Address.parse("bob@far.test")
@@ -127,6 +127,8 @@ async def test_routes_are_told_by_name() -> None:
     assert (news.route, news.manner) == ("news", "to 127.0.0.1:2525, as route news says")
     assert news.ehlo == "news.ours.test"
     assert "after 3 failed attempts to backup.test:25" in news.when
+    once = {"news": Table(via="127.0.0.1:2525", fallback="backup.test", fallback_after=1)}
+    assert "after 1 failed attempt to backup.test:25" in only(await tryout(once).look(BOB)).when
     other = only(await tryout(tables).look(BOB))
     assert (other.manner, other.when) == ("discarded (route staging: a test machine)", "never")
 
@@ -150,16 +152,26 @@ async def test_a_rehearsal_ends_before_any_message(tmp_path: Path) -> None:
     "script, prospect, why",
     [
         ({"RCPT": "550 5.1.1 no such user"}, Prospect.FAILS, "550 5.1.1"),
-        ({"RCPT": "450 4.2.0 greylisted"}, Prospect.UNDECIDED, "no host said yes or no"),
+        ({"RCPT": "450 4.2.0 greylisted"}, Prospect.UNDECIDED, "no host said yes or no: 450 4.2.0 greylisted"),
         ({"MAIL": "550 5.7.1 not you"}, Prospect.FAILS, "550 5.7.1"),
-        ({"CONNECT": "554 5.7.1 go away"}, Prospect.UNDECIDED, "no host said yes or no"),
+        (
+            {"CONNECT": "554 5.7.1 go away"},
+            Prospect.UNDECIDED,
+            "no host said yes or no: the connection was answered 554 (554 5.7.1 go away)",
+        ),
+        ({"MAIL": Drop()}, Prospect.UNDECIDED, "no host said yes or no: connection closed at MAIL"),
+        ({"CONNECT": Silent()}, Prospect.UNDECIDED, "no host said yes or no: timeout after 0.1 s before the greeting"),
     ],
 )
-async def test_what_a_rehearsal_meets(script: dict[str, str], prospect: Prospect, why: str) -> None:
+async def test_what_a_rehearsal_meets(
+    script: dict[str, str], prospect: Prospect, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroad.flow.tryout.PATIENCE_S", 0.1)
     async with FakeSmtp(**script) as host:  # type: ignore[arg-type]
         trial = only(await tryout(port=host.port).look(BOB, NEWS, connect=True))
         assert trial.prospect is prospect
         assert trial.why.startswith(why)
+        assert trial.dialog[0].count("[127.0.0.1]") == 1
 
 
 def test_the_worst_counts() -> None:

@@ -160,11 +160,11 @@ async def test_only_https_is_spoken(site: Site, url: str) -> None:
 
 
 async def test_a_host_that_is_not_there(site: Site) -> None:
-    with pytest.raises(Unfetched, match="has no address"):
+    with pytest.raises(Unfetched, match=r"^no connection came to be: [a-z.-]+ has no address"):
         await site.client().get("https://nowhere.test/")
     client = site.client()
     await site.stop()
-    with pytest.raises(Unfetched, match="Connect"):
+    with pytest.raises(Unfetched, match=r"^no connection came to be: Connection refused$"):
         await client.get(URL)
     await site.start()
 

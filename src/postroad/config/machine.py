@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from postroad.config import Config
 from postroad.config.endpoints import MilterPlace, parse_endpoint, parse_milter
@@ -24,12 +24,17 @@ from postroad.config.routes import examine as examine_routes
 from postroad.config.routes import read_password
 from postroad.config.rules import SERVICES, complaints
 
+if TYPE_CHECKING:
+    from cryptography import x509
+
 CAP_NET_BIND_SERVICE: Final = 10
 DAY_S: Final = 86400.0
 CERTIFICATE_SOON_S: Final = 14 * DAY_S
 """A certificate that ends within two weeks is worth a word; renewals usually happen a month before."""
 SPARE_FILES: Final = 256
 """File descriptors beside the connections: databases, sockets to the store, logs, body files."""
+SPACE_RESERVE: Final = 200 * 1000 * 1000
+"""What `store.spool` keeps free beside two messages of the largest size."""
 KNOCK_S: Final = 1.0
 """A milter in the neighbourhood takes a connection within milliseconds."""
 CANNOT_ASK: Final = 2
@@ -150,6 +155,18 @@ def _folder(config: Config, account: pwd.struct_passwd | None) -> Iterator[Compl
     elif not _can(account, folder, os.R_OK | os.W_OK | os.X_OK):
         what = f"{_who(account)} may not write to {folder}"
         yield Complaint(path, what, f"chown {_who(account)} {folder}")
+    yield from _space(config, folder)
+
+
+def _space(config: Config, folder: Path) -> Iterator[Complaint]:
+    """A disk that is too small, or too full, takes no mail at all from the first minute."""
+    disk = os.statvfs(folder)
+    free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    needed = max(total * config.limits.free_space_share, 2 * config.limits.message_size + SPACE_RESERVE)
+    if free < needed:
+        what = f"{free // 10**6:,} MB are free for {folder}, and below {needed // 10**6:,.0f} MB no mail is taken"
+        fix = "Make room; a smaller limits.message_size or limits.free_space_share needs less"
+        yield Complaint(("data_dir",), what, fix, fatal=False)
 
 
 def _creatable(folder: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
@@ -237,7 +254,7 @@ def _names(certificate: object, hostname: str) -> Iterator[Complaint]:
 def _files_of_others(config: Config, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
     """Files of others that are read while the server runs."""
     if config.relay.ca_file:
-        yield from _readable(("relay", "ca_file"), Path(config.relay.ca_file), account)
+        yield from _authorities(Path(config.relay.ca_file), account)
     if config.relay.providers_file:
         yield from _providers_file(config.relay.providers_file, account)
     if config.relay.routes_file:
@@ -247,6 +264,40 @@ def _files_of_others(config: Config, account: pwd.struct_passwd | None) -> Itera
     for name in ("ca_file", "binding_key_file") if config.acme.names else ():
         if getattr(config.acme, name):
             yield from _readable(("acme", name), Path(getattr(config.acme, name)), account)
+
+
+def _authorities(file: Path, account: pwd.struct_passwd | None) -> Iterator[Complaint]:
+    """The file of certificate authorities can be read and holds some, and each is made so that it can vouch."""
+    from cryptography import x509
+
+    path = ("relay", "ca_file")
+    unreadable = list(_readable(path, file, account))
+    yield from unreadable
+    if unreadable:
+        return
+    try:
+        roots = x509.load_pem_x509_certificates(file.read_bytes())
+    except (ValueError, OSError):
+        yield Complaint(
+            path, f"{file} holds no certificate in PEM form", 'Name the file that has "BEGIN CERTIFICATE" lines'
+        )
+        return
+    for root in roots:
+        if not _may_sign(root):
+            name = root.subject.rfc4514_string()
+            what = f"the authority {name} has no key usage keyCertSign, so nothing it signed holds"
+            fix = "Make it with: openssl req -x509 -addext keyUsage=critical,keyCertSign,cRLSign ..."
+            yield Complaint(path, what, fix, fatal=False)
+
+
+def _may_sign(root: x509.Certificate) -> bool:
+    """RFC 5280 section 4.2.1.3: who vouches for certificates says so, and the library that judges them insists."""
+    from cryptography import x509
+
+    try:
+        return root.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except (x509.ExtensionNotFound, ValueError):
+        return False
 
 
 def _providers_file(file: str, account: pwd.struct_passwd | None) -> Iterator[Complaint]:

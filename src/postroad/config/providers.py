@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, inspect
 
+from postroad.config.endpoints import is_hostname
 from postroad.config.load import read_tables
 from postroad.config.patterns import Pattern
 from postroad.config.problems import Complaint, ConfigError, Path, Problem, closest, key_text
@@ -148,6 +149,8 @@ def _complaints(tables: Table, below: Table) -> Iterator[Complaint]:
             continue
         for key, rule in replies.items():
             yield from _rule((*path, "replies", key), rule)
+            if isinstance(rule, dict) and rule.get("off"):
+                yield from _taken_back((*path, "replies", key), below.get(name, {}).get("replies", {}))
 
 
 def _shape(table: Table, struct: type, path: Path, apart: tuple[str, ...] = ()) -> Iterator[Complaint]:
@@ -161,6 +164,9 @@ def _shape(table: Table, struct: type, path: Path, apart: tuple[str, ...] = ()) 
             yield from value_complaints(value, fields[key], (*path, key))
 
 
+_HOSTS_FIX: Final = 'Write ".example.net" for all below it, or one whole name'
+
+
 def _provider(name: str, table: Table, below: Table) -> Iterator[Complaint]:
     hosts = table.get("hosts", below.get(name, {}).get("hosts", ()))
     if name == EVERYBODY:
@@ -172,9 +178,11 @@ def _provider(name: str, table: Table, below: Table) -> Iterator[Complaint]:
         yield Complaint((name,), "no host belongs to this provider", 'Write how they end: hosts = [".example.net"]')
     for host in table.get("hosts", ()):
         bare = host.removeprefix(".")
-        if host != host.lower() or "." not in bare or any(not part for part in bare.split(".")):
+        if host != host.lower() or "." not in bare or not is_hostname(bare):
             what = f'"{host}" is not the end of a host name in small letters'
-            yield Complaint((name, "hosts"), what, 'Write ".example.net" for all below it, or one whole name')
+            meant = host.removeprefix("*").lower()
+            fix = f'Write "{meant}"' if meant != host and is_hostname(meant.removeprefix(".")) else _HOSTS_FIX
+            yield Complaint((name, "hosts"), what, fix)
 
 
 def _rule(path: Path, rule: Any) -> Iterator[Complaint]:
@@ -196,6 +204,14 @@ def _rule(path: Path, rule: Any) -> Iterator[Complaint]:
         yield Complaint((*path, "action"), f"{action} needs for_s", "Write for how many seconds: for_s = 3600")
     elif action not in TIMED and rule.get("for_s"):
         yield Complaint((*path, "for_s"), f"{action} lasts no time", f"Remove it, or use {', '.join(TIMED)}")
+
+
+def _taken_back(path: Path, shipped: Table) -> Iterator[Complaint]:
+    """A rule that is taken back should be there."""
+    if path[-1] not in shipped:
+        near = closest(str(path[-1]), shipped)
+        fix = f'Did you mean "{near}"?' if near else f"Remove it; there are {', '.join(shipped) or 'none'}"
+        yield Complaint(path, f"{path[0]} has no rule of this name to take back", fix, fatal=False)
 
 
 def _recognised(path: Path, rule: Table) -> Iterator[Complaint]:

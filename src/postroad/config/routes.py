@@ -147,6 +147,8 @@ def _complaints(tables: dict[str, Any]) -> Iterator[Complaint]:
             continue
         route = msgspec.convert(table, Route)
         yield from _route(path, route)
+        if "fallback_after" in table and not route.fallback:
+            yield Complaint((*path, "fallback_after"), "there is no fallback to go to", "Name one, or remove the key")
         if everything:
             what = f"no mail comes this far: [{everything}] takes all of it"
             yield Complaint(path, what, f"Move [{everything}] to the end of the file", fatal=False)
@@ -195,6 +197,10 @@ def _pattern(text: str, key: str) -> tuple[str, str] | None:
     """What is wrong with one text of what mail a route is for."""
     if text == "<>" and key == "senders":
         return None
+    if text.startswith("*"):
+        bare = text[1:].removeprefix("@").lower()
+        fix = f'Write "{bare}"' if is_hostname(bare.removeprefix(".")) else 'Write "example.org" or ".example.org"'
+        return f'"{text}": a * stands for nothing else here', fix
     if "@" in text:
         try:
             Address.parse(text, utf8=True)

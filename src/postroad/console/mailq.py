@@ -6,6 +6,7 @@ All of it belongs to whoever may read the mail store: root and the account of th
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from itertools import groupby
@@ -45,6 +46,17 @@ CHANGES: Final = ("es", "ar", "md")
 
 def show(config: str, *, as_json: bool = False) -> int:
     """Print the queue and what lies in the maildrop; returns the exit status."""
+    try:
+        status = _show(config, as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough, as in `mailq | head`; what is still buffered must not meet the pipe at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = OK
+    return status
+
+
+def _show(config: str, as_json: bool) -> int:
     from postroad.console.cli.exits import Trouble
 
     dropped = _dropped(config)

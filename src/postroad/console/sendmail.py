@@ -302,35 +302,47 @@ def _verify(call: Call, where: Place) -> int:
     except Down as down:
         raise Failure(TRY_AGAIN, f"Not known: {down}") from down
     ways = _ways(call, [recipient for recipient, answer in answers if answer.good], where)
+    failing, undecided, first = False, False, OK
     for recipient, answer in answers:
         word = "deliverable" if answer.good else "undecided" if answer.later else "undeliverable"
-        print(f"{recipient} ... {word}: {answer}")
-        for line in ways.get(recipient, ()):
+        word, why, lines = ways.get(recipient, (word, "", ()))
+        print(f"{recipient} ... {word}: {why or answer}")
+        for line in lines:
             print(line)
-    failing = [answer for _, answer in answers if not answer.good and not answer.later]
-    undecided = any(answer.later for _, answer in answers)
+        undecided, failing = undecided or word == "undecided", failing or word == "undeliverable"
+        first = first or (answer.status if not answer.good and not answer.later else OK)
     if call.mode == options.TEST:
         return 2 if failing else 1 if undecided else 0
-    return failing[0].status if failing else TRY_AGAIN if undecided else OK
+    return first or (TRY_AGAIN if undecided else OK)
 
 
-def _ways(call: Call, recipients: list[str], where: Place) -> dict[str, list[str]]:
-    """-bt: the way of each address that is taken, as `postroad try` tells it, where the configuration may be read."""
+_WORDS: Final = {"routable": "deliverable", "undecided": "undecided", "fails": "undeliverable"}
+"""What an address test calls the prospects of `flow.tryout`."""
+
+
+def _ways(call: Call, recipients: list[str], where: Place) -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """-bt: word, reason and way of each address that is taken, as `postroad try` tells them.
+
+    Only where the configuration may be read.
+    """
     if call.mode != options.TEST or not where.config:
         return {}
     from postroad.config.load import examine
     from postroad.console.cli.exits import Trouble
     from postroad.console.cli.tryout import lines, parse, run
+    from postroad.flow.tryout import worst
 
     config = examine(where.config).config
-    told: dict[str, list[str]] = {}
+    told: dict[str, tuple[str, str, tuple[str, ...]]] = {}
     for recipient in recipients if config is not None else ():
         assert config is not None
         try:
             trials = run(config, [parse(recipient)], call.sender or None, "")
         except Trouble:  # the data folder belongs to the service, and not everybody may look into it
             continue
-        told[recipient] = [line for trial in trials for line in lines(trial)[1:]]
+        why = next((trial.why for trial in trials if trial.prospect is worst(trials)), "")
+        way = tuple(line for trial in trials for line in lines(trial)[1:])
+        told[recipient] = _WORDS[worst(trials).value], why, way
     return told
 
 

@@ -37,7 +37,8 @@ def place(named: str) -> Place:
     except (OSError, UnicodeDecodeError) as error:
         if not named:
             return USUAL
-        raise Failure(BAD_CONFIG, f"The configuration {path} cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise Failure(BAD_CONFIG, f"The configuration {path} cannot be read: {why}") from error
     import tomllib
 
     try:

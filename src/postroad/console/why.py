@@ -110,7 +110,7 @@ def answer(story: Told, now_us: int) -> Answer:
         state=state,
         headline=_headline(story.id, endings, state, now_us),
         endings=endings,
-        advice=tuple(_advice(story.id, endings, events)),
+        advice=tuple(_advice(story.id, endings, events, any(leg.suspended_us > now_us for leg in story.open))),
         events=events,
     )
 
@@ -217,14 +217,17 @@ def _headline(ident: int, endings: tuple[Ending, ...], state: str, now_us: int) 
     return f"{text}."
 
 
-def _advice(ident: int, endings: tuple[Ending, ...], events: tuple[Event, ...]) -> Iterator[str]:
+def _advice(ident: int, endings: tuple[Ending, ...], events: tuple[Event, ...], suspended: bool) -> Iterator[str]:
     """What can be done, or why nothing need be."""
     name = id_text(ident)
     states = {ending.state for ending in endings}
     reports = [event.link for event in events if event.kind in ("reported", "bounced") and event.link]
     if "refused" in states:
         yield why_refused.advice(endings[0].cause)
-    if "waiting" in states:
+    if "waiting" in states and suspended:
+        yield "A retry changes nothing before that time. When the cause is gone: postroad shaping, and lift it."
+        yield f"To end it without a report: postroad queue drop {name}"
+    elif "waiting" in states:
         yield f"Nothing need be done. To try at once: postroad queue retry {name}"
         yield f"To end it without a report: postroad queue drop {name}"
     if any(ending.state == "held" and ending.next_us for ending in endings):
@@ -315,7 +318,8 @@ def _details(event: Event, now_us: int) -> Iterator[tuple[str, str]]:
         for part in (
             f"try {event.attempt}" if event.attempt else "",
             f"by {event.by}" if event.by else "",
-            f"at {event.where}" if event.where else "",
+            # Of a host that said nothing only the protection stands here; the cause names it.
+            f"{'over' if event.where.startswith('TLSv') else 'at'} {event.where}" if event.where else "",
         )
         if part
     )

@@ -177,7 +177,7 @@ def _event(kind: str, delivery: Delivery, outcome: Outcome, now_us: int, next_us
         cause=outcome.cause,
         evidence=_said(outcome) if where or not outcome.cause else "",
         by=by,
-        where=f"{where} {outcome.tls}" if outcome.tls else where,
+        where=" ".join(filter(None, (where, outcome.tls))),
         next_us=next_us,
         attempt=delivery.attempt,
     )

@@ -388,7 +388,8 @@ def _judged(
 
 def _untold(record: Wanted, told: Told) -> Finding:
     why = _clean(told.why) or "no server answered"
-    return Finding(record, Truth.COULD_NOT_TELL, "", f"Nobody told: {why}. Try again.")
+    end = "" if why.endswith("?") else "."
+    return Finding(record, Truth.COULD_NOT_TELL, "", f"Nobody told: {why}{end} Try again.")
 
 
 def _silence(told: Told) -> str:

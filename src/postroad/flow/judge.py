@@ -133,8 +133,12 @@ def judge_loss(stage: str, why: str, reply: Reply | None, where: str, tls: str) 
     place = _STAGES_AS_PLACES.get(stage, stage)
     # Whether the message arrived is unknown after the final dot; it is sent again (RFC 1047).
     doubt = "; it may have arrived" if stage == "final" else ""
-    said = reply or Reply(451, "4.4.2", f"{why} {place}{doubt}")
-    return Outcome(Fate.DEFERRED, About.HOST, f"{why} {place}{doubt}", said, where if reply else "", tls)
+    cause = f"{why} {place}{doubt}"
+    if reply is None:
+        # The host said nothing, so `where` stands in the words only.
+        named = f"{cause} ({where})" if where else cause
+        return Outcome(Fate.DEFERRED, About.HOST, named, Reply(451, "4.4.2", cause), "", tls)
+    return Outcome(Fate.DEFERRED, About.HOST, cause, reply, where, tls)
 
 
 _STAGES_AS_PLACES: Final = {

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
+from secrets import token_bytes
 from typing import Final
 
 from postroad.config.routes import DISCARD, HOLD, MX, Loaded
@@ -59,11 +60,19 @@ class Guise:
     @property
     def key(self) -> str:
         """Connections in guises of equal keys may be shared."""
-        user = f"login={self.login.user}" if self.login is not None else ""
+        user = f"login={self.login.user} {_mark(self.login.password)}" if self.login is not None else ""
         return " ".join(filter(None, (",".join(self.sources), self.ehlo, user)))
 
 
 PLAIN_GUISE: Final = Guise()
+
+_UNTOLD: Final = token_bytes(32)
+"""Known to this process alone, so that what stands for a password in a key tells nobody anything about it."""
+
+
+def _mark(password: str) -> str:
+    """What tells two logins of one name apart: some providers call every account by the same, such as "apikey"."""
+    return blake2b(password.encode(), key=_UNTOLD, digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

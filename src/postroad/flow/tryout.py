@@ -7,7 +7,7 @@ no message is sent. A rehearsal goes as far as RCPT and takes it back with RSET.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from random import Random
@@ -30,7 +30,10 @@ from postroad.store.records import Accept, Leg
 from postroad.store.suspensions import Suspended
 from postroad.values.address import Address
 from postroad.values.outcome import Fate, Outcome
-from postroad.values.reply import Reply
+
+PATIENCE_S: Final = 60.0
+"""Seconds that a rehearsal waits for one answer: longer than hosts that greet late on purpose need, and not the five
+minutes of RFC 5321 section 4.5.3.2, because somebody sits in front of it."""
 
 
 class Prospect(Enum):
@@ -231,7 +234,7 @@ class Tryout:
         trial.when = self._when(way, domain)
         fallback = course.route.fallback if course.route is not None else None
         if fallback is not None and course.route is not None and not course.falls_back:
-            trial.when += f"; after {course.route.fallback_after} failed attempts to {fallback}"
+            trial.when += f"; after {_count(course.route.fallback_after, 'failed attempt')} to {fallback}"
         first_s = self._config.retry.delays_s[0]
         span = f"{first_s / 60:.3g} minutes" if first_s >= 120 else f"{first_s:.3g} seconds"
         trial.when += f"; if it must wait, again after {span}"
@@ -254,13 +257,13 @@ class Tryout:
         limits = Limits(relay.connections_per_lane, relay.messages_per_connection)
         limits = limits.within(self._providers.get(provider))
         said = [
-            f"at most {limits.connections} connections at a time",
-            f"at most {limits.messages_per_connection} messages over one connection",
+            f"at most {_count(limits.connections, 'connection')} at a time",
+            f"at most {_count(limits.messages_per_connection, 'message')} over one connection",
         ]
         if limits.per_minute:
-            said.append(f"at most {limits.per_minute:,} messages a minute")
+            said.append(f"at most {_count(limits.per_minute, 'message')} a minute")
         if limits.per_hour:
-            said.append(f"at most {limits.per_hour:,} messages an hour")
+            said.append(f"at most {_count(limits.per_hour, 'message')} an hour")
         if provider:
             said[0] += f", shared by all domains of {provider} (provider file)"
         return provider, said
@@ -269,20 +272,24 @@ class Tryout:
 
     async def _rehearse(self, trial: Trial, way: Plan, address: Address, sender: Address | None) -> None:
         """Asks the first host that takes a session whether it would take this recipient."""
-        undecided = True
+        undecided, unsaid = True, ""
         for hop in way.hops(Random()):
             courier = await self._open(hop, way)
             if isinstance(courier, NoCourier):
-                trial.dialog.append(f"{hop}: {courier.outcome.cause}{_said(courier.outcome.reply)}")
+                refusal = _refusal(courier.outcome, str(hop))
+                unsaid = unsaid or refusal
+                trial.dialog.append(f"{hop}: {refusal}")
                 continue
             said = await courier.ask([address], sender)
             trial.dialog.append(f"{hop}: session as {self._outside.manner.name_of(way.guise, hop.address)}")
             trial.dialog.append(f"TLS: {courier.tls or 'none'}")
             if isinstance(said, Outcome):
                 refused = said.reply
-                trial.dialog.append(f"MAIL FROM:<{sender or ''}>: {said.cause}{_said(refused)}")
+                unsaid = _refusal(said, str(hop))
+                trial.dialog.append(f"MAIL FROM:<{sender or ''}>: {unsaid}")
             else:
                 [refused] = said
+                unsaid = str(refused)
                 trial.dialog.append(f"MAIL FROM:<{sender or ''}>: taken")
                 trial.dialog.append(f"RCPT TO:<{address}>: {refused}")
             await courier.take_back()
@@ -293,10 +300,10 @@ class Tryout:
             break
         if undecided:
             trial.prospect = Prospect.UNDECIDED
-            trial.why = trial.why or "no host said yes or no"
+            trial.why = f"no host said yes or no: {unsaid}" if unsaid else "no host said yes or no"
 
     async def _open(self, hop: Hop, way: Plan) -> Courier | NoCourier:
-        policy, manner = way.tls_of(hop.host), self._outside.manner
+        policy, manner = way.tls_of(hop.host), replace(self._outside.manner, patience_s=PATIENCE_S)
         opened = await Courier.open(hop, manner, _NO_BODIES, policy=policy, guise=way.guise)
         if isinstance(opened, NoCourier) and opened.try_plain:
             opened = await Courier.open(hop, manner, _NO_BODIES, plain=True, policy=policy, guise=way.guise)
@@ -306,13 +313,19 @@ class Tryout:
 _NO_BODIES: Final = _NoBodies()
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def _clock(at_us: int) -> str:
     """A wall time as a clock on the wall shows it."""
     return datetime.fromtimestamp(at_us / 1e6, UTC).astimezone().strftime("%H:%M")
 
 
-def _said(reply: Reply | None) -> str:
-    return f" ({reply})" if reply is not None else ""
+def _refusal(outcome: Outcome, host: str) -> str:
+    """What came in place of a yes, for a line that names the host already; our own replies are no words of his."""
+    cause = outcome.cause.removesuffix(f" ({host})")
+    return f"{cause} ({outcome.reply})" if outcome.where and outcome.reply is not None else cause
 
 
 def _delivery(address: Address, sender: Address | None, login: str) -> Delivery:

@@ -109,7 +109,9 @@ class AuthorityByDns:
 
     async def _find_zone(self, name: dns.name.Name) -> _Zone | str:
         if name == dns.name.root:
-            return "no zone was found that it belongs to"
+            return (
+                "no zone was found that it belongs to: does the domain exist, and does its registrar know its servers?"
+            )
         got = await self._resolve(name, RdataType.NS)
         if isinstance(got, str):
             return got

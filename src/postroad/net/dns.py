@@ -287,7 +287,7 @@ async def ask_server(
                     backend=_backend(),
                 )  # fmt: skip
         except (dns.exception.Timeout, TimeoutError):
-            return f"timeout after {timeout:g} s from {server}"
+            return f"timeout after {round(timeout, 1):g} s from {server}"
         except (dns.exception.DNSException, OSError, EOFError, ValueError) as error:
             return f"{type(error).__name__} from {server}: {error}"[:200]
         code = response.rcode()

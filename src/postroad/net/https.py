@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -107,6 +108,12 @@ class Https:
         except aiohttp.ClientConnectorCertificateError as error:
             why = f"its certificate does not hold: {error.certificate_error}"
             raise Unfetched(why[:300], "sts-webpki-invalid") from None
+        except aiohttp.ClientConnectorError as error:
+            cause = error.os_error
+            words = cause.strerror or str(cause)
+            if cause.errno and not isinstance(error, aiohttp.ClientConnectorDNSError):
+                words = os.strerror(cause.errno)  # asyncio's own, "Connect call failed", say less
+            raise Unfetched(f"no connection came to be: {words}"[:300]) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unfetched(f"{type(error).__name__}: {error}"[:300]) from None
 

@@ -65,7 +65,7 @@ class Acted(Record, frozen=True):
     under_way: list[int]
     """Of these, or left alone because of it: what a worker has in its hands."""
     until_us: int = 0
-    """Until when it can be taken back; 0: it cannot be."""
+    """Until when it can be taken back; 0: it cannot be, or nothing was touched."""
 
 
 class Seized(Record, frozen=True):
@@ -159,7 +159,7 @@ def action_begin(tx: Tx, args: ActionBegin) -> int:
 def act(tx: Tx, args: Act) -> Acted:
     """Does an action to one slice of deliveries; those that it does not fit, or that are gone, are passed over.
 
-    The time to take it back begins with the last slice.
+    The time to take it back begins with the last slice that touched something.
     """
     action = _opened(tx, args.action)
     change, live = _CHANGES[action.what], tx.live
@@ -179,7 +179,7 @@ def act(tx: Tx, args: Act) -> Acted:
             under_way.pop()
     _write(tx, after)
     until_us = 0
-    if action.what in UNDOABLE:
+    if action.what in UNDOABLE and touched:
         until_us = tx.now_us + UNDO_US
         for row in touched:
             tx.append(BEFORE, (args.action, row.id, row.due_us, row.state, row.next_hop, row.held, row.left_us))
@@ -287,8 +287,9 @@ def _give_time(tx: Tx, rows: Iterable[_Row]) -> None:
 
 def _count(tx: Tx, number: int, deliveries: int, until_us: int) -> None:
     tx.execute(
-        "UPDATE queue_actions SET deliveries = deliveries + ?, until_us = ? WHERE number = ?",
-        (deliveries, until_us, number),
+        "UPDATE queue_actions SET deliveries = deliveries + ?, until_us = CASE WHEN ? > 0 THEN ? ELSE until_us END"
+        " WHERE number = ?",
+        (deliveries, until_us, until_us, number),
     )
 
 

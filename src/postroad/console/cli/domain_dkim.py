@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -151,8 +152,6 @@ def _rotate(domain: str, at_once: bool, port: int, place: Place) -> None:
 
 
 def _publish(domain: str, taken: set[str], place: Place) -> None:
-    import time
-
     from postroad.console.cli.stores import changing
     from postroad.store.dkim import dkim_add, month_of, new_pair
     from postroad.store.dkim_records import PUBLISHED, DkimAdd
@@ -196,10 +195,16 @@ def _remove(domain: str, selector: str, place: Place) -> None:
     from postroad.store.dkim import dkim_remove
     from postroad.store.dkim_records import DkimSelect
 
+    retired_us = next((key.changed_us for key in _keys(domain, place) if key.selector == selector.lower()), 0)
     with changing(place.data_dir()) as call:
         changed = call(dkim_remove, DkimSelect(domain, selector))
     demand(changed, f"{selector} of {domain}")
-    click.echo(f"{changed.selectors[0]} is forgotten. Its record may go.")
+    until_us = retired_us + KEEP_DAYS * 86_400_000_000
+    if until_us > time.time_ns() // 1000:
+        until = f"Keep its record until {wall(until_us)[:10]}, for the mail it signed."
+    else:
+        until = "Its record may go."
+    click.echo(f"{changed.selectors[0]} is forgotten. {until}")
 
 
 def _import(domain: str, selector: str, file: Path, place: Place) -> None:

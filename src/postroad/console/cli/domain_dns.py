@@ -108,8 +108,9 @@ def _print(findings: list[Finding]) -> None:
         if finding.truth is not Truth.YES:
             lines = [("wanted", wanted.value), ("found", finding.found), *lines]
         for label, text in lines:
-            if text:
-                click.echo(f"{'':{width}}  {label:<6} {text}")
+            for line in text.splitlines():
+                click.echo(f"{'':{width}}  {label:<6} {line}")
+                label = ""
 
 
 # -- for this command and its neighbours -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import click
 
 from postroad.console.cli import queue_hands
 from postroad.console.cli.exits import Trouble
+from postroad.console.cli.listing import ListingGroup
 from postroad.console.cli.place import Place, place_options
 from postroad.console.cli.queue_amend import amend
 from postroad.console.cli.queue_selection import Which, selection_options
@@ -26,22 +27,20 @@ LIST_MAX: Final = 1000
 ACTIONS_SHOWN: Final = 50
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def queue(ctx: click.Context) -> None:
+@click.group(cls=ListingGroup)
+def queue() -> None:
     """See mail that has not left yet, and decide over it.
 
     \b
     Examples:
       postroad queue
-      postroad queue list --by reason
+      postroad queue --by reason
+      postroad queue list example.net
       postroad queue show 09RKWM1600005
       postroad queue retry example.net
       postroad queue hold --user anna@example.org
       postroad queue drop 09RKWM1600005
     """
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_)
 
 
 for _command in (*queue_hands.COMMANDS, amend):

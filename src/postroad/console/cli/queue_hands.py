@@ -33,32 +33,51 @@ class Doing(NamedTuple):
     effect: str
     done: str
     under_way: str
+    unfit: str
+    """Why nothing at all of a selection was changed."""
 
 
-_RETRY: Final = Doing("retry", "They are tried now.", "will be tried now", "They are being tried already.")
+_RETRY: Final = Doing(
+    "retry",
+    "They are tried now.",
+    "will be tried now",
+    "They are being tried already.",
+    "What is held waits for: postroad queue release",
+)
 _HOLD: Final = Doing(
     "hold",
     "Nothing is tried until somebody releases them, and they do not expire meanwhile.",
     "held",
     "What is being tried is held if this attempt fails.",
+    "They are held already.",
 )
 _RELEASE: Final = Doing(
-    "release", "They are tried now, with the lifetime they had left.", "released", "They are being tried already."
+    "release",
+    "They are tried now, with the lifetime they had left.",
+    "released",
+    "They are being tried already.",
+    "They are not held.",
 )
 _MOVE: Final = Doing(
-    "move", "They go to {}, now.", "moved to {}", "What is being tried goes there if this attempt fails."
+    "move",
+    "They go to {}, now.",
+    "moved to {}",
+    "What is being tried goes there if this attempt fails.",
+    "They go there already, or are for mailboxes here.",
 )
 _DROP: Final = Doing(
     "drop",
     "They end without an attempt, and the senders get no report.",
     "dropped",
     "What is being tried is dropped if this attempt fails.",
+    "They are dropped already.",
 )
 _FAIL: Final = Doing(
     "fail",
     "They end undelivered now, and the senders get a report.",
     "ended undelivered",
     "What is being tried is left alone: fail it when that attempt has ended.",
+    "They ended meanwhile.",
 )
 
 
@@ -85,6 +104,7 @@ def retry(which: Which, yes: bool, place: Place) -> None:
       postroad queue retry --all
     """
     _by_hand(place, _RETRY, which, yes or bool(which.selection.message))
+    _name_suspended(place, which)
 
 
 @click.command()
@@ -120,8 +140,9 @@ def release(which: Which, yes: bool, place: Place) -> None:
       postroad queue release 09RKWM1600005
       postroad queue release --user anna@example.org
     """
-    which = Which(which.selection._replace(state=which.selection.state or "held"), which.text)
-    _by_hand(place, _RELEASE, which, yes or bool(which.selection.message))
+    held = Which(which.selection._replace(state=which.selection.state or "held"), which.text)
+    _by_hand(place, _RELEASE, held, yes or bool(which.selection.message))
+    _name_suspended(place, which)
 
 
 @click.command()
@@ -279,9 +300,28 @@ def _do(place: Place, doing: Doing, which: Which, found: _Found, by: str, detail
                     "Run the same command again for the rest.",
                     exit_code=TRY_AGAIN,
                 ) from error
-            touched, until_us = touched + acted.touched, acted.until_us
+            touched, until_us = touched + acted.touched, acted.until_us or until_us
             under_way.extend(acted.under_way)
     _said(doing, which, touched, under_way, until_us, number)
+
+
+def _name_suspended(place: Place, which: Which) -> None:
+    """Says which of what was let go is put off again at once, because nothing goes to its site for a while."""
+    from postroad.console.cli.stores import looking
+    from postroad.store.selection import pages
+    from postroad.store.suspensions import shaped_sites
+
+    now_us = time.time_ns() // 1000
+    with looking(place.data_dir()) as reader:
+        for one in shaped_sites(reader, now_us):
+            source, _, site = one.site.rpartition(">")
+            own = which.selection.site or site
+            meant = which.selection._replace(site=own)
+            if one.by_source or one.slowed or own != site or not any(pages(reader, meant, now_us)):
+                continue
+            ours = f" from {source}" if source else ""
+            click.echo(f"Nothing goes to {site}{ours} until {wall(one.until_us)}; what would go there waits.", err=True)
+            click.echo(f"Why: postroad shaping     to lift that: postroad shaping lift {site}", err=True)
 
 
 def retry_now(place: Place, which: Which) -> None:
@@ -294,7 +334,8 @@ def retry_now(place: Place, which: Which) -> None:
 def _found(place: Place, which: Which) -> _Found:
     found = _look(place, which)
     if not found.ids:
-        raise Trouble(f"Nothing waits {which.text}.", "Look: postroad queue list")
+        word = "is held" if which.selection.state == "held" else "waits"
+        raise Trouble(f"Nothing {word} {which.text.replace(', that are held', '')}.", "Look: postroad queue list")
     return found
 
 
@@ -342,5 +383,5 @@ def _said(doing: Doing, which: Which, touched: int, under_way: array[int], until
     if until_us and touched:
         click.echo(f"Until {wall(until_us)[11:]} it can be taken back: postroad queue undo {number}", err=True)
     if not touched and not under_way:
-        click.echo("Nothing was changed: nothing of it could be.", err=True)
+        click.echo(f"Nothing was changed. {doing.unfit}", err=True)
         raise click.exceptions.Exit(1)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from postroad.store.selection import Selection
 
 STATES: Final = ("queued", "deferred", "throttled", "held", "due", "trying")
+DROPPED: Final = "dropped"
+"""One more that can be looked at: what was dropped is only taken back, by `undo`."""
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -34,7 +36,7 @@ def selection_options(*, every: bool) -> Callable[[Callable[..., Any]], Callable
             own = {name: options.pop(name) for name in _NAMES}
             return command(*args, which=_which(own, every), **options)
 
-        for option in reversed(_OPTIONS):
+        for option in reversed((*_OPTIONS, _state_option((*STATES, DROPPED) if every else STATES))):
             chosen = option(chosen)
         return chosen
 
@@ -50,11 +52,16 @@ _OPTIONS: Final = (
     click.option("--site", default="", metavar="NAME", help="Where it goes, as `queue list --by site` names it."),
     click.option("--user", default="", metavar="LOGIN", help="Who submitted it."),
     click.option("--reason", default="", metavar="TEXT", help="A part of the last reply, or of why it is held."),
-    click.option("--state", default="", type=click.Choice(["", *STATES]), metavar="STATE", help=", ".join(STATES)),
     click.option("--older", default="", metavar="AGE", help="Received before: 30m, 4h, 2d."),
     click.option("--younger", default="", metavar="AGE", help="Received since."),
     click.option("--all", "every", is_flag=True, help="Everything in the queue."),
 )
+
+
+def _state_option(words: tuple[str, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("--state", type=click.Choice(words), metavar="STATE", help=", ".join(words))
+
+
 _NAMES: Final = (
     "what", "delivery", "sender", "recipient", "domain", "site", "user", "reason", "state", "older", "younger", "every",
 )  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from postroad.console.cli.exits import Trouble
+from postroad.console.cli.listing import ListingGroup
 from postroad.console.cli.place import Place, place_options
 from postroad.console.cli.show import json_option, print_json, print_rows, wall
 
@@ -15,11 +17,11 @@ if TYPE_CHECKING:
     from postroad.store.suspensions import Shaped
 
 CAUSE_WIDTH: Final = 90
+"""Letters of a cause on a terminal; programs get all of it."""
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def shaping(ctx: click.Context) -> None:
+@click.group(cls=ListingGroup)
+def shaping() -> None:
     """See which hosts take no mail for a while, or less, and lift that.
 
     \b
@@ -28,8 +30,6 @@ def shaping(ctx: click.Context) -> None:
       postroad shaping lift google
       postroad try anna@gmail.com          limits, and what holds now
     """
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_)
 
 
 @shaping.command("list")
@@ -59,7 +59,7 @@ def list_(as_json: bool, place: Place) -> None:
                 wall(one.until_us),
                 f"{one.waiting:,}",
                 "another address" if one.by_source else "-",
-                _plain(one.cause)[:CAUSE_WIDTH],
+                _plain(one.cause)[:CAUSE_WIDTH] if sys.stdout.isatty() else _plain(one.cause),
             )
             for one in found
         ],
