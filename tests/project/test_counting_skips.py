@@ -48,6 +48,8 @@ def run(folder: Path, ci: str) -> subprocess.CompletedProcess[str]:
     )
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", str(folder)]
+    # A place of its own for temporary folders: else it would first clear away those of other runs.
+    command.append(f"--basetemp={folder / 'inner'}")
     return subprocess.run(command, cwd=folder, env=outside | {"CI": ci}, capture_output=True, text=True, check=False)
 
 

@@ -41,8 +41,8 @@ def located(body: bytes | None, body_file: str = "") -> Located:
 
 
 @pytest.fixture
-def bodies(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+def bodies(disk_path: Path) -> Folder:
+    return Folder(disk_path)
 
 
 def content(bodies: Folder, body: bytes, *, in_file: bool) -> MessageContent:

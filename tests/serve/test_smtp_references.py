@@ -75,7 +75,7 @@ async def test_who_talks_before_the_greeting_is_noted_as_such(office: PostOffice
     from postroad.serve.greeting import EarlyTalkers
     from postroad.values.networks import Networks
 
-    office.service.early = EarlyTalkers(30.0, lambda: 0.0, Networks(()))
+    office.service.early = EarlyTalkers(0.1, lambda: 0.0, Networks(()))
     client = await office.connect()
     client.send(b"EHLO early\r\n")
     reply = await client.line()
