@@ -25,6 +25,16 @@ async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
     made.store.connection.close()
 
 
+async def test_a_refusal_of_the_content_itself_is_final_whatever_its_code(yard: Yard) -> None:
+    """CHUNKING without PIPELINING is not made use of: the content went by DATA, and 500 is what the host says of it."""
+    async with FakeSmtp(("CHUNKING",), DOT="500 5.6.0 cannot read this") as host:
+        yard.host("x.test", host)
+        sent = yard.send("b@x.test")
+        await yard.settled()
+        assert "DATA" in host.commands
+        assert "bounced" in yard.kinds(sent.id)
+
+
 async def test_a_host_that_announces_chunks_and_does_not_know_them_gets_the_mail_by_data(yard: Yard) -> None:
     """It may take the octets of the message for commands, so the connection ends there and nothing bounces."""
     async with FakeSmtp(("PIPELINING", "CHUNKING"), DOT=["500 5.5.1 what?", OK]) as host:

@@ -111,8 +111,6 @@ class Trip:
     """It was gone before the host had a say about this parcel: the host closed an idle connection."""
     number: int = 1
     """Which one of the connection it was."""
-    chunked: bool = False
-    """It went by BDAT."""
     unknown_chunks: bool = False
     """The host did not know BDAT, which it had announced."""
 
@@ -419,7 +417,6 @@ class Courier:
             # Worth its saved round trip only while a refused recipient costs no more than some packets.
             chunking=self.chunks and letter.body is not None,
         )
-        trip.chunked = self.chunks and letter.body is not None and self.extensions.chunking
         event = await self._next()
         if type(event) is SendContent:
             try:
@@ -564,7 +561,7 @@ class Courier:
                 step = Step.GO_ON if result.unsure else Step.OTHER_HOST
             if delivery.notify and outcome.fate is Fate.DELIVERED:
                 outcome = replace(outcome, dsn=self.extensions.dsn)
-            if trip.chunked and reply is not None and reply is result.final and reply.code in UNKNOWN_COMMAND:
+            if self._machine.chunked and reply is not None and reply is result.final and reply.code in UNKNOWN_COMMAND:
                 # It takes the octets behind BDAT for commands: nothing more may be said over this connection.
                 trip.unknown_chunks = trip.lost = True
                 cause = f"the host announces CHUNKING and answers BDAT with {reply.code}"

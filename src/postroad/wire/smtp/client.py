@@ -94,7 +94,6 @@ class ClientMachine:
     __slots__ = (
         "_accepted",
         "_asking",
-        "_chunked",
         "_content_gone",
         "_data_reply",
         "_dirty",
@@ -120,6 +119,7 @@ class ClientMachine:
         "_sending",
         "_tls_wish",
         "answered",
+        "chunked",
         "in_transaction",
         "peer",
         "tls",
@@ -157,7 +157,8 @@ class ClientMachine:
         self._asking = False
         self._recipients = 0
         self._accepted = 0
-        self._chunked = False
+        self.chunked = False
+        """Whether the content of this transaction goes by BDAT, or that of the last one went so."""
         self._content_gone = False
         self._mail_reply: Reply | None = None
         self._rcpt_replies: list[Reply] = []
@@ -567,7 +568,7 @@ class ClientMachine:
         final = self._finals[-1] if self._finals else self._data_reply
         # A transaction that did not get as far as its content may still be open there, and RFC 3030 section 2 wants
         # RSET behind a failed BDAT: RSET goes in front of the next MAIL.
-        self._dirty = not self._finals or (self._chunked and self._finals[0].code >= 300)
+        self._dirty = not self._finals or (self.chunked and self._finals[0].code >= 300)
         self.in_transaction = False
         finals = self._finals if self._lmtp else []
         result = TransactionResult(self._mail_reply, self._fates(None), final, finals=finals)
@@ -594,7 +595,7 @@ class ClientMachine:
         self._asking = False
         self._recipients = recipients
         self._accepted = 0
-        self._chunked = chunked
+        self.chunked = chunked
         self._content_gone = False
         self._mail_reply = None
         self._rcpt_replies = []
