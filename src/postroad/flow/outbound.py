@@ -142,9 +142,9 @@ class Courier:
         "_manner",
         "_session",
         "_why",
+        "bypass",
         "carried",
         "chunks",
-        "detour",
         "domains",
         "extensions",
         "fault",
@@ -187,7 +187,7 @@ class Courier:
         """Transactions so far."""
         self.chunks = True
         """BDAT may be used where it is announced."""
-        self.detour = False
+        self.bypass = False
         """It was opened past better hosts, for mail that those cannot carry and for no other."""
         self.extensions = NO_EXTENSIONS
         self.limit = RECIPIENTS_MAX

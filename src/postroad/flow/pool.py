@@ -200,7 +200,7 @@ class Pool:
             return
         if self._has_enough(lane.site, parcel):
             why = f"not tried yet: enough mail waits for {lane.site}, and goes first"
-            self._sink.on_untried(parcel, why, now + PATIENCE_S, throttled=True)
+            self._untried(lane, parcel, why, now + PATIENCE_S, throttled=True)
             return
         lane.queue.append(parcel)
         self._connect(lane)
@@ -215,8 +215,15 @@ class Pool:
         if lane.site.shape.by_source and not self._sink.on_unwelcome(lane, parcel):
             return
         now = self._now()
-        parcel.shut_s = lane.site.shape.shut_s(now)
-        self._sink.on_untried(parcel, f"not tried: {lane.why(now)}", lane.suspended_until(now))
+        self._untried(lane, parcel, f"not tried: {lane.why(now)}", lane.suspended_until(now))
+
+    def _untried(self, lane: Lane, parcel: Parcel, why: str, until: float, *, throttled: bool = False) -> None:
+        parcel.shut_s = lane.site.shape.shut_s(self._now())
+        self._sink.on_untried(parcel, why, until, throttled=throttled)
+
+    def _ended(self, lane: Lane, parcel: Parcel, results: Results) -> None:
+        parcel.shut_s = lane.site.shape.shut_s(self._now())
+        self._sink.on_result(parcel, results)
 
     def _throttled(self, lane: Lane, parcel: Parcel, now: float) -> bool:
         """Puts a parcel off whose turn is too far away to wait for it in memory."""
@@ -229,17 +236,14 @@ class Pool:
         if shape.is_shut(now):
             # The probe is answered in seconds as a rule; what it is about is no pace and nobody's turn.
             why = f"not tried yet: {lane.site} was suspended ({shape.why}), and one message is finding out"
-            until = now + min(wait_s, max(PATIENCE_S, PROBE_S - wait_s))
-            parcel.shut_s = shape.shut_s(now)
-            self._sink.on_untried(parcel, why, until, throttled=True)
+            self._untried(lane, parcel, why, now + min(wait_s, max(PATIENCE_S, PROBE_S - wait_s)), throttled=True)
             return True
         why = f"not tried yet: {lane.site} may get {shape.pace_text}, and others come first"
         until = turns.put_off(letter.user, wait_s, pace_s, now)
         if shape.state is State.SLOWED and not shape.limits.is_paced:
             # Then there is no pace any more.
             until = min(until, max(shape.until, now + PATIENCE_S))
-        parcel.shut_s = shape.shut_s(now)
-        self._sink.on_untried(parcel, why, until, throttled=True)
+        self._untried(lane, parcel, why, until, throttled=True)
         return True
 
     def _connect(self, lane: Lane) -> None:
@@ -367,7 +371,7 @@ class Pool:
         unwelcome = False
         now = self._now()
         passed_over = lane.left_alone(now)
-        hops, detour = self._fit(lane, self._families.order(lane.hops(now, self._rng), now))
+        hops, bypass = self._fit(lane, self._families.order(lane.hops(now, self._rng), now))
         for hop in hops:
             opened = await self._open_hop(lane, hop)
             self._on_open(opened)
@@ -375,7 +379,7 @@ class Pool:
                 opened.chunks = hop not in lane.unchunked
                 if lane.queue:
                     lane.queue.peek().trail += trail
-                opened.detour = detour
+                opened.bypass = bypass
                 return opened
             if self._tls_watch is not None and opened.fault:
                 self._tls_watch.failed(_domains(lane), hop, opened)
@@ -398,7 +402,7 @@ class Pool:
         if unwelcome and last is not None:
             # One message has found out; the others were not tried, and may leave from another source address.
             self._defer_next(lane, trail, last)
-        elif detour and last is not None:
+        elif bypass and last is not None:
             self._defer_unfit(lane, trail, last)
         else:
             self._defer_all(lane, trail, last)
@@ -414,21 +418,22 @@ class Pool:
             if fit:
                 lane.queue.put_back(parcel)
                 return fit, len(fit) < len(hops)
-            outcome = judge_connect(f"not tried: {lane.left_alone(self._now())}", "")
-            self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
+            self._defer(lane, parcel, [], judge_connect(f"not tried: {lane.left_alone(self._now())}", ""))
         return hops, False
 
     def _defer_unfit(self, lane: Lane, trail: list[tuple[str, str]], outcome: Outcome) -> None:
-        """No host that may carry the parcel of a detour took a session; other mail is not concerned."""
+        """No host that may carry a parcel past better ones took a session; other mail is not concerned."""
         if lane.queue and lane.queue.peek().unfit:
             self._defer_next(lane, trail, outcome)
 
     def _defer_next(self, lane: Lane, trail: list[tuple[str, str]], outcome: Outcome) -> None:
         if lane.queue:
-            parcel = lane.queue.take()
-            parcel.trail += trail
-            parcel.shut_s = lane.site.shape.shut_s(self._now())
-            self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
+            self._defer(lane, lane.queue.take(), trail, outcome)
+
+    def _defer(self, lane: Lane, parcel: Parcel, trail: list[tuple[str, str]], outcome: Outcome) -> None:
+        """Ends the attempt of a parcel that no host took a session for."""
+        parcel.trail += trail
+        self._ended(lane, parcel, [(delivery, outcome) for delivery in parcel.deliveries])
 
     def _learnt(self, lane: Lane, parcel: Parcel | None, lesson: Lesson) -> None:
         """Tells of a change of the lane's shape: in the journal of the parcel, and to who must know."""
@@ -463,10 +468,8 @@ class Pool:
         for parcel in lane.queue.take_all():
             if outcome is None:
                 self._suspended(lane, parcel)
-                continue
-            parcel.trail += trail
-            parcel.shut_s = lane.site.shape.shut_s(self._now())
-            self._sink.on_result(parcel, [(delivery, outcome) for delivery in parcel.deliveries])
+            else:
+                self._defer(lane, parcel, trail, outcome)
 
     async def _serve(self, lane: Lane, courier: Courier, berth: _Berth) -> None:
         """Carries parcels until there is none, the host has had enough, or others need the place."""
@@ -487,7 +490,7 @@ class Pool:
                 return
             if queue:
                 parcel = queue.take(paced=not shape.easy)
-            elif self._lanes.crowded or site.crowded or courier.detour:
+            elif self._lanes.crowded or site.crowded or courier.bypass:
                 return
             else:
                 self._begun(lane, berth)
@@ -495,7 +498,7 @@ class Pool:
                 if handed is None:
                     return
                 parcel = handed
-            if not courier.usable or courier.hop.host in parcel.unfit or (courier.detour and not parcel.unfit):
+            if not courier.usable or courier.hop.host in parcel.unfit or (courier.bypass and not parcel.unfit):
                 # The host closed while nothing was going on, or another one has to carry this parcel.
                 queue.put_back(parcel)
                 return
@@ -585,6 +588,12 @@ class Pool:
                 self._succeeded(lane.site)
             self._sink.on_result(parcel, [results[0][:2]])
             return True
+        return self._sort(lane, courier, parcel, trip)
+
+    def _sort(self, lane: Lane, courier: Courier, parcel: Parcel, trip: Trip) -> bool:
+        """Learns from a trip that was not all well, and sends each of its deliveries on, to the end or to another host;
+        returns whether the connection may go on."""
+        results = trip.results
         lesson = heard(lane.site, trip, self._providers, self._now())
         if lesson is not None:
             self._learnt(lane, parcel, lesson)
@@ -616,8 +625,7 @@ class Pool:
         if unfit:
             ended += self._seek_fit(lane, courier, parcel, unfit)
         if ended:
-            parcel.shut_s = lane.site.shape.shut_s(self._now())
-            self._sink.on_result(parcel, ended)
+            self._ended(lane, parcel, ended)
         self._put_off_suspended(lane.site)
         return not trip.lost and failure is None
 

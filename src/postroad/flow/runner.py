@@ -719,11 +719,12 @@ class Runner:
 
     def on_lesson(self, site: Site, lesson: Lesson) -> None:
         """Lets the store, and by it the other workers, know of a suspension."""
+        cause = f"{lesson.signal.rule}: {lesson.signal.means}"
         if lesson.suspended:
             site.shape.by_source = site.shape.by_source and self._has_choice
-            self._suspensions.learnt(site, f"{lesson.signal.rule}: {lesson.signal.means}", self._domains(site))
+            self._suspensions.learnt(site, cause, self._domains(site))
         elif site.shape.state is State.SLOWED and lesson.signal.action != FEWER:
-            self._suspensions.slowed(site, f"{lesson.signal.rule}: {lesson.signal.means}")
+            self._suspensions.slowed(site, cause)
 
     def _domains(self, site: Site) -> list[str]:
         ways = {way.partition(" ")[0] for way, (_, lane) in self._ways.items() if lane.site is site}

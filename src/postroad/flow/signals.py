@@ -49,9 +49,7 @@ def heard(site: Site, trip: Trip, providers: Providers, now: float) -> Lesson | 
         if outcome.fate is Fate.DELIVERED:
             continue
         failed = failed or judged[2] is Step.OTHER_HOST
-        if outcome.reply is None or not outcome.where:
-            continue
-        signal = providers.signal(site.provider, outcome.reply)
+        signal = _signal(site, outcome, providers)
         if signal is not None:
             results[place] = _set_right(judged, signal)
             lesson = lesson or _act(site, signal, outcome, now, beside=site.connections - site.opening - 1)
@@ -71,19 +69,22 @@ def is_used_up(site: Site, trip: Trip, providers: Providers) -> bool:
 
 def heard_at_the_door(site: Site, outcome: Outcome, providers: Providers, now: float) -> Lesson | None:
     """The same for a host that took no session; that it did not is the business of its health."""
-    if outcome.reply is None or not outcome.where:
-        return None
-    signal = providers.signal(site.provider, outcome.reply)
+    signal = _signal(site, outcome, providers)
     beside = site.connections - site.opening
     return _act(site, signal, outcome, now, beside=beside) if signal is not None else None
 
 
 def wants_fewer(site: Site, outcome: Outcome, providers: Providers) -> bool:
     """Whether a host took no session only because there are too many: it is well."""
-    if outcome.reply is None or not outcome.where:
-        return False
-    signal = providers.signal(site.provider, outcome.reply)
+    signal = _signal(site, outcome, providers)
     return signal is not None and signal.action == FEWER
+
+
+def _signal(site: Site, outcome: Outcome, providers: Providers) -> Signal | None:
+    """What a rule knows of a host's answer; None also when the host said nothing and the words are our own."""
+    if outcome.reply is None or not outcome.where:
+        return None
+    return providers.signal(site.provider, outcome.reply)
 
 
 def _set_right(judged: Judged, signal: Signal) -> Judged:

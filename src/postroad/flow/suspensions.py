@@ -57,47 +57,39 @@ class Suspensions:
 
     def learnt(self, site: Site, cause: str, domains: list[str]) -> None:
         """A reply to this worker has suspended the site."""
-        until_us = self._clock.wall_us() + int((site.shape.until - self._clock.monotonic()) * 1e6)
+        until_us = self._until_us(site)
         self._known[site.key] = SuspendedSite(site.key, until_us, cause, site.shape.by_source)
         site.told = set(domains)
-        self._spawn(self._note(Suspension(site.key, domains, until_us, cause, site.shape.by_source)))
+        self._spawn(self._tell(note_suspension, Suspension(site.key, domains, until_us, cause, site.shape.by_source)))
 
     def slowed(self, site: Site, cause: str) -> None:
         """A reply to this worker has slowed the site."""
-        until_us = self._clock.wall_us() + int((site.shape.until - self._clock.monotonic()) * 1e6)
+        until_us = self._until_us(site)
         self._slowed[site.key] = SuspendedSite(site.key, until_us, cause, slowed=True)
-        self._spawn(self._note_slowdown(Slowdown(site.key, until_us, cause)))
+        self._spawn(self._tell(note_slowdown, Slowdown(site.key, until_us, cause)))
+
+    def _until_us(self, site: Site) -> int:
+        return self._clock.wall_us() + int((site.shape.until - self._clock.monotonic()) * 1e6)
 
     def mail_for(self, site: Site, domain: str) -> None:
         """Mail of this domain waits for the end of the suspension."""
         known = self._known.get(site.key)
         if known is not None and domain not in site.told:
             site.told.add(domain)
-            self._spawn(self._note(Suspension(site.key, [domain], known.until_us, known.cause, known.by_source)))
+            noted = Suspension(site.key, [domain], known.until_us, known.cause, known.by_source)
+            self._spawn(self._tell(note_suspension, noted))
 
     def ended(self, site: Site) -> None:
         """A probe was taken: mail goes there again."""
         site.told.clear()
         if self._known.pop(site.key, None) is not None:
-            self._spawn(self._forget(site.key))
+            self._spawn(self._tell(forget_suspension, Resumption(site.key)))
 
-    async def _note(self, suspension: Suspension) -> None:
+    async def _tell(self, unit: Callable[..., Any], args: Suspension | Slowdown | Resumption) -> None:
         try:
-            await self._store.call(note_suspension, suspension)
+            await self._store.call(unit, args)
         except (StoreBroken, StoreFull, UnitFailed) as error:
-            log.warning("the suspension of %s could not be noted: %s", suspension.site, error)
-
-    async def _note_slowdown(self, slowdown: Slowdown) -> None:
-        try:
-            await self._store.call(note_slowdown, slowdown)
-        except (StoreBroken, StoreFull, UnitFailed) as error:
-            log.warning("that mail for %s goes slower could not be noted: %s", slowdown.site, error)
-
-    async def _forget(self, key: str) -> None:
-        try:
-            await self._store.call(forget_suspension, Resumption(key))
-        except (StoreBroken, StoreFull, UnitFailed) as error:
-            log.warning("the end of the suspension of %s could not be noted: %s", key, error)
+            log.warning("what was learnt of %s could not be written down (%s): %s", args.site, unit.__name__, error)
 
     # -- hearing -----------------------------------------------------------------------------------------------------
 

@@ -228,7 +228,7 @@ class Tryout:
         trial.ehlo = " or ".join(names)
         trial.tls = explain(way, way.tls, self._policies.noted(domain))
         trial.provider, trial.limits = self._limits(way)
-        slowed = self._slowed(site_of(way, self._providers, self._outside.routes.usual_source).key)
+        slowed = self._slowed(self._site(way)[0].key)
         if slowed is not None:
             trial.limits.append(f"slower until {_clock(slowed.until_us)} ({slowed.cause})")
         trial.when = self._when(way, domain)
@@ -252,8 +252,7 @@ class Tryout:
 
     def _limits(self, way: Plan) -> tuple[str, list[str]]:
         """The provider whose hosts these are, and what its site may get from all workers together."""
-        relay, hosts = self._config.relay, [target.host for group in way.groups for target in group]
-        provider = "" if way.fixed else self._providers.of(hosts)
+        relay, provider = self._config.relay, self._site(way)[0].provider
         limits = Limits(relay.connections_per_lane, relay.messages_per_connection)
         limits = limits.within(self._providers.get(provider))
         said = [
