@@ -11,7 +11,7 @@ import click
 from postroad.console.cli.exits import Trouble
 from postroad.console.cli.listing import ListingGroup
 from postroad.console.cli.place import Place, place_options
-from postroad.console.cli.show import json_option, print_json, print_rows, wall
+from postroad.console.cli.show import json_option, plain, print_json, print_rows, wall
 
 if TYPE_CHECKING:
     from postroad.store.suspensions import Shaped
@@ -59,7 +59,7 @@ def list_(as_json: bool, place: Place) -> None:
                 wall(one.until_us),
                 f"{one.waiting:,}",
                 "another address" if one.by_source else "-",
-                _plain(one.cause)[:CAUSE_WIDTH] if sys.stdout.isatty() else _plain(one.cause),
+                plain(one.cause)[:CAUSE_WIDTH] if sys.stdout.isatty() else plain(one.cause),
             )
             for one in found
         ],
@@ -133,8 +133,3 @@ def _source(one: Shaped) -> str:
 
 def _state(one: Shaped) -> str:
     return "slowed" if one.slowed else "suspended"
-
-
-def _plain(text: str) -> str:
-    """Words of a host, without what could move the cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -64,6 +64,11 @@ def _is_figure(cell: str) -> bool:
     return _FIGURE.fullmatch(cell) is not None
 
 
+def plain(text: str) -> str:
+    """Words of strangers on one line, without what could move the cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def count(number: int, one: str, many: str = "") -> str:
     """A number with its noun: "1 message", "2 messages"."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

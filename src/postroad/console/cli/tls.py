@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from postroad.console.cli.exits import NOTHING, Trouble
+from postroad.console.cli.show import plain
 from postroad.trust.tlsrpt import Failure, PolicyResult, Report, read_report
 
 FILE_MAX: Final = 10 * 1024 * 1024
@@ -95,5 +96,5 @@ def _failure_lines(failure: Failure) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """A stranger's text on one line, without what could move the cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+    """A stranger's text, as much of it as a line may have."""
+    return plain(text[:200])

@@ -9,7 +9,7 @@ import click
 
 from postroad.console.cli.exits import BAD_CONFIG, Trouble
 from postroad.console.cli.place import Place, place_options
-from postroad.console.cli.show import json_option, print_json
+from postroad.console.cli.show import json_option, plain, print_json
 
 if TYPE_CHECKING:
     from postroad.config import Config
@@ -157,17 +157,12 @@ def lines(trial: Trial) -> list[str]:
     ]
     for label, texts in labelled:
         for number, text in enumerate(texts):
-            shown.append(f"  {label if not number else '':<8} {_plain(text)}")
+            shown.append(f"  {label if not number else '':<8} {plain(text)}")
     return shown
 
 
 def _host(host: Any) -> str:
     return f"{host.preference}. {host.name} port {host.port}: {', '.join(host.addresses)}"
-
-
-def _plain(text: str) -> str:
-    """A line that may hold words of strangers, without what could move the cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def row(trial: Trial) -> dict[str, object]:
