@@ -93,8 +93,8 @@ class Site:
         """Until when another worker is known to be the home of its mail."""
         self.turns = Turns()
         """What waits in its lanes, by user."""
-        self.lanes: OrderedDict[Lane, None] = OrderedDict()
-        """In the order of their last connections: who had none for longest comes first."""
+        self.lanes: dict[Lane, None] = {}
+        """In the order in which they were made; whose turn it is stands in `line` and `paced`."""
         self.line: OrderedDict[Lane, None] = OrderedDict()
         """Lanes that wait for a connection of the site, in the order of asking."""
         self.paced: OrderedDict[Lane, None] = OrderedDict()
@@ -381,7 +381,6 @@ class Lanes:
             self._forget()
             lane = self._lanes[plan.key] = Lane(plan, self._site(plan))
             lane.site.lanes[lane] = None
-            lane.site.lanes.move_to_end(lane, last=False)
             self._sharer.known(lane.site)
         else:
             lane.plan = plan
@@ -470,8 +469,6 @@ class Lanes:
             return Place.NONE
         site.paced.pop(lane, None)
         self._count(place, 1)
-        if lane in site.lanes:
-            site.lanes.move_to_end(lane)
         site.connections += 1
         site.opening += 1
         site.beginning += 1
