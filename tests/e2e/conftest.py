@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,6 +19,8 @@ from postroad.store.account_records import DONE, UserAdd
 from postroad.store.accounts import user_add
 from tests.e2e.mail import NewAccount
 from tests.live import LiveServer, live_server
+
+T = TypeVar("T")
 
 CERTIFICATE_NAMES = ("mx.local.test", "localhost", "127.0.0.1")
 """Client programs connect to "localhost" and are told to verify it."""
@@ -79,3 +84,30 @@ def account(new_account: NewAccount) -> str:
 
 _numbers = itertools.count(1)
 _CREDENTIAL = hash_password("secret")
+
+
+class Loop:
+    """An event loop in a thread, for servers that stand beside the tests."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[Loop]:
+    """A loop for the servers of one module."""
+    made = Loop()
+    yield made
+    made.close()

@@ -18,9 +18,8 @@ from postroad.store.actions import DROP, Act, ActionBegin, act, action_begin
 from postroad.store.opening import OpenStore
 from postroad.store.reader import Reader
 from postroad.store.selection import Selection, pages
-from tests.e2e.conftest import Office, with_certificate
+from tests.e2e.conftest import Loop, Office, with_certificate
 from tests.e2e.mail import arrived, messages, until
-from tests.e2e.test_relay import Loop
 from tests.fakes.smtp_server import FakeSmtp
 from tests.live import LiveServer, live_server
 
@@ -28,13 +27,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 ANNA = "anna@local.test"
 MANY = 1200
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    made = Loop()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

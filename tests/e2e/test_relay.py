@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -10,8 +9,7 @@ import shutil
 import smtplib
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.e2e.conftest import Office, add_accounts, with_certificate
+from tests.e2e.conftest import Loop, Office, add_accounts, with_certificate
 from tests.e2e.mail import arrived, body, mailbox, message, messages, submission, until
 from tests.fakes.dns import DnsServer
 from tests.fakes.smtp_server import OK, FakeSmtp
@@ -37,32 +35,6 @@ NAMES = {
     "silent.test": {"MX": ["0 ."]},
 }
 """Zones of the tests; what is not here does not exist."""
-
-
-class Loop:
-    """An event loop in a thread, for servers that stand beside the tests."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    made = Loop()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,9 @@ from email.message import Message
 
 import pytest
 
-from tests.e2e.conftest import Office, add_accounts, with_certificate
+from tests.e2e.conftest import Loop, Office, add_accounts, with_certificate
 from tests.e2e.mail import arrived, message, messages, submission, until
 from tests.e2e.postfix import postfix
-from tests.e2e.test_relay import Loop
 from tests.fakes.smtp_server import FakeSmtp
 from tests.live import LiveServer, free_ports, live_server
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from postroad.net.tls import make_authority, write_private
-from tests.e2e.conftest import CERTIFICATE_NAMES, Office, add_accounts, with_certificate
+from tests.e2e.conftest import CERTIFICATE_NAMES, Loop, Office, add_accounts, with_certificate
 from tests.e2e.mail import arrived, messages, until
-from tests.e2e.test_relay import Loop, send, story
+from tests.e2e.test_relay import send, story
 from tests.fakes.smtp_server import FakeSmtp
 from tests.live import LiveServer, free_ports, live_server
 
@@ -20,13 +20,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 ANNA, BOB, CAROL = "anna@local.test", "bob@far.test", "carol@far.test"
 [SINK] = free_ports(1)
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    made = Loop()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

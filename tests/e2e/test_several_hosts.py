@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import Office, add_accounts, with_certificate
+from tests.e2e.conftest import Loop, Office, add_accounts, with_certificate
 from tests.e2e.exim import exim
 from tests.e2e.mail import messages, until
 from tests.e2e.namespaces import Host, Network, needs_namespaces, network
@@ -18,7 +18,6 @@ from tests.e2e.opensmtpd import opensmtpd
 from tests.e2e.postfix import postfix
 from tests.e2e.receiver import Receiver
 from tests.e2e.test_receivers import events, send, told
-from tests.e2e.test_relay import Loop
 from tests.e2e.unpacked import needs_private_mounts
 from tests.fakes.dns import DnsServer, Fault
 from tests.live import LiveServer, live_server

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import Office, with_certificate
+from tests.e2e.conftest import Loop, Office, with_certificate
 from tests.e2e.mail import until
-from tests.e2e.test_relay import Loop, send, story
+from tests.e2e.test_relay import send, story
 from tests.fakes.smtp_server import OK, FakeSmtp
 from tests.flow.test_detours import chosen_in_order
 from tests.live import LiveServer, free_ports, live_server
@@ -19,13 +19,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 POOL = ("127.0.0.5", "127.0.0.6")
 FIRST, SECOND = chosen_in_order(POOL, "local.test")
 NEAR, BUSY = free_ports(2)
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    made = Loop()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from postroad.console.cli.stores import changing
 from postroad.store.reader import Reader
 from postroad.store.tls import Counted, TlsCounts, tls_count
 from postroad.trust.tlsrpt import Report, read_report
-from tests.e2e.conftest import Office, add_accounts, with_certificate
+from tests.e2e.conftest import Loop, Office, add_accounts, with_certificate
 from tests.e2e.mail import arrived, message, messages, until
-from tests.e2e.test_relay import Loop, send, story
+from tests.e2e.test_relay import send, story
 from tests.fakes.certificates import authority, server
 from tests.fakes.smtp_server import FakeSmtp
 from tests.live import LiveServer, free_ports, live_server
@@ -80,13 +80,6 @@ def plain_zone() -> str:
         lines += [f"{case} MX 10 mx.dane.test.", f"mta-sts.{case} A {WEB_ADDRESS}"]
         lines += [f'_mta-sts.{case} TXT "v=STSv1; id=1"']
     return "\n".join(lines) + "\n"
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    made = Loop()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
